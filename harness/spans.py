@@ -1,0 +1,119 @@
+"""The span clock: where the time of one request went.
+
+Times are integer nanoseconds of ``CLOCK_MONOTONIC``. On Linux every process of the host reads the
+same clock, so spans recorded in different processes lie on one axis and can be merged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import NamedTuple, Protocol
+
+now_ns = time.monotonic_ns
+
+#: Stages of a request, in order. Reports stack them in this order, and sample files have one
+#: column for each, so that files of different variants line up.
+SPAN_NAMES = (
+    "queue",
+    "decode",
+    "resample",
+    "denoise",
+    "vad",
+    "segment",
+    "features",
+    "ipc",
+    "encoder",
+    "decoder",
+    "text",
+    "reply",
+)
+_KNOWN = frozenset(SPAN_NAMES)
+
+
+class Span(NamedTuple):
+    """One interval of a request's life, ``[start_ns, end_ns)`` on the monotonic clock."""
+
+    name: str
+    start_ns: int
+    end_ns: int
+
+    @property
+    def duration_s(self) -> float:
+        return (self.end_ns - self.start_ns) * 1e-9
+
+
+class Marker(Protocol):
+    """Receives the same ranges as the recorder, for an external profiler (NVTX)."""
+
+    def push(self, name: str) -> None: ...
+
+    def pop(self) -> None: ...
+
+
+class NoMarker:
+    """The marker of a run without a profiler."""
+
+    def push(self, name: str) -> None:
+        pass
+
+    def pop(self) -> None:
+        pass
+
+
+class _OpenSpan:
+    """Context manager of one span; a class rather than a generator because it costs a third."""
+
+    __slots__ = ("_name", "_recorder", "_start_ns")
+
+    def __init__(self, recorder: SpanRecorder, name: str) -> None:
+        self._recorder = recorder
+        self._name = name
+        self._start_ns = 0
+
+    def __enter__(self) -> None:
+        recorder = self._recorder
+        if recorder.open_name is not None:
+            raise ValueError(f"span {self._name!r} opened inside {recorder.open_name!r}: spans do not nest")
+        recorder.open_name = self._name
+        recorder.marker.push(self._name)
+        self._start_ns = now_ns()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        end_ns = now_ns()
+        recorder = self._recorder
+        recorder.marker.pop()
+        recorder.open_name = None
+        recorder.spans.append(Span(self._name, self._start_ns, end_ns))
+
+
+class SpanRecorder:
+    """Collects the spans of one request in one thread.
+
+    Spans never nest: a nested span would be counted twice in the ledger. A name may repeat (one
+    ``encoder`` span per batch of segments).
+    """
+
+    __slots__ = ("marker", "open_name", "spans")
+
+    def __init__(self, marker: Marker | None = None) -> None:
+        self.spans: list[Span] = []
+        self.open_name: str | None = None
+        self.marker: Marker = marker or NoMarker()
+
+    def span(self, name: str) -> _OpenSpan:
+        """Time the ``with`` block under ``name``, one of ``SPAN_NAMES``."""
+        if name not in _KNOWN:
+            raise ValueError(f"unknown span {name!r}; spans are {', '.join(SPAN_NAMES)}")
+        return _OpenSpan(self, name)
+
+    def add(self, name: str, start_ns: int, end_ns: int) -> None:
+        """Record an interval that was measured elsewhere (another thread or process)."""
+        if name not in _KNOWN:
+            raise ValueError(f"unknown span {name!r}; spans are {', '.join(SPAN_NAMES)}")
+        self.spans.append(Span(name, start_ns, end_ns))
+
+    def extend(self, spans: Iterable[Span]) -> None:
+        """Adopt spans that another process recorded on the same clock."""
+        self.spans.extend(spans)
