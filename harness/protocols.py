@@ -164,11 +164,27 @@ class Transcript:
     hypotheses: tuple[Hypothesis, ...] = ()
 
 
+class Stream(Protocol):
+    """One live conversation on an engine: audio in as it is spoken, text out as it is understood."""
+
+    def push(self, samples: np.ndarray) -> str | None:
+        """Take float32 mono ``[n]`` at the engine's rate; the text so far if it changed, else None."""
+        ...
+
+    def commit(self) -> Transcript:
+        """End of speech: the final transcript. The stream takes no audio after it."""
+        ...
+
+
 @runtime_checkable
 class Engine(Protocol):
     """Inference as the serving path sees it: features in, transcript out."""
 
     def transcribe(self, segments: Sequence[SegmentFeatures], spans: SpanRecorder) -> Transcript: ...
+
+    def open_stream(self) -> Stream:
+        """Start a live stream. Raises ``UnavailableError`` where the model cannot stream."""
+        ...
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:
         """Visit every shape once: compile, capture and allocate before anything is timed."""
