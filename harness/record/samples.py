@@ -1,0 +1,125 @@
+"""One row per request: the columns of ``samples.parquet``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.errors import UsageError
+from harness.spans import SPAN_NAMES
+
+WARMUP = "warmup"
+MEASURED = "measured"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One request. Times are seconds since the process's epoch on the monotonic clock.
+
+    ``scheduled_s`` is the arrival on the absolute schedule; a closed loop has none and passes the
+    time it dispatched. ``dispatched_s`` is when a client thread took the request up, ``started_s``
+    and ``finished_s`` are the service's. ``spans`` sums the seconds of each span name.
+    """
+
+    process: int
+    phase: str
+    index: int
+    request_id: str
+    bucket: str
+    container: str
+    sample_rate: int
+    channels: int
+    audio_s: float
+    speech_s: float
+    segments: int
+    scheduled_s: float
+    dispatched_s: float
+    started_s: float
+    finished_s: float
+    unaccounted_s: float
+    spans: Mapping[str, float]
+    text: str = ""
+    reference_text: str | None = None
+    token_ids: tuple[int, ...] = field(default=())
+    error: str | None = None
+
+    @property
+    def latency_s(self) -> float:
+        """From the scheduled arrival, so that a stall is charged to every request it delayed."""
+        return self.finished_s - self.scheduled_s
+
+    @property
+    def service_s(self) -> float:
+        return self.finished_s - self.started_s
+
+    @property
+    def lag_s(self) -> float:
+        """The load generator's own delay."""
+        return self.dispatched_s - self.scheduled_s
+
+    @property
+    def rtf(self) -> float | None:
+        """Processing over audio; null for a clip without sound."""
+        return self.service_s / self.audio_s if self.audio_s > 0 else None
+
+
+_SCALARS = [f.name for f in fields(Sample) if f.name not in ("spans", "token_ids")]
+_DERIVED = ("latency_s", "service_s", "lag_s", "rtf")
+_INTEGERS = ("process", "index", "sample_rate", "channels", "segments", "tokens")
+_STRINGS = ("phase", "request_id", "bucket", "container", "text", "reference_text", "error")
+COLUMNS = (*_SCALARS, "tokens", "token_ids", *_DERIVED, *(f"span_{name}_s" for name in SPAN_NAMES))
+
+
+def sample_row(sample: Sample) -> dict[str, Any]:
+    """The sample as a flat row, in JSON types, with the derived columns; keys are ``COLUMNS``."""
+    row = {name: getattr(sample, name) for name in (*_SCALARS, *_DERIVED)}
+    row["token_ids"] = list(sample.token_ids)
+    row["tokens"] = len(sample.token_ids)
+    for name in SPAN_NAMES:
+        row[f"span_{name}_s"] = sample.spans.get(name, 0.0)
+    return row
+
+
+def samples_frame(samples: Iterable[Sample]) -> pd.DataFrame:
+    """The samples as ``read_run`` would return them."""
+    return frame_of(table_of(sample_row(sample) for sample in samples))
+
+
+def table_of(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Rows (of ``sample_row``) as an Arrow table; a column that a row lacks is null in it."""
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=_schema())
+
+
+def frame_of(table: pa.Table) -> pd.DataFrame:
+    """A data frame with every column of this version; those an older file lacks are null."""
+    for column in _schema():
+        if column.name not in table.column_names:
+            table = table.append_column(column, pa.nulls(table.num_rows, column.type))
+    frame: pd.DataFrame = table.select(list(COLUMNS)).to_pandas()
+    return frame.sort_values(["process", "phase", "index"], ascending=[True, False, True], ignore_index=True)
+
+
+def read_table(path: Path) -> pa.Table:
+    """The file's table. Raises ``UsageError`` that names the file when it cannot be read."""
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}); restore the file or measure again") from error
+
+
+def _schema() -> pa.Schema:
+    return pa.schema([pa.field(name, _type_of(name)) for name in COLUMNS])
+
+
+def _type_of(column: str) -> pa.DataType:
+    if column in _INTEGERS:
+        return pa.int64()
+    if column in _STRINGS:
+        return pa.string()
+    return pa.list_(pa.int64()) if column == "token_ids" else pa.float64()

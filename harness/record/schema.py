@@ -1,0 +1,300 @@
+"""The result schema: what ``run.json`` holds, as values.
+
+Times are seconds, sizes are bytes, units are in the names. A field that could not be observed is
+``None`` (``null``), never zero and never a string.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from harness.errors import UsageError
+from harness.record.codec import from_json, to_json
+
+SCHEMA_VERSION = 1
+"""Raised whenever a reader of the version before would misunderstand the file."""
+
+MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""From version n (the key) to n + 1, on the JSON object. Version 1 is the first: none yet."""
+
+
+class Status(StrEnum):
+    """How far the run came."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    INTERRUPTED = "interrupted"
+    FAILED = "failed"
+
+
+class Mode(StrEnum):
+    """What drove the requests: decides what latency means (closed loop has no schedule)."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    OFFLINE = "offline"
+    STREAMING = "streaming"
+
+
+class VerdictStatus(StrEnum):
+    """Whether the numbers may be quoted."""
+
+    VALID = "VALID"
+    INVALID = "INVALID"
+    INCOMPLETE = "INCOMPLETE"
+
+
+class ParityStatus(StrEnum):
+    """Whether the output is the reference's, within the declared tolerance."""
+
+    SAME = "same"
+    DIFFERENT = "different"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A rule of measurement that the run broke, and what the user can do about it."""
+
+    rule: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    status: VerdictStatus
+    reasons: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True)
+class Git:
+    """``source_hash`` covers the files as they were run, so it also tells dirty trees apart."""
+
+    commit: str | None
+    dirty: bool | None
+    source_hash: str
+
+
+@dataclass(frozen=True)
+class Gpu:
+    name: str
+    driver: str
+    memory_bytes: int
+    count: int = 1
+    compute_capability: str | None = None
+    power_limit_w: float | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """``mix`` is each bucket's share of the set (sums to 1); empty where it was not counted."""
+
+    name: str
+    content_hash: str
+    items: int
+    audio_s: float
+    mix: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Model:
+    name: str
+    weights: str
+    weights_hash: str
+    parameters: int | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the numbers come from: enough to repeat them or to say why one can't."""
+
+    git: Git
+    python: str
+    os: str
+    cpu: str
+    cpu_count: int
+    packages: Mapping[str, str]
+    dataset: Dataset
+    model: Model
+    gpu: Gpu | None = None
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparability:
+    """``fields`` are dotted names; ``key`` hashes those that no variant axis explains."""
+
+    key: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a variant's text may differ from the eager reference: ``exact`` tokens, or ``wer``."""
+
+    kind: str = "exact"
+    max_wer_difference: float | None = None
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The comparison of this run's output with the reference's, over ``compared`` utterances.
+
+    ``differing`` counts utterances whose tokens differ. The WER difference (this minus the
+    reference) and its 95 % interval are null where tokens were compared exactly.
+    """
+
+    status: ParityStatus
+    reference: str
+    tolerance: Tolerance
+    compared: int
+    differing: int
+    message: str
+    wer_difference: float | None = None
+    wer_difference_low: float | None = None
+    wer_difference_high: float | None = None
+
+
+@dataclass(frozen=True)
+class GpuSample:
+    """One reading of NVML, ``time_s`` after the process's epoch; what the device lacks is null."""
+
+    time_s: float
+    sm_clock_hz: float | None = None
+    memory_clock_hz: float | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    temperature_c: float | None = None
+    memory_used_bytes: int | None = None
+    throttle_reasons: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    device: str
+    interval_s: float
+    samples: tuple[GpuSample, ...]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peaks. ``rss_bytes`` sums the process tree; shared pages count once per process."""
+
+    rss_bytes: int | None
+    gpu_allocated_bytes: int | None = None
+    gpu_reserved_bytes: int | None = None
+    gpu_used_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class GcPauses:
+    """Pauses of Python's collector while requests were measured."""
+
+    count: int
+    total_s: float
+    longest_s: float
+    by_generation: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProcessRecord:
+    """One measuring process. ``block`` is its place in an interleaved (ABBA) series.
+
+    ``epoch_ns`` is the monotonic clock at second zero of its samples. ``finished`` is false when
+    the process ended before its last request.
+    """
+
+    index: int
+    pid: int
+    started_utc: str
+    epoch_ns: int
+    block: int | None = None
+    finished: bool = False
+    memory: Memory | None = None
+    gc: GcPauses | None = None
+    telemetry: Telemetry | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One variant, measured once. ``series`` is shared by runs whose processes were interleaved."""
+
+    run_id: str
+    created_utc: str
+    mode: Mode
+    variant: str
+    config: Mapping[str, Any]
+    provenance: Provenance
+    comparability: Comparability
+    content_hash: str
+    schema_version: int = SCHEMA_VERSION
+    status: Status = Status.RUNNING
+    profiled: bool = False
+    series: str | None = None
+    overrides: tuple[str, ...] = ()
+    tolerance: Tolerance = Tolerance()
+    verdict: Verdict = Verdict(VerdictStatus.INCOMPLETE)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    parity: Parity | None = None
+    telemetry: Telemetry | None = None
+    memory: Memory | None = None
+    gc: GcPauses | None = None
+    processes: tuple[ProcessRecord, ...] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_to_json(run: Run) -> dict[str, Any]:
+    encoded: dict[str, Any] = to_json(run)
+    return encoded
+
+
+def run_from_json(document: Any, where: str = "run.json") -> Run:
+    """A run of this or an older schema version. Raises ``UsageError`` that names ``where``."""
+    if not isinstance(document, dict):
+        raise UsageError(f"{where}: not a JSON object; restore the file or delete the run")
+    run: Run = from_json(Run, migrate(document, where), where)
+    return run
+
+
+def migrate(
+    document: dict[str, Any],
+    where: str,
+    steps: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = MIGRATIONS,
+    current: int = SCHEMA_VERSION,
+) -> dict[str, Any]:
+    """Bring a document up to the ``current`` version, one step per version."""
+    version = document.get("schema_version")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise UsageError(f"{where}: key 'schema_version' is missing; is it a result of this harness?")
+    if version > current:
+        raise UsageError(
+            f"{where}: schema version {version} is newer than {current}, the newest this version reads; "
+            "update the harness"
+        )
+    while version < current:
+        if version not in steps:
+            raise UsageError(f"{where}: schema version {version} is unknown; update the harness")
+        document = {**steps[version](document), "schema_version": version + 1}
+        version += 1
+    return document
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 of the canonical JSON (sorted keys) of ``value``, in hexadecimal."""
+    canonical = json.dumps(to_json(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def new_run_id(variant: str, now: datetime) -> str:
+    """Sorts by time, reads well in a path, does not collide between machines."""
+    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in variant)
+    return f"{now:%Y%m%d-%H%M%S}-{name}-{secrets.token_hex(2)}"
