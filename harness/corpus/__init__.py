@@ -1,0 +1,1 @@
+"""Audio sets: a specification of lengths, containers, noise and speech becomes recordings."""
