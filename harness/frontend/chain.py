@@ -1,0 +1,66 @@
+"""The front end put together: decode, resample, denoise, vad, segment, features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from harness.frontend.config import FrontendConfig, SegmentConfig
+from harness.frontend.decode import decode
+from harness.frontend.denoise import denoise
+from harness.frontend.features import LogMel
+from harness.frontend.resample import resample
+from harness.frontend.segment import segment
+from harness.frontend.vad import SileroVad, all_speech, webrtc_vad
+from harness.protocols import Audio, Segment, SegmentFeatures
+from harness.spans import SpanRecorder
+
+Stage = tuple[str, Callable[[Any], Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A ``harness.protocols.Frontend``. Its stages keep nothing between calls: threads may share it."""
+
+    stages: tuple[Stage, ...]
+
+    def __call__(self, payload: bytes, spans: SpanRecorder) -> list[SegmentFeatures]:
+        """Features of each segment; raises ``RequestError`` for a payload that cannot be decoded."""
+        value: Any = payload
+        for name, stage in self.stages:
+            with spans.span(name):
+                value = stage(value)
+        features: list[SegmentFeatures] = value
+        return features
+
+
+def build_frontend(config: FrontendConfig) -> Chain:
+    """The chain that ``config`` describes; a stage that is ``none`` is no stage at all.
+
+    Raises ``UnavailableError`` where a detector's model is not installed.
+    """
+    stages: list[Stage] = [
+        ("decode", partial(decode, max_audio_s=config.max_audio_s)),
+        ("resample", partial(resample, sample_rate=config.sample_rate, quality=config.resample_quality)),
+    ]
+    if config.denoise == "webrtc":
+        stages.append(("denoise", partial(denoise, level=config.denoise_level)))
+    if config.vad == "none":
+        stages.append(("segment", partial(_segment_all, config=config.segment)))
+    else:
+        stages.append(("vad", _detector(config)))
+        stages.append(("segment", partial(segment, config=config.segment)))
+    stages.append(("features", LogMel(config.features, config.sample_rate)))
+    return Chain(tuple(stages))
+
+
+def _detector(config: FrontendConfig) -> Callable[[Audio], Any]:
+    if config.vad == "silero":
+        return SileroVad()
+    return partial(webrtc_vad, aggressiveness=config.vad_aggressiveness)
+
+
+def _segment_all(audio: Audio, config: SegmentConfig) -> list[Segment]:
+    return segment(all_speech(audio), config)

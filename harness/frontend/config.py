@@ -1,0 +1,167 @@
+"""Every knob of the front end, checked where it enters.
+
+Plain types and nested dataclasses, so that the classes serve as nodes of a structured
+configuration schema as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, TypeVar
+
+from harness.errors import UsageError
+
+RESAMPLE_QUALITIES = ("QQ", "LQ", "MQ", "HQ", "VHQ")
+DENOISERS = ("none", "webrtc")
+VADS = ("none", "webrtc", "silero")
+NORMALIZATIONS = ("none", "per_feature")
+WEBRTC_VAD_RATES = (8000, 16000, 32000, 48000)
+
+
+@dataclass(frozen=True)
+class SegmentConfig:
+    """How speech probabilities become segments. Defaults are those seen in production voice APIs,
+    except ``max_segment_s``, which is the longest clip that offline models are usually fed."""
+
+    threshold: float = 0.3
+    """A window at or above this probability starts speech."""
+    hysteresis: float = 0.15
+    """Speech goes on while the probability stays at or above ``threshold - hysteresis``."""
+    min_silence_s: float = 0.5
+    """Shorter pauses do not end a segment."""
+    min_speech_s: float = 0.25
+    """Shorter speech is dropped."""
+    padding_s: float = 0.25
+    """Audio kept on both sides of speech, at most half of the gap to the neighbour."""
+    max_segment_s: float = 30.0
+    """Longer segments, padding included, are split."""
+    split_search_s: float = 5.0
+    """How far before the limit the quietest place for a split is looked for."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.threshold <= 1, "segment.threshold", self.threshold, "above 0 and at most 1")
+        _require(
+            0 <= self.hysteresis < self.threshold,
+            "segment.hysteresis",
+            self.hysteresis,
+            "below segment.threshold",
+        )
+        for name in ("min_silence_s", "min_speech_s", "padding_s", "split_search_s"):
+            _require(getattr(self, name) >= 0, f"segment.{name}", getattr(self, name), "zero or more seconds")
+        _require(self.max_segment_s >= 0.5, "segment.max_segment_s", self.max_segment_s, "at least 0.5 s")
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Log-mel features; the defaults are Parakeet-TDT's."""
+
+    n_mels: int = 128
+    window_s: float = 0.025
+    hop_s: float = 0.01
+    n_fft: int = 512
+    preemph: float = 0.97
+    normalize: str = "per_feature"
+
+    def __post_init__(self) -> None:
+        _require(self.n_mels > 0, "features.n_mels", self.n_mels, "a positive number of mel bins")
+        _require(
+            0 < self.hop_s <= self.window_s,
+            "features.hop_s",
+            self.hop_s,
+            "above 0 and at most features.window_s",
+        )
+        _require(
+            self.n_fft > 0 and self.n_fft % 2 == 0, "features.n_fft", self.n_fft, "a positive even number"
+        )
+        _require(0 <= self.preemph < 1, "features.preemph", self.preemph, "from 0 (off) to below 1")
+        _one_of("features.normalize", self.normalize, NORMALIZATIONS)
+
+
+@dataclass(frozen=True)
+class FrontendConfig:
+    """The whole front end. Raises ``UsageError`` naming the key for a value it cannot work with."""
+
+    sample_rate: int = 16000
+    """Rate of everything after the resample stage, in Hz."""
+    max_audio_s: float = 14400.0
+    """Longer recordings are refused before they fill the memory."""
+    resample_quality: str = "HQ"
+    """soxr's quality recipe, from QQ (fastest) to VHQ."""
+    denoise: str = "none"
+    denoise_level: int = 2
+    """Suppression of the WebRTC denoiser: 0 off, 1 to 4 (strongest)."""
+    vad: str = "silero"
+    vad_aggressiveness: int = 2
+    """WebRTC's voice detector only: 0 (keeps most) to 3 (keeps least)."""
+    segment: SegmentConfig = field(default_factory=SegmentConfig)
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.sample_rate > 0, "sample_rate", self.sample_rate, "a positive rate in Hz")
+        _require(self.max_audio_s > 0, "max_audio_s", self.max_audio_s, "a positive number of seconds")
+        _require(self.denoise_level in range(5), "denoise_level", self.denoise_level, "from 0 to 4")
+        _require(
+            self.vad_aggressiveness in range(4), "vad_aggressiveness", self.vad_aggressiveness, "from 0 to 3"
+        )
+        _one_of("resample_quality", self.resample_quality, RESAMPLE_QUALITIES)
+        _one_of("denoise", self.denoise, DENOISERS)
+        _one_of("vad", self.vad, VADS)
+        self._require_known_rates()
+        window = round(self.features.window_s * self.sample_rate)
+        _require(
+            window <= self.features.n_fft,
+            "features.n_fft",
+            self.features.n_fft,
+            f"at least the window ({window})",
+        )
+
+    def _require_known_rates(self) -> None:
+        remedy = "set frontend.sample_rate=16000 or switch that stage off"
+        if self.sample_rate != 16000 and self.denoise == "webrtc":
+            raise UsageError(f"frontend.denoise=webrtc works at 16000 Hz, not {self.sample_rate}: {remedy}")
+        if self.sample_rate != 16000 and self.vad == "silero":
+            raise UsageError(f"frontend.vad=silero works at 16000 Hz, not {self.sample_rate}: {remedy}")
+        if self.sample_rate not in WEBRTC_VAD_RATES and self.vad == "webrtc":
+            raise UsageError(
+                f"frontend.vad=webrtc works at {WEBRTC_VAD_RATES} Hz, not {self.sample_rate}: {remedy}"
+            )
+
+
+_Config = TypeVar("_Config", SegmentConfig, FeatureConfig, FrontendConfig)
+
+
+def frontend_config(options: Mapping[str, Any]) -> FrontendConfig:
+    """The configuration that a YAML leaf's ``options`` describe; what they omit is the default.
+
+    Raises ``UsageError`` for an unknown key, a value of the wrong type, or an impossible value.
+    """
+    return _build(FrontendConfig(), options, "frontend")
+
+
+def _build(default: _Config, options: Mapping[str, Any], path: str) -> _Config:
+    known = {knob.name: getattr(default, knob.name) for knob in fields(default)}
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise UsageError(f"{path}.{unknown[0]} is not a key; the keys of {path} are {', '.join(known)}")
+    return replace(default, **{key: _value(known[key], options[key], f"{path}.{key}") for key in options})
+
+
+def _value(default: Any, value: Any, path: str) -> Any:
+    """``value`` as the type of ``default``; whole numbers also stand for floats."""
+    if is_dataclass(default) and isinstance(value, Mapping):
+        return _build(default, value, path)  # type: ignore[type-var]
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(default):
+        raise UsageError(f"{path}={value!r} must be of type {type(default).__name__}")
+    return value
+
+
+def _require(holds: bool, key: str, value: object, expected: str) -> None:
+    if not holds:
+        raise UsageError(f"frontend.{key}={value} must be {expected}")
+
+
+def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
+    _require(value in choices, key, value, f"one of {', '.join(choices)}")
