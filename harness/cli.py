@@ -1,0 +1,75 @@
+"""The command ``python -m harness``: Hydra composes, this checks, measures, prints and exits.
+
+Hydra ends a process with 1 for whatever goes wrong; CI needs to know what did. So the task never
+raises into Hydra: it leaves its exit code here, and what Hydra itself rejects is wrong usage (2).
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from harness.config import schema
+from harness.config.load import from_node
+from harness.errors import ExitCode, HarnessError
+from harness.paths import conf_dir
+
+INTERRUPTED = 130
+"""The shell's convention for a process that SIGINT ended."""
+
+
+def main() -> int:
+    """Run the command line of this process. Returns the exit code."""
+    schema.register()
+    codes: list[int] = []
+
+    def task(node: DictConfig) -> None:
+        codes.append(guarded(lambda: _measure(node)))
+        if codes[-1] == INTERRUPTED:
+            raise KeyboardInterrupt  # ends a sweep too
+
+    application = hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)
+    try:
+        application()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SystemExit as exit_request:
+        # Hydra exits by itself after --help and --cfg (0) and when it rejects a command line.
+        return int(ExitCode.USAGE) if exit_request.code else int(ExitCode.DONE)
+    return _of_sweep(codes)
+
+
+def guarded(action: Callable[[], int]) -> int:
+    """``action``'s exit code; an error becomes one line on stderr and the code of its kind."""
+    try:
+        return action()
+    except HarnessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return int(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        print("error: this is a defect of the harness, not of your input; the trace above says where", file=sys.stderr)
+        return int(ExitCode.INTERNAL)
+
+
+def _measure(node: DictConfig) -> int:
+    from harness.run.launcher import measure_and_report
+
+    config = from_node(node)
+    hydra_config = HydraConfig.get()
+    sweeping = hydra_config.mode == RunMode.MULTIRUN
+    return measure_and_report(config, list(hydra_config.overrides.task), resume=sweeping or config.runner.resume)
+
+
+def _of_sweep(codes: list[int]) -> int:
+    """A sweep ends with the code of its first run that was not done."""
+    return next((code for code in codes if code), int(ExitCode.DONE))

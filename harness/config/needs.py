@@ -1,0 +1,112 @@
+"""What a choice needs from the machine, checked before anything heavy is imported.
+
+A need is one of ``gpu``, ``compute_capability>=9.0``, ``cuda>=12.4`` (what the driver supports),
+``package:NAME``, ``python>=3.12`` and ``linux``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from harness.errors import UsageError
+
+_COMPARISON = re.compile(r"(?P<what>[a-z_]+)>=(?P<version>\d+(?:\.\d+)*)")
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A need that this machine does not meet, in words that name the remedy."""
+
+    need: str
+    message: str
+
+
+class Machine:
+    """What this machine offers. GPU facts come from NVML, which needs no CUDA context."""
+
+    @cached_property
+    def compute_capability(self) -> tuple[int, ...] | None:
+        return self._first_gpu(lambda nvml, gpu: tuple(nvml.nvmlDeviceGetCudaComputeCapability(gpu)))
+
+    @cached_property
+    def cuda_driver(self) -> tuple[int, ...] | None:
+        """The newest CUDA release that the driver supports, as (major, minor)."""
+
+        def read(nvml: Any, _gpu: Any) -> tuple[int, ...]:
+            version = int(nvml.nvmlSystemGetCudaDriverVersion_v2())
+            return version // 1000, version % 1000 // 10
+
+        return self._first_gpu(read)
+
+    def has_package(self, name: str) -> bool:
+        try:
+            return importlib.util.find_spec(name) is not None
+        except ModuleNotFoundError:  # a parent package is missing
+            return False
+
+    def _first_gpu(self, read: Callable[[Any, Any], tuple[int, ...]]) -> tuple[int, ...] | None:
+        with open_nvml() as nvml:
+            if nvml is None or nvml.nvmlDeviceGetCount() == 0:
+                return None
+            return read(nvml, nvml.nvmlDeviceGetHandleByIndex(0))
+
+
+@contextmanager
+def open_nvml() -> Iterator[Any]:
+    """The NVML bindings, initialized, or None where there is no driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def missing(needs: Iterable[str], machine: Machine) -> list[Missing]:
+    """The needs that ``machine`` does not meet. Raises ``UsageError`` for an unknown kind of need."""
+    found = (_check(need, machine) for need in needs)
+    return [Missing(need, message) for need, message in found if message is not None]
+
+
+def _check(need: str, machine: Machine) -> tuple[str, str | None]:
+    if need == "gpu":
+        return need, None if machine.compute_capability else "no NVIDIA GPU with a working driver was found"
+    if need == "linux":
+        return need, None if sys.platform == "linux" else "it uses Linux system calls; run it on Linux"
+    if need.startswith("package:"):
+        package = need.removeprefix("package:")
+        if machine.has_package(package):
+            return need, None
+        return need, f"the Python package {package!r} is not installed"
+    if match := _COMPARISON.fullmatch(need):
+        return need, _check_version(match["what"], match["version"], machine)
+    raise UsageError(f"needs: {need!r} is none of gpu, linux, package:NAME, compute_capability>=X, cuda>=X, python>=X")
+
+
+def _check_version(what: str, version: str, machine: Machine) -> str | None:
+    offered = {
+        "python": lambda: tuple(sys.version_info[:2]),
+        "compute_capability": lambda: machine.compute_capability,
+        "cuda": lambda: machine.cuda_driver,
+    }
+    if what not in offered:
+        raise UsageError(f"needs: {what!r} cannot be compared; use {', '.join(offered)}")
+    have = offered[what]()
+    if have is None:
+        return f"{what} {version} or newer is required and no NVIDIA GPU with a working driver was found"
+    wanted = tuple(int(part) for part in version.split("."))
+    if have >= wanted:
+        return None
+    return f"{what} {version} or newer is required; this machine has {'.'.join(map(str, have))}"

@@ -1,0 +1,54 @@
+"""The only door from the harness to the variants.
+
+A choice ``NAME`` of axis ``AXIS`` is the module ``variants.AXIS.NAME`` with a callable ``build``.
+Nothing outside the package ``variants`` can be reached from a configuration, and a new choice
+needs no entry anywhere: its module and its configuration leaf are the registration.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any
+
+from harness.errors import UsageError
+
+#: Axis in the configuration -> package that holds its choices.
+AXES = MappingProxyType(
+    {
+        "model": "variants.models",
+        "encoder": "variants.encoder",
+        "decoder": "variants.decoder",
+        "topology": "variants.topology",
+        "ipc": "variants.ipc",
+        "io": "variants.io",
+        "gc": "variants.gc",
+    }
+)
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def load(axis: str, name: str) -> Callable[..., Any]:
+    """The ``build`` function of a choice.
+
+    Raises ``UsageError`` for an axis or a name that does not exist. An error inside the module
+    itself (a missing dependency, say) is not swallowed.
+    """
+    if axis not in AXES:
+        raise UsageError(f"no variant axis {axis!r}; axes are {', '.join(AXES)}")
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{axis}.name={name!r} is not the name of a choice: use lower-case letters, digits and _")
+    module_name = f"{AXES[axis]}.{name}"
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name:
+            raise
+        raise UsageError(f"{axis}.name={name}: there is no module {module_name}") from error
+    build = getattr(module, "build", None)
+    if not callable(build):
+        raise UsageError(f"{axis}.name={name}: {module_name} offers no build()")
+    return build  # type: ignore[no-any-return]

@@ -1,0 +1,48 @@
+"""One configuration measured from start to report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.config.schema import RunConfig
+from harness.errors import ExitCode
+from harness.record import StoredRun, VerdictStatus
+from harness.run.session import RunSession
+
+
+def measure_and_report(config: RunConfig, overrides: Sequence[str], resume: bool) -> int:
+    """Measure, print the table, write the report. Returns the exit code."""
+    session = RunSession(config, overrides)
+    if resume and (earlier := session.finished()) is not None:
+        print(f"{config.variant}: already measured in {earlier.folder} (same content); skipped", file=sys.stderr)
+        return exit_code(earlier)
+    with session:
+        session.reference()
+        for process in range(config.runner.processes):
+            session.measure(process)
+        stored = session.finish()
+    return report(stored)
+
+
+def report(stored: StoredRun) -> int:
+    """Print the summary of a run and write its page; the code says whether it may be quoted."""
+    from harness.report import text_summary, write_report
+
+    print(text_summary(stored))
+    page = write_report([stored], stored.folder / "report")
+    print(f"\nresults  {stored.folder}\nreport   {_relative(page)}")
+    return exit_code(stored)
+
+
+def exit_code(stored: StoredRun) -> int:
+    valid = stored.run.verdict.status is VerdictStatus.VALID
+    return int(ExitCode.DONE if valid else ExitCode.INVALID)
+
+
+def _relative(path: Path) -> Path:
+    try:
+        return path.resolve().relative_to(Path.cwd())
+    except ValueError:
+        return path

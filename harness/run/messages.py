@@ -1,0 +1,51 @@
+"""What a measured process tells the one that launched it: JSON lines over an inherited pipe.
+
+Progress goes here because standard output belongs to the libraries, which print to it as they like.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Message:
+    """``stage`` opens a step of ``total`` units, ``progress`` counts them, ``warning`` and ``error``
+    carry ``text``; an error also carries the exit code that the command should end with."""
+
+    kind: str
+    text: str = ""
+    done: int = 0
+    total: int = 0
+    exit_code: int = 0
+
+
+class Reporter:
+    """The sending end."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def send(self, message: Message) -> None:
+        try:
+            os.write(self._fd, json.dumps(asdict(message)).encode() + b"\n")
+        except BrokenPipeError:  # the launcher is gone; the journal still has every sample
+            pass
+
+    def stage(self, text: str, total: int = 0) -> None:
+        self.send(Message("stage", text, total=total))
+
+    def progress(self, done: int) -> None:
+        self.send(Message("progress", done=done))
+
+    def warning(self, text: str) -> None:
+        self.send(Message("warning", text))
+
+    def error(self, text: str, exit_code: int) -> None:
+        self.send(Message("error", text, exit_code=exit_code))
+
+
+def parse(line: bytes) -> Message:
+    return Message(**json.loads(line))

@@ -1,0 +1,139 @@
+"""Where a number comes from: code, packages, machine. Everything that could explain a difference."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import harness
+from harness.config.needs import open_nvml
+from harness.record import Git, Gpu
+
+T = TypeVar("T")
+
+#: Packages whose version can change a measurement or an output.
+PACKAGES = (
+    "torch",
+    "nemo_toolkit",
+    "numpy",
+    "av",
+    "soxr",
+    "onnxruntime",
+    "silero-vad",
+    "webrtcvad-wheels",
+    "webrtc-noise-gain",
+    "espeakng-loader",
+    "tensorrt",
+    "cuda-bindings",
+    "triton",
+    "openai-whisper",
+    "pyzmq",
+    "uvloop",
+)
+
+_SOURCES = frozenset({".py", ".cu", ".cuh", ".json", ".safetensors", ".model"})
+
+
+def command_line() -> tuple[str, ...]:
+    """The command that made the run, without the path of this machine's interpreter."""
+    return ("python", "-m", "harness", *sys.argv[1:])
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the installed packages among ``PACKAGES``."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_state() -> Git:
+    """Commit and dirtiness of the checkout (null outside one) and a hash of the code as it is."""
+    root = Path(harness.__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+    commit, dirty = None, None
+    if (root / ".git").exists():
+        try:
+            commit, dirty = git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))
+        except (OSError, subprocess.SubprocessError):
+            commit, dirty = None, None
+    return Git(commit, dirty, source_hash())
+
+
+def source_hash() -> str:
+    """A hash of every source file of ``harness`` and ``variants``, whether committed or not.
+
+    It identifies the code where there is no git, and tells edited code from committed code.
+    """
+    package = Path(harness.__file__).resolve().parent
+    digest = hashlib.sha256()
+    for folder in (package, package.parent / "variants"):
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in _SOURCES and path.is_file():
+                digest.update(str(path.relative_to(package.parent)).encode())
+                digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def gpu() -> Gpu | None:
+    """The first GPU, through NVML; None where there is none."""
+    with open_nvml() as nvml:
+        if nvml is None or nvml.nvmlDeviceGetCount() == 0:
+            return None
+        handle = nvml.nvmlDeviceGetHandleByIndex(0)
+        capability = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+        return Gpu(
+            name=nvml.nvmlDeviceGetName(handle),
+            driver=nvml.nvmlSystemGetDriverVersion(),
+            memory_bytes=nvml.nvmlDeviceGetMemoryInfo(handle).total,
+            count=nvml.nvmlDeviceGetCount(),
+            compute_capability=".".join(map(str, capability)),
+            power_limit_w=_or_none(lambda: nvml.nvmlDeviceGetPowerManagementLimit(handle) / 1000, nvml),
+        )
+
+
+def _or_none(read: Callable[[], T], nvml: Any) -> T | None:
+    """A reading, or None where this GPU does not offer it: N/A stays null."""
+    try:
+        return read()
+    except nvml.NVMLError:
+        return None
+
+
+def python_version() -> str:
+    return platform.python_version()
+
+
+def os_name() -> str:
+    return platform.platform()

@@ -1,0 +1,250 @@
+"""The life of one run: prepared, its processes launched one by one, judged, written.
+
+Comparisons interleave the processes of several sessions (A B B A); a plain run launches its own
+in a row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from harness.comparability import comparability_of
+from harness.config.load import compose_run, to_dict
+from harness.config.rules import check
+from harness.config.schema import RunConfig
+from harness.corpus import load_audio_set
+from harness.corpus.manifest import AudioSet
+from harness.paths import datasets_dir
+from harness.record import (
+    Dataset,
+    Mode,
+    Model,
+    Provenance,
+    Run,
+    RunWriter,
+    Status,
+    StoredRun,
+    Tolerance,
+    content_hash,
+    find_finished,
+    new_run_id,
+    read_run,
+)
+from harness.run import provenance
+from harness.run.job import Job
+from harness.run.judge import judge
+from harness.run.process import run_job
+from harness.run.progress import Progress
+from harness.run.tracing import nsys_command
+
+#: Keys that say where a run is kept, not what it measures.
+_NOT_CONTENT = ("results_dir", "cache_dir", "resume", "label", "start_timeout_s")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known before the first process starts."""
+
+    config: RunConfig
+    audio: AudioSet
+    run: Run
+    writer: RunWriter
+
+
+class RunSession:
+    """One run. Use as a context manager: whatever ends the block early leaves a record of it."""
+
+    def __init__(self, config: RunConfig, overrides: Sequence[str], series: str | None = None) -> None:
+        """Check ``config`` and render its audio set. Launches nothing, writes no results yet."""
+        check(config)
+        self.config = config
+        self.audio = load_audio_set(
+            config.dataset.name,
+            Path(config.dataset.manifest) if config.dataset.manifest else None,
+            specs_dir=datasets_dir(),
+            cache_dir=Path(config.runner.cache_dir),
+            items=config.dataset.items,
+            seed=config.dataset.seed,
+            progress=True,
+        )
+        self._overrides = tuple(overrides)
+        self._series = series
+        self._warnings: list[str] = []
+        self._writer: RunWriter | None = None
+        self._origin = self._provenance()
+        self.content_hash = content_hash(_content(config, self._origin))
+
+    def finished(self) -> StoredRun | None:
+        """An earlier complete run of the same content, if there is one."""
+        folder = find_finished(Path(self.config.runner.results_dir), self.content_hash)
+        return read_run(folder) if folder else None
+
+    def __enter__(self) -> RunSession:
+        now = datetime.now(UTC)
+        label = f"-{self.config.runner.label}" if self.config.runner.label else ""
+        run = Run(
+            run_id=new_run_id(self.config.variant + label, now),
+            created_utc=now.isoformat(timespec="seconds"),
+            mode=Mode(self.config.workload.mode),
+            variant=self.config.variant,
+            config=to_dict(self.config),
+            provenance=self._origin,
+            comparability=comparability_of(to_dict(self.config), self._origin),
+            content_hash=self.content_hash,
+            profiled=self.config.profiler.name != "none",
+            series=self._series,
+            overrides=self._overrides,
+            tolerance=_loosest(self.config),
+        )
+        self._writer = RunWriter.open(Path(self.config.runner.results_dir), run)
+        return self
+
+    def measure(self, process: int, block: int | None = None) -> None:
+        """Launch measured process number ``process`` and wait for it."""
+        self._launch(self.config, "measured", process, block, self._open.folder)
+
+    def reference(self) -> None:
+        """Transcribe the set once with the eager reference, for its output."""
+        if not self.config.runner.reference or is_reference(self.config):
+            return
+        folder = self._open.folder / "reference"
+        folder.mkdir()
+        self._launch(as_reference(self.config), "reference", 0, None, folder)
+
+    def finish(self) -> StoredRun:
+        """Merge, judge and write the run."""
+        writer = self._open
+        merged = writer.merge()
+        run = replace(writer.run, status=Status.COMPLETE, processes=merged.processes)
+        run = replace(run, provenance=_with_model(run.provenance, merged.processes))
+        judged = judge(run, merged.samples, writer.folder, self._warnings)
+        self._writer = None
+        return writer.finish(judged)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        writer = self._writer
+        if writer is None:
+            return
+        status = Status.INTERRUPTED if isinstance(error, KeyboardInterrupt) else Status.FAILED
+        merged = writer.merge()
+        run = replace(writer.run, status=status, processes=merged.processes)
+        run = judge(run, merged.samples, writer.folder, [f"stopped early: {error}"] if error else [])
+        writer.finish(run)
+        print(f"{writer.folder}: kept {len(merged.samples)} samples of the {status} run", file=sys.stderr)
+
+    @property
+    def _open(self) -> RunWriter:
+        if self._writer is None:
+            raise RuntimeError("the session is not open")
+        return self._writer
+
+    def _launch(self, config: RunConfig, role: str, process: int, block: int | None, folder: Path) -> None:
+        trace = str(folder / f"trace-{process}.json") if config.profiler.name == "torch" else None
+        job = Job(role, process, block, str(folder), str(self.audio.manifest_path), to_dict(config), -1, trace)
+        title = f"{self.config.variant} {role} {process + 1}"
+
+        def wrap(command: list[str]) -> list[str]:
+            if config.profiler.name != "nsys" or role != "measured":
+                return command
+            return nsys_command(config.profiler.options, str(folder / f"nsys-{process}"), command)
+
+        with Progress(title) as progress:
+            self._warnings += run_job(job, progress, config.runner.start_timeout_s, wrap)
+
+    def _provenance(self) -> Provenance:
+        return Provenance(
+            git=provenance.git_state(),
+            python=provenance.python_version(),
+            os=provenance.os_name(),
+            cpu=provenance.cpu_model(),
+            cpu_count=provenance.usable_cores(),
+            packages=provenance.package_versions(),
+            dataset=_dataset(self.audio),
+            # The weights are known once a process has built them; see finish().
+            model=Model(self.config.model.name, self.config.model.weights, weights_hash=""),
+            gpu=provenance.gpu(),
+            command=provenance.command_line(),
+        )
+
+
+def is_reference(config: RunConfig) -> bool:
+    """Whether ``config`` runs the reference itself: eager parts in one process."""
+    return as_reference(config) == config
+
+
+def as_reference(config: RunConfig) -> RunConfig:
+    """The same model, front end and audio through the eager encoder, host-driven decoder and no
+    serving path: what every variant's output is held to."""
+    eager = compose_run(["variant=eager"])
+    return replace(
+        config,
+        variant="eager",
+        encoder=eager.encoder,
+        decoder=eager.decoder,
+        topology=eager.topology,
+        ipc=eager.ipc,
+        io=eager.io,
+        gc=eager.gc,
+        workload=eager.workload if config.workload.mode == "streaming" else config.workload,
+        profiler=eager.profiler,
+    )
+
+
+def _loosest(config: RunConfig) -> Tolerance:
+    """The tolerance of the run: that of the axis which may change the output most."""
+    declared = [config.model.tolerance, config.encoder.tolerance, config.decoder.tolerance]
+    loosest = max(declared, key=lambda t: (t.kind == "wer", t.max_wer_difference))
+    return Tolerance(loosest.kind, loosest.max_wer_difference if loosest.kind == "wer" else None)
+
+
+def _content(config: RunConfig, origin: Provenance) -> dict[str, Any]:
+    values = to_dict(config)
+    for key in _NOT_CONTENT:
+        values["runner"].pop(key)
+    values["dataset"] = {"content_hash": origin.dataset.content_hash}
+    machine = {"cpu": origin.cpu, "cores": origin.cpu_count, "gpu": dataclasses.asdict(origin.gpu) if origin.gpu else None}
+    return {
+        "config": values,
+        "source": origin.git.source_hash,
+        "packages": dict(origin.packages),
+        "python": origin.python,
+        "machine": machine,
+    }
+
+
+def _dataset(audio: AudioSet) -> Dataset:
+    counts: dict[str, int] = {}
+    for item in audio.items:
+        counts[item.bucket] = counts.get(item.bucket, 0) + 1
+    return Dataset(
+        name=audio.name,
+        content_hash=audio.content_hash,
+        items=len(audio.items),
+        audio_s=sum(item.duration_s or 0.0 for item in audio.items),
+        mix={bucket: count / len(audio.items) for bucket, count in sorted(counts.items())},
+    )
+
+
+def _with_model(origin: Provenance, processes: Sequence[Any]) -> Provenance:
+    """Fill in the weights that the processes built, and insist that they all built the same."""
+    found = [p.evidence.get("engine", {}).get("model", {}) for p in processes]
+    details = next((dict(model) for model in found if model), {})
+    weights_hash = str(details.get("weights_hash", ""))
+    model = replace(
+        origin.model,
+        weights_hash=weights_hash,
+        parameters=details.get("parameters"),
+        details=details,
+    )
+    return replace(origin, model=model)
+
+

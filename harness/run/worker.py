@@ -1,0 +1,173 @@
+"""One measured process: build the service, warm it up, drive it, journal every request.
+
+Started by the launcher as ``python -m harness.run.worker JOB.json``; it is not a user's command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness import registry
+from harness.config.load import from_dict
+from harness.config.schema import RunConfig
+from harness.corpus.manifest import AudioItem, AudioSet, read_manifest
+from harness.errors import ExitCode, HarnessError, RequestError
+from harness.measure.memory import peak_memory
+from harness.measure.telemetry import sample_gpu
+from harness.protocols import Reply, Request, Service
+from harness.record import MEASURED, WARMUP, Journal, ProcessRecord
+from harness.run.job import Job
+from harness.run.messages import Reporter
+from harness.run.parts import make_service
+from harness.run.samples import to_sample
+from harness.run.tracing import traced
+from harness.run.warmup import WarmupReport, warm_up
+from harness.spans import now_ns
+from harness.workload.loops import Completed, closed_loop, open_loop
+from harness.workload.schedule import arrival_offsets_s, order
+
+
+def main(job_path: Path) -> int:
+    """Run one job; what goes wrong reaches the launcher with the exit code it stands for."""
+    job = Job.read(job_path)
+    reporter = Reporter(job.message_fd)
+    try:
+        Worker(job, reporter).run()
+    except HarnessError as error:
+        reporter.error(str(error), error.exit_code)
+        return int(error.exit_code)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Exception as error:
+        traceback.print_exc()
+        reporter.error(f"{type(error).__name__}: {error}", ExitCode.INTERNAL)
+        return int(ExitCode.INTERNAL)
+    return int(ExitCode.DONE)
+
+
+class Worker:
+    """The state of one job: the service, the recordings, and the journal of what was served."""
+
+    def __init__(self, job: Job, reporter: Reporter) -> None:
+        self._job = job
+        self._reporter = reporter
+        self._config: RunConfig = from_dict(job.config)
+        self._audio: AudioSet = read_manifest(Path(job.manifest))
+        self._record = ProcessRecord(
+            index=job.process,
+            pid=os.getpid(),
+            started_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+            epoch_ns=now_ns(),
+            block=job.block,
+        )
+        self._items: list[AudioItem] = []
+
+    def run(self) -> None:
+        """Everything in order. The journal holds each request as soon as it is answered."""
+        with Journal(Path(self._job.folder), self._record) as journal, self._service() as service:
+            if self._job.role == "reference":
+                self._transcribe_all(service, journal)
+                journal.finish(replace(self._record, evidence=dict(service.evidence())))
+                return
+            report = self._warm_up(service, journal)
+            policy = self._gc_policy()
+            with sample_gpu(self._record.epoch_ns) as telemetry, traced(self._config, self._job.trace):
+                self._measure(service, journal)
+            evidence: dict[str, Any] = {**service.evidence(), "warmup": asdict(report)}
+            if policy is not None:
+                evidence["gc"] = policy.evidence()
+            journal.finish(
+                replace(self._record, memory=peak_memory(), telemetry=telemetry.result(), evidence=evidence)
+            )
+
+    @contextlib.contextmanager
+    def _service(self) -> Iterator[Service]:
+        self._reporter.stage(f"building {self._config.model.name} ({self._config.model.weights} weights)")
+        lengths = [item.duration_s for item in self._audio.items if item.duration_s]
+        service = make_service(self._config, lengths)
+        service.start()
+        try:
+            yield service
+        finally:
+            service.close()
+
+    def _warm_up(self, service: Service, journal: Journal) -> WarmupReport:
+        self._reporter.stage("warming up")
+        service.warm_up(self._config.model.buckets_s)
+        first = {item.bucket: item for item in reversed(self._audio.items)}
+        count = 0
+
+        def serve(bucket: str) -> float:
+            nonlocal count
+            reply = self._serve(service, first[bucket])
+            sent = Completed(count, reply.started_ns, reply.started_ns, reply)
+            journal.append(to_sample(sent, first[bucket], self._record, WARMUP))
+            count += 1
+            return (reply.finished_ns - reply.started_ns) * 1e-9
+
+        report = warm_up(serve, sorted(first), self._config.runner.warmup)
+        if not report.steady:
+            self._reporter.warning(
+                f"process {self._record.index} was not steady after {report.passes} warm-up passes: "
+                "close other programs, or raise runner.warmup.max_passes"
+            )
+        return report
+
+    def _gc_policy(self) -> Any:
+        """Apply the collector's policy to this process where the service itself lives in it."""
+        if self._config.topology.name != "inprocess":
+            return None
+        policy = registry.load("gc", self._config.gc.name)(self._config.gc.options)
+        policy.after_startup()
+        return policy
+
+    def _measure(self, service: Service, journal: Journal) -> None:
+        workload = self._config.workload
+        seed = workload.seed * 1000 + self._record.index
+        self._items = order(self._audio.items, workload.requests, seed)
+        self._reporter.stage("measuring", workload.requests)
+
+        def on_completed(done: Completed) -> None:
+            journal.append(to_sample(done, self._items[done.index], self._record, MEASURED))
+            self._reporter.progress(done.index + 1)
+
+        if workload.mode == "open":
+            offsets = arrival_offsets_s(workload.requests, workload.rate_per_s, workload.arrivals, seed)
+            open_loop(service, self._fetch, offsets, workload.clients, on_completed)
+        else:
+            closed_loop(service, self._fetch, workload.requests, on_completed)
+
+    def _transcribe_all(self, service: Service, journal: Journal) -> None:
+        self._reporter.stage("reference output", len(self._audio.items))
+        for index, item in enumerate(self._audio.items):
+            reply = self._serve(service, item)
+            sent = Completed(index, reply.started_ns, reply.started_ns, reply)
+            journal.append(to_sample(sent, item, self._record, MEASURED))
+            self._reporter.progress(index + 1)
+
+    def _serve(self, service: Service, item: AudioItem) -> Reply:
+        return service.handle(_request(item))
+
+    def _fetch(self, index: int) -> Request:
+        return _request(self._items[index])
+
+
+def _request(item: AudioItem) -> Request:
+    """The recording's bytes. One that cannot be read is sent empty, and fails as a row of its own."""
+    try:
+        return Request(item.item_id, item.read())
+    except RequestError:
+        return Request(item.item_id, b"")
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,1 @@
+"""How requests arrive: one at a time, on an absolute schedule, or as live streams."""

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import pytest
+
+from harness import registry
+from harness.errors import UsageError
+
+
+def test_a_choice_is_a_module_of_its_axis() -> None:
+    assert callable(registry.load("decoder", "cpu_synced"))
+
+
+@pytest.mark.parametrize("name", ["os", "..", "os.system", "cpu_synced.build", "__init__", "Eager", ""])
+def test_nothing_outside_the_axis_can_be_reached(name: str) -> None:
+    with pytest.raises(UsageError, match="decoder"):
+        registry.load("decoder", name)
+
+
+def test_an_unknown_axis_lists_the_axes() -> None:
+    with pytest.raises(UsageError, match="encoder, decoder"):
+        registry.load("harness", "cli")
