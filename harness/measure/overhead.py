@@ -1,0 +1,119 @@
+"""What the harness itself costs per request: ``python -m harness.measure.overhead``.
+
+A service whose stages do nothing is driven through the real loop, span recorder, ledger and
+journal. *On the clock* is what a request's latency contains of the harness: opening and closing
+every span, passing the stages, building the reply. *Between requests* is the rest (ledger, row,
+journal), which a closed loop does not see and an open loop at full load does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.corpus.manifest import AudioItem
+from harness.protocols import Evidence, Request, SegmentFeatures, ServiceSpec, Stream, Transcript
+from harness.record import MEASURED, Journal, ProcessRecord
+from harness.registry import load
+from harness.run.markers import make_recorder
+from harness.run.samples import to_sample
+from harness.spans import SpanRecorder, now_ns
+from harness.workload.loops import Completed, closed_loop
+
+_STAGES = ("decode", "resample", "denoise", "vad", "segment", "features")
+
+
+class EmptyFrontend:
+    """The six stages, each with nothing to do."""
+
+    def __init__(self) -> None:
+        self._features = [SegmentFeatures(np.zeros((1, 1), np.float32), 0.0)]
+
+    @property
+    def stages(self) -> Sequence[tuple[str, Callable[[Any], Any]]]:
+        return [(name, lambda value: value) for name in _STAGES]
+
+    def __call__(self, payload: bytes, spans: SpanRecorder) -> list[SegmentFeatures]:
+        for name in _STAGES:
+            with spans.span(name):
+                pass
+        return self._features
+
+
+class EmptyEngine:
+    """The three spans of an engine, each with nothing to do."""
+
+    def transcribe(self, segments: Sequence[SegmentFeatures], spans: SpanRecorder) -> Transcript:
+        for name in ("encoder", "decoder", "text"):
+            with spans.span(name):
+                pass
+        return Transcript("")
+
+    def open_stream(self) -> Stream:
+        raise TypeError("the empty engine has no streams")
+
+    def warm_up(self, lengths_s: Iterable[float]) -> None:
+        return None
+
+    def evidence(self) -> Evidence:
+        return {}
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Seconds per request, float64 ``[requests]`` each."""
+
+    on_the_clock_s: np.ndarray
+    between_requests_s: np.ndarray
+
+
+def measure(requests: int, folder: Path) -> Overhead:
+    """Drive ``requests`` empty requests and journal them in ``folder``."""
+    service = load("topology", "inprocess")(
+        ServiceSpec(EmptyFrontend, EmptyEngine, make_recorder=partial(make_recorder, "none"))
+    )
+    service.start()
+    item = AudioItem(item_id="empty", path=folder / "empty.wav", bucket="00-01s", duration_s=1.0)
+    record = ProcessRecord(0, os.getpid(), datetime.now(UTC).isoformat(), now_ns())
+    on_the_clock, ends = [], []
+    with Journal(folder, record) as journal:
+
+        def on_completed(done: Completed) -> None:
+            journal.append(to_sample(done, item, record, MEASURED))
+            on_the_clock.append((done.reply.finished_ns - done.scheduled_ns) * 1e-9)
+            ends.append(now_ns() * 1e-9)
+
+        closed_loop(service, lambda index: Request(str(index), b""), requests, on_completed)
+    service.close()
+    inside = np.array(on_the_clock)
+    return Overhead(inside, np.diff(np.array(ends)) - inside[1:])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m harness.measure.overhead", description=__doc__)
+    parser.add_argument("--requests", type=int, default=20_000)
+    requests = parser.parse_args().requests
+    with tempfile.TemporaryDirectory() as folder:
+        overhead = measure(requests, Path(folder))
+    print(f"the harness's own cost per request, {requests} requests, in microseconds")
+    for name, seconds in (
+        ("on the clock", overhead.on_the_clock_s),
+        ("between requests", overhead.between_requests_s),
+    ):
+        median, p95 = np.percentile(seconds * 1e6, [50, 95], method="inverted_cdf")
+        print(f"  {name:18} median {median:7.1f}   p95 {p95:7.1f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
