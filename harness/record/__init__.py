@@ -1,7 +1,7 @@
 """What a run leaves behind: ``run.json``, ``samples.parquet``, and how to read them back."""
 
 from harness.record.journal import Journal, read_journal
-from harness.record.samples import MEASURED, WARMUP, Sample, samples_frame
+from harness.record.samples import MEASURED, WARMUP, Sample, samples_frame, samples_frame_of
 from harness.record.schema import (
     SCHEMA_VERSION,
     Comparability,
@@ -67,5 +67,6 @@ __all__ = [
     "run_from_json",
     "run_to_json",
     "samples_frame",
+    "samples_frame_of",
     "write_run",
 ]

@@ -33,8 +33,8 @@ class Sample:
     request_id: str
     bucket: str
     container: str
-    sample_rate: int
-    channels: int
+    sample_rate: int | None
+    channels: int | None
     audio_s: float
     speech_s: float
     segments: int
@@ -88,7 +88,12 @@ def sample_row(sample: Sample) -> dict[str, Any]:
 
 def samples_frame(samples: Iterable[Sample]) -> pd.DataFrame:
     """The samples as ``read_run`` would return them."""
-    return frame_of(table_of(sample_row(sample) for sample in samples))
+    return samples_frame_of(sample_row(sample) for sample in samples)
+
+
+def samples_frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """The same from rows of a journal."""
+    return frame_of(table_of(rows))
 
 
 def table_of(rows: Iterable[Mapping[str, Any]]) -> pa.Table:

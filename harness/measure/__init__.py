@@ -1,0 +1,1 @@
+"""Turning samples into figures: percentiles with intervals, the ledger, word errors, telemetry."""

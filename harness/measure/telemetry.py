@@ -1,0 +1,141 @@
+"""Readings of the GPU through NVML while a run is measured: clocks, power, heat, throttling."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from harness.record import GpuSample, Telemetry
+from harness.spans import now_ns
+
+INTERVAL_S = 0.5
+
+# Bits of nvmlClocksEventReasons (NVML API reference). Idle and application clocks are no throttling
+# but explain a low clock, so they are kept by name like the rest.
+_REASONS = {
+    0x1: "gpu_idle",
+    0x2: "applications_clocks_setting",
+    0x4: "sw_power_cap",
+    0x8: "hw_slowdown",
+    0x10: "sync_boost",
+    0x20: "sw_thermal_slowdown",
+    0x40: "hw_thermal_slowdown",
+    0x80: "hw_power_brake_slowdown",
+    0x100: "display_clock_setting",
+}
+THROTTLING = frozenset(
+    {"sw_power_cap", "hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"}
+)
+
+
+def reason_names(bits: int) -> tuple[str, ...]:
+    """The names of a throttle-reason bit mask; unknown bits in hexadecimal."""
+    known = [name for bit, name in _REASONS.items() if bits & bit]
+    rest = bits & ~sum(_REASONS)
+    return (*known, hex(rest)) if rest else tuple(known)
+
+
+class GpuSampler:
+    """Reads the GPU every ``interval_s`` in a thread of its own; see ``sample_gpu``."""
+
+    def __init__(self, epoch_ns: int, device: int | str, interval_s: float) -> None:
+        self._epoch_ns = epoch_ns
+        self._device = device
+        self._interval_s = interval_s
+        self._samples: list[GpuSample] = []
+        self._name: str | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="gpu-telemetry", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def result(self) -> Telemetry | None:
+        """The readings so far; ``None`` on a machine without NVML or without that GPU."""
+        return None if self._name is None else Telemetry(self._name, self._interval_s, tuple(self._samples))
+
+    def _loop(self) -> None:
+        with _nvml() as nvml:
+            handle = None if nvml is None else _handle(nvml, self._device)
+            if nvml is None or handle is None:
+                return
+            self._name = str(nvml.nvmlDeviceGetName(handle))
+            self._samples.append(self._read(nvml, handle))
+            while not self._stop.wait(self._interval_s):
+                self._samples.append(self._read(nvml, handle))
+
+    def _read(self, nvml: Any, handle: Any) -> GpuSample:
+        return read_gpu(nvml, handle, (now_ns() - self._epoch_ns) * 1e-9)
+
+
+@contextmanager
+def sample_gpu(epoch_ns: int, device: int | str = 0, interval_s: float = INTERVAL_S) -> Iterator[GpuSampler]:
+    """Read the GPU while the block runs; ``result()`` has the readings afterwards.
+
+    ``device`` is an NVML index or a UUID ("GPU-…"), which tells devices apart where CUDA renumbers
+    them. Times are seconds since ``epoch_ns`` on the monotonic clock.
+    """
+    sampler = GpuSampler(epoch_ns, device, interval_s)
+    sampler.start()
+    try:
+        yield sampler
+    finally:
+        sampler.stop()
+
+
+def read_gpu(nvml: Any, handle: Any, time_s: float) -> GpuSample:
+    """One reading; each figure that the device does not offer is null."""
+
+    def ask(question: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return question(handle, *arguments)
+        except nvml.NVMLError:
+            return None
+
+    memory = ask(nvml.nvmlDeviceGetMemoryInfo)
+    bits = ask(nvml.nvmlDeviceGetCurrentClocksThrottleReasons)
+    return GpuSample(
+        time_s=time_s,
+        sm_clock_hz=_scaled(ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM), 1e6),
+        memory_clock_hz=_scaled(ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_MEM), 1e6),
+        power_w=_scaled(ask(nvml.nvmlDeviceGetPowerUsage), 1e-3),
+        power_limit_w=_scaled(ask(nvml.nvmlDeviceGetEnforcedPowerLimit), 1e-3),
+        temperature_c=_scaled(ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU), 1.0),
+        memory_used_bytes=None if memory is None else int(memory.used),
+        throttle_reasons=None if bits is None else reason_names(int(bits)),
+    )
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else float(value) * factor
+
+
+@contextmanager
+def _nvml() -> Iterator[Any | None]:
+    """The initialized NVML module, or ``None`` on a machine that has no driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _handle(nvml: Any, device: int | str) -> Any | None:
+    try:
+        if isinstance(device, str):
+            return nvml.nvmlDeviceGetHandleByUUID(device)
+        return nvml.nvmlDeviceGetHandleByIndex(device)
+    except nvml.NVMLError:
+        return None
