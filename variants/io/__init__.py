@@ -1,0 +1,1 @@
+"""How connections are served: a thread for each, or one thread with epoll for all."""

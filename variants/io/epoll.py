@@ -1,0 +1,421 @@
+"""One thread for all connections: the kernel says which of them are ready (Linux ``epoll``).
+
+Level-triggered, one ``recv`` for each readiness, one scratch buffer for all connections. A
+connection whose answers pile up, or whose work the backend has no room for, is not read until that
+has passed: its socket's buffer fills and the client waits.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from harness.protocols import Evidence
+from harness.sockets import Address
+from harness.spans import now_ns
+from harness.wire import ErrorCode, Frame, FrameReader, FramingError, WireError
+from variants.io.conversation import Conversation, Shared
+from variants.io.door import Door
+from variants.io.types import Budget, IoOptions, Switches, Traffic, parse_options
+from variants.topology.types import Backend, Busy, Completion, CompletionQueue
+
+_SCRATCH_BYTES = 256 << 10
+_ACCEPTS_PER_WAKE_UP = 64
+_EVENTS_PER_WAKE_UP = 512
+_LINGER_S = 1.0
+
+
+def build(backend: Backend, options: Mapping[str, Any]) -> EpollServer:
+    """Raises ``UsageError`` for options that ``IoOptions`` does not have."""
+    return EpollServer(backend, parse_options(options))
+
+
+class _Connection:
+    """One client: its socket, its unsent bytes and when it last did what it owed."""
+
+    __slots__ = (
+        "backlog",
+        "conversation",
+        "eof",
+        "interest",
+        "last_read_ns",
+        "lingering_since_ns",
+        "owes_since_ns",
+        "reader",
+        "sock",
+        "unsent",
+        "unsent_since_ns",
+    )
+
+    def __init__(self, sock: socket.socket, shared: Shared, completions: CompletionQueue, at_ns: int) -> None:
+        self.sock = sock
+        self.reader = FrameReader(shared.limits)
+        self.conversation = Conversation(shared, completions.put, self)
+        self.backlog: list[Frame] = []  # frames that wait for room in the backend
+        self.unsent = memoryview(b"")
+        self.interest = select.EPOLLIN
+        self.eof = False
+        self.last_read_ns = at_ns
+        self.owes_since_ns = 0  # when the frame that is still incomplete began
+        self.unsent_since_ns = 0  # when the client last took a byte of what waits for it
+        self.lingering_since_ns = 0
+
+    @property
+    def finished(self) -> bool:
+        """Everything that this client will ever get has been sent."""
+        conversation = self.conversation
+        if self.unsent or conversation.out:
+            return False
+        if conversation.ending:
+            return True
+        if conversation.draining and not conversation.sessions and not self.backlog:
+            return True
+        return self.eof and not self.backlog and conversation.waiting_for_client
+
+
+class EpollServer:
+    """See ``variants.io.types.Server``."""
+
+    def __init__(self, backend: Backend, options: IoOptions) -> None:
+        self._options = options
+        self._shared = Shared(
+            backend, options.limits, options.sample_rate, Budget(options.max_buffered_bytes)
+        )
+        self._door = Door(options)
+        self._epoll = select.epoll()
+        self._completions = CompletionQueue()
+        self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._connections: dict[int, _Connection] = {}
+        self._blocked: dict[int, _Connection] = {}  # connections with a backlog
+        self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self._now_ns = now_ns()
+        self._tick_ns = int(min(1.0, options.idle_timeout_s / 4, options.slow_peer_timeout_s / 4) * 1e9)
+        self._next_tick_ns = 0
+        self._draining_since_ns = 0
+        self._paused_accepting = False
+        self._traffic = Traffic()
+        self._accepted = 0
+        self._peak = 0
+        self._wake_ups = 0
+        self._started_switches = Switches.now()
+
+    # ------------------------------------------------------------ life
+
+    @property
+    def address(self) -> Address:
+        return self._door.address
+
+    def bind(self) -> Address:
+        return self._door.bind()
+
+    def serve(self) -> None:
+        self._door.bind()
+        self._epoll.register(self._door, select.EPOLLIN)
+        self._epoll.register(self._completions, select.EPOLLIN)
+        self._epoll.register(self._stop_fd, select.EPOLLIN)
+        self._started_switches = Switches.now()
+        try:
+            while not self._drained():
+                self._turn()
+        finally:
+            self._close_all()
+
+    def stop(self) -> None:
+        os.eventfd_write(self._stop_fd, 1)
+
+    def evidence(self) -> Evidence:
+        traffic = Traffic()
+        traffic.merge(self._traffic)
+        for connection in list(self._connections.values()):
+            traffic.merge(connection.conversation.traffic)
+        switches = Switches.now().since(self._started_switches)
+        return {
+            "io": {
+                "kind": "epoll",
+                "connections": self._accepted,
+                "peak_connections": self._peak,
+                "io_threads": 1,
+                "process_threads": threading.active_count(),
+                "connections_per_thread": self._peak,
+                "wake_ups": self._wake_ups,
+                "voluntary_switches": switches.voluntary,
+                "involuntary_switches": switches.involuntary,
+                "buffered_bytes": self._shared.budget.held,
+                **traffic.as_dict(),
+            }
+        }
+
+    # ------------------------------------------------------------ the loop
+
+    def _turn(self) -> None:
+        """Wait for something to happen and deal with all of it."""
+        events = self._epoll.poll(self._tick_ns * 1e-9, _EVENTS_PER_WAKE_UP)
+        self._now_ns = now_ns()
+        self._wake_ups += 1
+        connections = self._connections
+        for fd, event in events:
+            connection = connections.get(fd)
+            if connection is not None:
+                self._ready(connection, event)
+            elif fd == self._completions.fileno():
+                self._complete(self._completions.drain())
+            elif fd == self._stop_fd:
+                self._begin_drain()
+            else:
+                self._accept()
+        if self._now_ns >= self._next_tick_ns:
+            self._next_tick_ns = self._now_ns + self._tick_ns
+            self._tick()
+
+    def _ready(self, connection: _Connection, event: int) -> None:
+        if event & (select.EPOLLHUP | select.EPOLLERR):  # gone in both directions: nobody to answer
+            self._close(connection)
+            return
+        if event & select.EPOLLOUT:
+            self._flush(connection)
+        if event & select.EPOLLIN:
+            self._read(connection)
+
+    def _read(self, connection: _Connection) -> None:
+        reader = connection.reader
+        target = reader.target(self._scratch)
+        try:
+            received = connection.sock.recv_into(target)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._close(connection)
+            return
+        if connection.lingering_since_ns and received:
+            return  # it was told why; what it still sends is of no interest
+        connection.last_read_ns = self._now_ns
+        connection.conversation.traffic.bytes_in += received
+        if received:
+            self._take(connection, list(reader.feed(target, received)))
+        else:
+            self._end_of_input(connection)
+        self._settle(connection)
+
+    def _take(self, connection: _Connection, frames: list[Frame]) -> None:
+        """Hand frames to the conversation; those that the backend has no room for wait in order."""
+        conversation = connection.conversation
+        for index, frame in enumerate(frames):
+            try:
+                conversation.handle(frame)
+            except Busy:
+                # The scratch buffer is about to be used again: what waits has to own its bytes.
+                connection.backlog = [
+                    f._replace(payload=memoryview(bytes(f.payload))) for f in frames[index:]
+                ]
+                self._blocked[connection.sock.fileno()] = connection
+                break
+        reader = connection.reader
+        if reader.error is not None and not connection.backlog:
+            conversation.fail(reader.error)
+        if not reader.mid_frame:
+            connection.owes_since_ns = 0
+        elif not connection.owes_since_ns or frames:
+            connection.owes_since_ns = self._now_ns
+
+    def _end_of_input(self, connection: _Connection) -> None:
+        """The client will send no more; it may still read (a half-closed connection)."""
+        connection.eof = True
+        if connection.lingering_since_ns:
+            self._close(connection)
+            return
+        if not connection.backlog:
+            connection.conversation.end_of_input(connection.reader.mid_frame)
+
+    def _complete(self, completions: list[Completion]) -> None:
+        """Answer what the backend has finished, one ``send`` for each connection."""
+        touched: dict[int, _Connection] = {}
+        for completion in completions:
+            conversation = completion.job.token[0].conversation
+            conversation.complete(completion)
+            connection: _Connection = conversation.owner
+            touched[id(connection)] = connection
+        for connection in touched.values():
+            self._settle(connection)
+        if self._blocked:
+            self._retry_blocked()
+
+    def _retry_blocked(self) -> None:
+        blocked, self._blocked = self._blocked, {}
+        for connection in blocked.values():
+            frames, connection.backlog = connection.backlog, []
+            self._take(connection, frames)
+            if connection.eof and not connection.backlog:
+                self._end_of_input(connection)
+            self._settle(connection)
+
+    # ------------------------------------------------------------ answers
+
+    def _settle(self, connection: _Connection) -> None:
+        """Send what is to be sent, close what is finished, and listen for what matters next."""
+        if connection.sock.fileno() < 0:
+            return
+        if connection.conversation.out and not connection.unsent:
+            self._flush(connection)
+        elif connection.finished:
+            self._finish(connection)
+        else:
+            self._update_interest(connection)
+
+    def _flush(self, connection: _Connection) -> None:
+        conversation = connection.conversation
+        try:
+            while connection.unsent or conversation.out:
+                if not connection.unsent:
+                    out = conversation.out
+                    connection.unsent = memoryview(out[0] if len(out) == 1 else b"".join(out))
+                    out.clear()
+                    connection.unsent_since_ns = self._now_ns
+                sent = connection.sock.send(connection.unsent)
+                conversation.traffic.bytes_out += sent
+                connection.unsent = connection.unsent[sent:]
+                connection.unsent_since_ns = self._now_ns
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._close(connection)
+            return
+        if connection.finished:
+            self._finish(connection)
+        else:
+            self._update_interest(connection)
+
+    def _update_interest(self, connection: _Connection) -> None:
+        conversation = connection.conversation
+        waiting = len(connection.unsent)
+        if waiting and conversation.out:
+            waiting += sum(map(len, conversation.out))
+        interest = select.EPOLLOUT if waiting else 0
+        if waiting > self._options.high_water_bytes:
+            conversation.traffic.over_high_water += bool(connection.interest & select.EPOLLIN)
+        elif not (connection.backlog or connection.eof or conversation.ending):
+            interest |= select.EPOLLIN
+        if connection.lingering_since_ns:
+            interest = select.EPOLLIN
+        if interest != connection.interest:
+            connection.interest = interest
+            self._epoll.modify(connection.sock, interest)
+
+    def _finish(self, connection: _Connection) -> None:
+        """All is said. Closing with unread input would discard answers on the way (TCP resets), so
+        say that no more comes and wait a moment for the client to hang up."""
+        if connection.eof:
+            self._close(connection)
+        elif not connection.lingering_since_ns:
+            connection.lingering_since_ns = self._now_ns
+            try:
+                connection.sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                self._close(connection)
+                return
+            self._update_interest(connection)
+
+    # ------------------------------------------------------------ coming and going
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_PER_WAKE_UP):
+            try:
+                sock = self._door.accept()
+            except OSError as error:
+                self._traffic.errors[f"accept_{errno.errorcode.get(error.errno or 0, 'unknown')}"] += 1
+                # No file left: level-triggered, the listener would be ready again at once, for ever.
+                self._epoll.modify(self._door, 0)
+                self._paused_accepting = True
+                return
+            if sock is None:
+                return
+            self._admit(sock)
+
+    def _admit(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        if len(self._connections) >= self._options.max_connections:
+            self._traffic.errors["too_many_connections"] += 1
+            self._door.turn_away(sock)
+            return
+        connection = _Connection(sock, self._shared, self._completions, self._now_ns)
+        self._connections[sock.fileno()] = connection
+        self._epoll.register(sock, select.EPOLLIN)
+        self._accepted += 1
+        self._peak = max(self._peak, len(self._connections))
+
+    def _close(self, connection: _Connection) -> None:
+        fd = connection.sock.fileno()
+        if fd < 0:
+            return
+        connection.conversation.abandon()
+        self._traffic.merge(connection.conversation.traffic)
+        connection.conversation.traffic = Traffic()
+        connection.backlog = []
+        self._blocked.pop(fd, None)
+        del self._connections[fd]
+        connection.sock.close()  # closing removes it from the epoll set
+
+    def _tick(self) -> None:
+        """Look at every connection for what it owes. Once a second, so thousands cost a millisecond."""
+        self._shared.retry()
+        if self._blocked:
+            self._retry_blocked()
+        for connection in list(self._connections.values()):
+            self._check_timeouts(connection)
+        if self._paused_accepting and not self._draining_since_ns:
+            self._paused_accepting = False
+            self._epoll.modify(self._door, select.EPOLLIN)
+
+    def _check_timeouts(self, connection: _Connection) -> None:
+        now, slow_ns = self._now_ns, self._options.slow_peer_timeout_s * 1e9
+        if connection.lingering_since_ns:
+            if now - connection.lingering_since_ns > _LINGER_S * 1e9:
+                self._close(connection)
+        elif connection.unsent and now - connection.unsent_since_ns > slow_ns:
+            # It does not read, so there is no way to tell it.
+            self._traffic.errors[ErrorCode.SLOW_PEER.name.lower()] += 1
+            self._close(connection)
+        elif connection.owes_since_ns and now - connection.owes_since_ns > slow_ns and not connection.backlog:
+            message = f"a frame took longer than {self._options.slow_peer_timeout_s:g} s to arrive"
+            self._end(connection, FramingError(ErrorCode.SLOW_PEER, message))
+        elif self._is_idle(connection):
+            message = f"nothing was sent for {self._options.idle_timeout_s:g} s"
+            self._end(connection, WireError(ErrorCode.IDLE, message))
+
+    def _is_idle(self, connection: _Connection) -> bool:
+        silent_ns = self._now_ns - connection.last_read_ns
+        waits_for_us = connection.backlog or not connection.conversation.waiting_for_client
+        return silent_ns > self._options.idle_timeout_s * 1e9 and not waits_for_us
+
+    def _end(self, connection: _Connection, error: WireError) -> None:
+        connection.conversation.fail(error)
+        self._settle(connection)
+
+    def _begin_drain(self) -> None:
+        os.eventfd_read(self._stop_fd)
+        if self._draining_since_ns:
+            return
+        self._draining_since_ns = self._now_ns
+        self._door.close()
+        for connection in list(self._connections.values()):
+            connection.conversation.drain()
+            self._settle(connection)
+
+    def _drained(self) -> bool:
+        if not self._draining_since_ns:
+            return False
+        waited_s = (self._now_ns - self._draining_since_ns) * 1e-9
+        return not self._connections or waited_s > self._options.drain_timeout_s
+
+    def _close_all(self) -> None:
+        self._door.close()
+        for connection in list(self._connections.values()):
+            if connection.conversation.sessions:
+                connection.conversation.fail(WireError(ErrorCode.DRAINING, "the server is going down"))
+                self._settle(connection)
+            self._close(connection)
+        self._epoll.close()

@@ -1,0 +1,162 @@
+"""What both ways of serving connections share: their options, their door and their counts."""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.errors import UsageError
+from harness.protocols import Evidence
+from harness.sockets import Address
+from harness.wire import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class IoOptions:
+    """Every knob of a connection server; the YAML leaves show the same names and defaults."""
+
+    transport: str = "unix"
+    path: str = ""
+    """Of the Unix socket; empty makes a private temporary folder."""
+    host: str = "127.0.0.1"
+    port: int = 0
+    backlog: int = 4096
+    max_connections: int = 10_000
+    max_frame_bytes: int = 1 << 20
+    max_session_bytes: int = 256 << 20
+    max_sessions: int = 16
+    max_buffered_bytes: int = 1 << 30
+    """Bytes of unfinished recordings that all connections together may hold."""
+    sample_rate: int = 16_000
+    """The rate of the engine, and so the only one at which a live stream is accepted."""
+    idle_timeout_s: float = 60.0
+    slow_peer_timeout_s: float = 10.0
+    """How long a frame may take to arrive whole, and an answer to be read."""
+    high_water_bytes: int = 256 << 10
+    """Unsent answers above which a connection is not read."""
+    drain_timeout_s: float = 10.0
+    thread_stack_bytes: int = 0
+    """Of each connection's thread (``threads`` only); 0 is the system's default."""
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(self.max_frame_bytes, self.max_session_bytes, self.max_sessions)
+
+    def address(self) -> Address:
+        """Where to listen. Makes a temporary folder (mode 0700) when no path is given."""
+        if self.transport == "tcp":
+            return Address(host=self.host, port=self.port)
+        return Address(path=self.path or str(Path(tempfile.mkdtemp(prefix="speech-io-")) / "serve.sock"))
+
+
+def parse_options(options: Mapping[str, Any]) -> IoOptions:
+    """Raises ``UsageError`` for an unknown key, a wrong type or a value out of range."""
+    known = {item.name: item for item in fields(IoOptions)}
+    if unknown := sorted(set(options) - set(known)):
+        raise UsageError(f"io.options.{unknown[0]} does not exist; there are {', '.join(sorted(known))}")
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, value in given.items():
+        kind = type(known[name].default)
+        if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+            raise UsageError(f"io.options.{name}={value!r} is not a value of type {kind.__name__}")
+        if kind is not str and value < 0:
+            raise UsageError(f"io.options.{name}={value} is negative")
+    if given.get("transport", "unix") not in ("unix", "tcp"):
+        raise UsageError(f"io.options.transport={given['transport']!r}: use unix or tcp")
+    return IoOptions(**given)
+
+
+class Server(Protocol):
+    """A door to a ``Backend``: it takes connections and speaks ``harness.wire`` with them."""
+
+    @property
+    def address(self) -> Address:
+        """Where clients connect; known after ``bind``."""
+        ...
+
+    def bind(self) -> Address:
+        """Start to listen. Connections wait in the backlog until ``serve``."""
+        ...
+
+    def serve(self) -> None:
+        """Serve in the calling thread until ``stop``, then drain, close everything and return."""
+        ...
+
+    def stop(self) -> None:
+        """Begin to drain: no new connection or session, open ones may finish within
+        ``drain_timeout_s``. Safe from any thread and from a signal handler; returns at once."""
+        ...
+
+    def evidence(self) -> Evidence: ...
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Counts of one connection, and of all once they are merged."""
+
+    bytes_in: int = 0
+    bytes_out: int = 0
+    frames_in: int = 0
+    frames_out: int = 0
+    recordings: int = 0
+    streams: int = 0
+    busy: int = 0
+    """Times the backend had no room and the connection had to wait."""
+    over_high_water: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def merge(self, other: Traffic) -> None:
+        for item in fields(self):
+            if item.name != "errors":
+                setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+        self.errors.update(other.errors)
+
+    def as_dict(self) -> dict[str, Any]:
+        counts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "errors"}
+        return counts | {"errors": dict(sorted(self.errors.items()))}
+
+
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """Context switches of this process: gave the core up (voluntary) or lost it (involuntary)."""
+
+    voluntary: int
+    involuntary: int
+
+    @classmethod
+    def now(cls) -> Switches:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return cls(usage.ru_nvcsw, usage.ru_nivcsw)
+
+    def since(self, earlier: Switches) -> Switches:
+        return Switches(self.voluntary - earlier.voluntary, self.involuntary - earlier.involuntary)
+
+
+class Budget:
+    """Bytes that all connections together may hold; safe from several threads."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+        self._lock = threading.Lock()
+
+    @property
+    def held(self) -> int:
+        return self._held
+
+    def take(self, amount: int) -> bool:
+        with self._lock:
+            if self._held + amount > self._limit:
+                return False
+            self._held += amount
+            return True
+
+    def give_back(self, amount: int) -> None:
+        with self._lock:
+            self._held -= amount

@@ -1,0 +1,178 @@
+"""An engine of known cost that answers a checksum of what it was given.
+
+It takes the model out of the measurement: what is left is the path around it, and two cores can
+drive thousands of connections. The text is a CRC-32 and a count of the values, in order, so a byte
+that was lost, repeated or reordered anywhere on the path changes it. No torch.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+
+from harness.errors import UsageError
+from harness.protocols import Evidence, Hypothesis, SegmentFeatures, Stream, Transcript
+from harness.spans import SpanRecorder
+
+FEATURE_HOP_S = 0.01
+"""Seconds between feature frames: what turns a number of frames into seconds of audio."""
+_METHODS = ("sleep", "spin")
+_SMALLEST_SLEEP_S = 0.001
+
+
+class HasOptions(Protocol):
+    """The part of ``ModelOptions`` that this choice reads."""
+
+    @property
+    def options(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FixedCost:
+    """The stated service time, in seconds: of a request, and of one second of its audio."""
+
+    per_request_s: float = 0.0
+    per_audio_s: float = 0.0
+    method: str = "sleep"
+    """``sleep`` leaves the core free, as a GPU does; ``spin`` holds it, as a CPU engine does."""
+    partial_every_s: float = 1.0
+    """Audio between two changes of a live stream's text; 0 never changes it before the end."""
+    sample_rate: int = 16_000
+    """Of live streams."""
+
+
+def build(options: HasOptions) -> FixedCostEngine:
+    """Raises ``UsageError`` for an option that does not exist or is out of range."""
+    known = {item.name for item in fields(FixedCost)}
+    if unknown := sorted(set(options.options) - known):
+        raise UsageError(f"model.options.{unknown[0]} does not exist; there are {', '.join(sorted(known))}")
+    cost = FixedCost(**options.options)
+    if cost.method not in _METHODS:
+        raise UsageError(f"model.options.method={cost.method!r}: use one of {', '.join(_METHODS)}")
+    for name in ("per_request_s", "per_audio_s", "partial_every_s"):
+        if not getattr(cost, name) >= 0:
+            raise UsageError(f"model.options.{name}={getattr(cost, name)} is not a duration of 0 or more")
+    return FixedCostEngine(cost)
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """CRC-32 of float32 values in order, and how many there were. Feeding pieces gives the same."""
+
+    crc: int = 0
+    count: int = 0
+
+    def updated(self, values: np.ndarray) -> Checksum:
+        values = np.ascontiguousarray(values, dtype=np.float32)
+        return Checksum(zlib.crc32(values.data, self.crc), self.count + values.size)
+
+    @property
+    def text(self) -> str:
+        return f"{self.crc:08x} {self.count}"
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return tuple(self.crc.to_bytes(4, "big"))
+
+
+class Debt:
+    """Service time that is owed, paid in pieces that a clock can measure.
+
+    Thousands of pushes per second owe microseconds each, and a sleep of microseconds takes longer
+    than it says. What a payment overshoots is credited to the next.
+    """
+
+    def __init__(self, method: str) -> None:
+        self._spin = method == "spin"
+        self._owed_s = 0.0
+        self.paid_s = 0.0
+
+    def charge(self, seconds: float) -> None:
+        """Owe ``seconds`` and pay if enough has come together."""
+        self._owed_s += seconds
+        if self._owed_s >= _SMALLEST_SLEEP_S:
+            started = time.perf_counter()
+            self._pay(started + self._owed_s)
+            took = time.perf_counter() - started
+            self._owed_s -= took
+            self.paid_s += took
+
+    def _pay(self, until: float) -> None:
+        if self._spin:
+            while time.perf_counter() < until:
+                pass
+        else:
+            time.sleep(max(0.0, until - time.perf_counter()))
+
+
+class FixedCostEngine:
+    """See ``harness.protocols.Engine``."""
+
+    def __init__(self, cost: FixedCost) -> None:
+        self._cost = cost
+        self._debt = Debt(cost.method)
+        self._requests = 0
+        self._streams = 0
+        self._audio_s = 0.0
+
+    def transcribe(self, segments: Sequence[SegmentFeatures], spans: SpanRecorder) -> Transcript:
+        """Text: the checksum of every segment's values in order; tokens: each segment's own."""
+        audio_s = sum(segment.values.shape[-1] for segment in segments) * FEATURE_HOP_S
+        with spans.span("encoder"):
+            self.serve(audio_s, requests=1)
+        with spans.span("decoder"):
+            whole, each = Checksum(), []
+            for segment in segments:
+                whole = whole.updated(segment.values)
+                each.append(Hypothesis(Checksum().updated(segment.values).tokens))
+        return Transcript(whole.text if segments else "", tuple(each))
+
+    def open_stream(self) -> Stream:
+        self._streams += 1
+        return FixedCostStream(self, self._cost)
+
+    def serve(self, audio_s: float, requests: int = 0) -> None:
+        """Spend the service time of ``audio_s`` seconds and of the end of ``requests`` requests."""
+        self._requests += requests
+        self._audio_s += audio_s
+        self._debt.charge(audio_s * self._cost.per_audio_s + requests * self._cost.per_request_s)
+
+    def warm_up(self, lengths_s: Iterable[float]) -> None:
+        """Nothing to warm up: no shape costs more the first time."""
+
+    def evidence(self) -> Evidence:
+        return {
+            "model": "fixed_cost",
+            "requests": self._requests,
+            "streams": self._streams,
+            "audio_s": self._audio_s,
+            "service_s": self._debt.paid_s,
+        }
+
+
+class FixedCostStream:
+    """See ``harness.protocols.Stream``."""
+
+    def __init__(self, engine: FixedCostEngine, cost: FixedCost) -> None:
+        self._engine = engine
+        self._rate = cost.sample_rate
+        self._samples_per_text = round(cost.partial_every_s * cost.sample_rate)
+        self._checksum = Checksum()
+        self._texts = 0
+
+    def push(self, samples: np.ndarray) -> str | None:
+        self._checksum = self._checksum.updated(samples)
+        self._engine.serve(len(samples) / self._rate)
+        if not self._samples_per_text or self._checksum.count // self._samples_per_text == self._texts:
+            return None
+        self._texts = self._checksum.count // self._samples_per_text
+        return self._checksum.text
+
+    def commit(self) -> Transcript:
+        self._engine.serve(0.0, requests=1)
+        return Transcript(self._checksum.text, (Hypothesis(self._checksum.tokens),))
