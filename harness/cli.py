@@ -57,7 +57,10 @@ def guarded(action: Callable[[], int]) -> int:
         return INTERRUPTED
     except Exception:
         traceback.print_exc()
-        print("error: this is a defect of the harness, not of your input; the trace above says where", file=sys.stderr)
+        print(
+            "error: this is a defect of the harness, not of your input; the trace above says where",
+            file=sys.stderr,
+        )
         return int(ExitCode.INTERNAL)
 
 
@@ -67,7 +70,9 @@ def _measure(node: DictConfig) -> int:
     config = from_node(node)
     hydra_config = HydraConfig.get()
     sweeping = hydra_config.mode == RunMode.MULTIRUN
-    return measure_and_report(config, list(hydra_config.overrides.task), resume=sweeping or config.runner.resume)
+    return measure_and_report(
+        config, list(hydra_config.overrides.task), resume=sweeping or config.runner.resume
+    )
 
 
 def _of_sweep(codes: list[int]) -> int:

@@ -24,7 +24,8 @@ from harness.run.session import RunSession
 
 _EXAMPLES = """examples:
   python -m harness.interleave --of variant=gc_default --of variant=gc_frozen
-  python -m harness.interleave --of 'variant=eager' --of 'variant=eager model.precision=bf16' dataset=voice_agent
+  python -m harness.interleave --of variant=eager --of 'variant=eager model.precision=bf16' \\
+      dataset=voice_agent --rounds 6
   python -m harness.compare RUN_A RUN_B        then: the ratio and its interval
 
 exit codes: as python -m harness; the first run that is not valid decides

@@ -40,7 +40,9 @@ def load(axis: str, name: str) -> Callable[..., Any]:
     if axis not in AXES:
         raise UsageError(f"no variant axis {axis!r}; axes are {', '.join(AXES)}")
     if not _NAME.fullmatch(name):
-        raise UsageError(f"{axis}.name={name!r} is not the name of a choice: use lower-case letters, digits and _")
+        raise UsageError(
+            f"{axis}.name={name!r} is not the name of a choice: use lower-case letters, digits and _"
+        )
     module_name = f"{AXES[axis]}.{name}"
     try:
         module = importlib.import_module(module_name)

@@ -80,7 +80,9 @@ class _OpenSpan:
         recorder.marker.push(self._name)
         self._start_ns = now_ns()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         end_ns = now_ns()
         recorder = self._recorder
         recorder.marker.pop()

@@ -92,11 +92,13 @@ def _check(need: str, machine: Machine) -> tuple[str, str | None]:
         return need, f"the Python package {package!r} is not installed"
     if match := _COMPARISON.fullmatch(need):
         return need, _check_version(match["what"], match["version"], machine)
-    raise UsageError(f"needs: {need!r} is none of gpu, linux, package:NAME, compute_capability>=X, cuda>=X, python>=X")
+    raise UsageError(
+        f"needs: {need!r} is none of gpu, linux, package:NAME, compute_capability>=X, cuda>=X, python>=X"
+    )
 
 
 def _check_version(what: str, version: str, machine: Machine) -> str | None:
-    offered = {
+    offered: dict[str, Callable[[], tuple[int, ...] | None]] = {
         "python": lambda: tuple(sys.version_info[:2]),
         "compute_capability": lambda: machine.compute_capability,
         "cuda": lambda: machine.cuda_driver,

@@ -94,7 +94,9 @@ def check(config: RunConfig, machine: Machine | None = None) -> None:
     for rule in RULES:
         if rule.broken(config):
             first, second = rule.keys
-            raise UsageError(f"{first}={_value(config, first)} with {second}={_value(config, second)}: {rule.remedy}")
+            raise UsageError(
+                f"{first}={_value(config, first)} with {second}={_value(config, second)}: {rule.remedy}"
+            )
     _check_needs(config, machine or Machine())
 
 

@@ -83,7 +83,7 @@ def measure(requests: int, folder: Path) -> Overhead:
         ServiceSpec(EmptyFrontend, EmptyEngine, make_recorder=partial(make_recorder, "none"))
     )
     service.start()
-    item = AudioItem(item_id="empty", path=folder / "empty.wav", bucket="00-01s", duration_s=1.0)
+    item = AudioItem("empty", folder / "empty.wav", 1.0, None, "wav", 16_000, 1, "00-01s")
     record = ProcessRecord(0, os.getpid(), datetime.now(UTC).isoformat(), now_ns())
     on_the_clock, ends = [], []
     with Journal(folder, record) as journal:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from harness.corpus.manifest import AudioSet
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Job:
     process: int
     block: int | None
     folder: str
-    manifest: str
+    audio_set: str
     config: Mapping[str, Any]
     message_fd: int
     trace: str | None = None
@@ -32,3 +35,16 @@ class Job:
     @classmethod
     def read(cls, path: Path) -> Job:
         return cls(**json.loads(path.read_text()))
+
+    def audio(self) -> AudioSet:
+        """The recordings, as the launcher wrote them with ``write_audio_set``."""
+        with Path(self.audio_set).open("rb") as file:
+            audio: AudioSet = pickle.load(file)
+        return audio
+
+
+def write_audio_set(audio: AudioSet, path: Path) -> Path:
+    """Hand the set to the processes as it is: they need not hash and probe every file again."""
+    with path.open("wb") as file:
+        pickle.dump(audio, file)
+    return path

@@ -16,7 +16,9 @@ def measure_and_report(config: RunConfig, overrides: Sequence[str], resume: bool
     """Measure, print the table, write the report. Returns the exit code."""
     session = RunSession(config, overrides)
     if resume and (earlier := session.finished()) is not None:
-        print(f"{config.variant}: already measured in {earlier.folder} (same content); skipped", file=sys.stderr)
+        print(
+            f"{config.variant}: already measured in {earlier.folder} (same content); skipped", file=sys.stderr
+        )
         return exit_code(earlier)
     with session:
         session.reference()

@@ -5,6 +5,7 @@ Progress goes here because standard output belongs to the libraries, which print
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -29,10 +30,9 @@ class Reporter:
         self._fd = fd
 
     def send(self, message: Message) -> None:
-        try:
-            os.write(self._fd, json.dumps(asdict(message)).encode() + b"\n")
-        except BrokenPipeError:  # the launcher is gone; the journal still has every sample
-            pass
+        line = json.dumps(asdict(message)).encode() + b"\n"
+        with contextlib.suppress(BrokenPipeError):  # the launcher is gone; the journal has every sample
+            os.write(self._fd, line)
 
     def stage(self, text: str, total: int = 0) -> None:
         self.send(Message("stage", text, total=total))

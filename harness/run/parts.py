@@ -10,8 +10,8 @@ from typing import Any
 from harness import registry
 from harness.config.schema import ChoiceConfig, ModelConfig, RunConfig
 from harness.frontend.config import FrontendConfig
-from harness.run.markers import make_recorder
 from harness.protocols import Engine, Frontend, Service, ServiceSpec, ShapePlan
+from harness.run.markers import make_recorder
 
 
 def make_frontend(config: FrontendConfig) -> Frontend:
@@ -35,7 +35,7 @@ def make_engine(
         tokens_per_speech_s=model.tokens_per_speech_s,
         options=dict(model.options),
     )
-    built = registry.load("model", model.name)(options)
+    built: Any = registry.load("model", model.name)(options)
     if isinstance(built, Engine):
         return built
     from harness.engine import AsrEngine

@@ -26,7 +26,9 @@ _ERRORS: dict[int, type[HarnessError]] = {
 _LOG_TAIL_LINES = 15
 
 
-def run_job(job: Job, progress: Progress, silence_s: float, wrap: Callable[[list[str]], list[str]]) -> list[str]:
+def run_job(
+    job: Job, progress: Progress, silence_s: float, wrap: Callable[[list[str]], list[str]]
+) -> list[str]:
     """Run ``job`` in a process of its own and wait for it. Returns its warnings.
 
     ``wrap`` may put a profiler in front of the command. A process that says nothing for
@@ -53,7 +55,9 @@ def run_job(job: Job, progress: Progress, silence_s: float, wrap: Callable[[list
     if code == 128 + signal.SIGINT:
         raise KeyboardInterrupt
     if code != 0:
-        raise HarnessError(f"the {job.role} process ended with {_ending(code)}. The end of {log}:\n{_tail(log)}")
+        raise HarnessError(
+            f"the {job.role} process ended with {_ending(code)}. The end of {log}:\n{_tail(log)}"
+        )
     order.unlink()
     return warnings
 
@@ -79,8 +83,8 @@ def _messages(fd: int, silence_s: float) -> Iterator[Message]:
         while True:
             if not selector.select(silence_s):
                 raise HarnessError(
-                    f"the process said nothing for {silence_s:.0f} s and was stopped: it hangs, or one request "
-                    "takes that long; raise runner.start_timeout_s in that case"
+                    f"the process said nothing for {silence_s:.0f} s and was stopped: it hangs, or one "
+                    "request takes that long; raise runner.start_timeout_s in that case"
                 )
             data = os.read(fd, 65536)
             if not data:

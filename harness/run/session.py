@@ -38,7 +38,7 @@ from harness.record import (
     read_run,
 )
 from harness.run import provenance
-from harness.run.job import Job
+from harness.run.job import Job, write_audio_set
 from harness.run.judge import judge
 from harness.run.process import run_job
 from harness.run.progress import Progress
@@ -104,6 +104,7 @@ class RunSession:
             tolerance=_loosest(self.config),
         )
         self._writer = RunWriter.open(Path(self.config.runner.results_dir), run)
+        self._audio_file = write_audio_set(self.audio, self._writer.folder / "audio_set.pickle")
         return self
 
     def measure(self, process: int, block: int | None = None) -> None:
@@ -125,6 +126,7 @@ class RunSession:
         run = replace(writer.run, status=Status.COMPLETE, processes=merged.processes)
         run = replace(run, provenance=_with_model(run.provenance, merged.processes))
         judged = judge(run, merged.samples, writer.folder, self._warnings)
+        self._audio_file.unlink()
         self._writer = None
         return writer.finish(judged)
 
@@ -149,7 +151,7 @@ class RunSession:
 
     def _launch(self, config: RunConfig, role: str, process: int, block: int | None, folder: Path) -> None:
         trace = str(folder / f"trace-{process}.json") if config.profiler.name == "torch" else None
-        job = Job(role, process, block, str(folder), str(self.audio.manifest_path), to_dict(config), -1, trace)
+        job = Job(role, process, block, str(folder), str(self._audio_file), to_dict(config), -1, trace)
         title = f"{self.config.variant} {role} {process + 1}"
 
         def wrap(command: list[str]) -> list[str]:
@@ -211,7 +213,11 @@ def _content(config: RunConfig, origin: Provenance) -> dict[str, Any]:
     for key in _NOT_CONTENT:
         values["runner"].pop(key)
     values["dataset"] = {"content_hash": origin.dataset.content_hash}
-    machine = {"cpu": origin.cpu, "cores": origin.cpu_count, "gpu": dataclasses.asdict(origin.gpu) if origin.gpu else None}
+    machine = {
+        "cpu": origin.cpu,
+        "cores": origin.cpu_count,
+        "gpu": dataclasses.asdict(origin.gpu) if origin.gpu else None,
+    }
     return {
         "config": values,
         "source": origin.git.source_hash,
@@ -246,5 +252,3 @@ def _with_model(origin: Provenance, processes: Sequence[Any]) -> Provenance:
         details=details,
     )
     return replace(origin, model=model)
-
-

@@ -19,7 +19,7 @@ from typing import Any
 from harness import registry
 from harness.config.load import from_dict
 from harness.config.schema import RunConfig
-from harness.corpus.manifest import AudioItem, AudioSet, read_manifest
+from harness.corpus.manifest import AudioItem
 from harness.errors import ExitCode, HarnessError, RequestError
 from harness.measure.memory import peak_memory
 from harness.measure.telemetry import sample_gpu
@@ -61,7 +61,7 @@ class Worker:
         self._job = job
         self._reporter = reporter
         self._config: RunConfig = from_dict(job.config)
-        self._audio: AudioSet = read_manifest(Path(job.manifest))
+        self._audio = job.audio()
         self._record = ProcessRecord(
             index=job.process,
             pid=os.getpid(),
@@ -80,13 +80,14 @@ class Worker:
                 return
             report = self._warm_up(service, journal)
             policy = self._gc_policy()
-            with sample_gpu(self._record.epoch_ns) as telemetry, traced(self._config, self._job.trace):
+            with sample_gpu(self._record.epoch_ns) as sampler, traced(self._config, self._job.trace):
                 self._measure(service, journal)
+            telemetry = sampler.result()
             evidence: dict[str, Any] = {**service.evidence(), "warmup": asdict(report)}
             if policy is not None:
                 evidence["gc"] = policy.evidence()
             journal.finish(
-                replace(self._record, memory=peak_memory(), telemetry=telemetry.result(), evidence=evidence)
+                replace(self._record, memory=peak_memory(telemetry), telemetry=telemetry, evidence=evidence)
             )
 
     @contextlib.contextmanager
@@ -142,7 +143,7 @@ class Worker:
 
         if workload.mode == "open":
             offsets = arrival_offsets_s(workload.requests, workload.rate_per_s, workload.arrivals, seed)
-            open_loop(service, self._fetch, offsets, workload.clients, on_completed)
+            open_loop(service, self._fetch, offsets.tolist(), workload.clients, on_completed)
         else:
             closed_loop(service, self._fetch, workload.requests, on_completed)
 

@@ -36,5 +36,6 @@ def arrival_offsets_s(requests: int, rate_per_s: float, arrivals: str, seed: int
         return np.arange(requests) / rate_per_s
     if arrivals == "poisson":
         gaps = np.random.default_rng(seed).exponential(1.0 / rate_per_s, size=requests)
-        return np.cumsum(gaps) - gaps[0]
+        offsets: np.ndarray = np.cumsum(gaps) - gaps[0]
+        return offsets
     raise UsageError(f"workload.arrivals={arrivals} is not one of poisson, constant")

@@ -40,7 +40,10 @@ def test_a_closed_loop_sends_one_at_a_time() -> None:
     done: list[Completed] = []
     closed_loop(SleepyService(0.001), fetch, 5, done.append)
     assert [d.index for d in done] == [0, 1, 2, 3, 4]
-    assert all(later.scheduled_ns >= earlier.reply.finished_ns for earlier, later in zip(done, done[1:], strict=False))
+    assert all(
+        later.scheduled_ns >= earlier.reply.finished_ns
+        for earlier, later in zip(done, done[1:], strict=False)
+    )
 
 
 def test_an_open_loop_charges_a_stall_to_every_request_it_delayed() -> None:

@@ -1,0 +1,158 @@
+"""Whether the numbers of a run may be quoted: every rule that it breaks, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from harness.measure.ledger import ledger_reason
+from harness.measure.memory import combine
+from harness.measure.stats import nearest_rank
+from harness.measure.wer import compare_outputs
+from harness.record import (
+    MEASURED,
+    Mode,
+    Parity,
+    ParityStatus,
+    ProcessRecord,
+    Reason,
+    Run,
+    Status,
+    Tolerance,
+    Verdict,
+    VerdictStatus,
+    read_journal,
+    samples_frame_of,
+)
+
+#: A variant that finds that it did not do its work says so under this key of its evidence.
+NOT_ENGAGED = "not_engaged"
+
+
+def judge(run: Run, samples: pd.DataFrame, folder: Path, warnings: Sequence[str]) -> Run:
+    """``run`` with its evidence, memory, parity and verdict filled in from what the processes left.
+
+    ``folder`` is the run's: the reference's journal lies in its ``reference`` folder.
+    """
+    measured = samples[samples["phase"] == MEASURED]
+    served = measured[measured["error"].isna()]
+    parity = _parity(run, served, folder)
+    reasons = [
+        *_failures(measured, served),
+        *_ledger(served),
+        *_evidence(run.processes),
+        *_weights(run),
+        *_outputs(parity),
+        *_lag(run, measured),
+    ]
+    if run.status is not Status.COMPLETE:
+        reasons.append(
+            Reason("finished", f"the run was {run.status}; {len(measured)} measured samples were kept")
+        )
+    return replace(
+        run,
+        parity=parity,
+        verdict=Verdict(_status(run, reasons), tuple(reasons)),
+        evidence=_merged(run.processes),
+        memory=combine([p.memory for p in run.processes if p.memory is not None]),
+        telemetry=next((p.telemetry for p in run.processes if p.telemetry is not None), None),
+        summary={
+            "warnings": list(warnings),
+            "requests": len(measured),
+            "failed": len(measured) - len(served),
+        },
+    )
+
+
+def _status(run: Run, reasons: Sequence[Reason]) -> VerdictStatus:
+    if run.status is not Status.COMPLETE:
+        return VerdictStatus.INCOMPLETE
+    return VerdictStatus.INVALID if reasons else VerdictStatus.VALID
+
+
+def _failures(measured: pd.DataFrame, served: pd.DataFrame) -> Iterator[Reason]:
+    if len(measured) and not len(served):
+        first = measured["error"].iloc[0]
+        yield Reason("requests", f"every request failed, the first with: {first}")
+
+
+def _ledger(served: pd.DataFrame) -> Iterator[Reason]:
+    if len(served) and (reason := ledger_reason(served)) is not None:
+        yield reason
+
+
+def _evidence(processes: Sequence[ProcessRecord]) -> Iterator[Reason]:
+    for process in processes:
+        if not process.finished:
+            continue
+        for part in ("topology", "engine"):
+            if not process.evidence.get(part):
+                yield Reason(
+                    "evidence", f"process {process.index}: the {part} left no evidence of what it did"
+                )
+        for path, why in _not_engaged(process.evidence):
+            yield Reason("evidence", f"process {process.index}: {path} did not engage: {why}")
+
+
+def _not_engaged(evidence: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in evidence.items():
+        if key == NOT_ENGAGED and value:
+            yield path, str(value)
+        elif isinstance(value, Mapping):
+            yield from _not_engaged(value, f"{path}.{key}".lstrip("."))
+
+
+def _weights(run: Run) -> Iterator[Reason]:
+    hashes = {str(model["weights_hash"]) for model in _models(run.processes) if "weights_hash" in model}
+    if len(hashes) > 1:
+        yield Reason("weights", f"the processes built different weights ({', '.join(sorted(hashes))})")
+
+
+def _models(processes: Iterable[ProcessRecord]) -> Iterator[Mapping[str, Any]]:
+    for process in processes:
+        yield process.evidence.get("engine", {}).get("model", {})
+
+
+def _outputs(parity: Parity | None) -> Iterator[Reason]:
+    if parity is not None and parity.status is ParityStatus.DIFFERENT:
+        yield Reason("parity", f"{parity.message}; its speed is withheld")
+
+
+def _lag(run: Run, measured: pd.DataFrame) -> Iterator[Reason]:
+    """The load generator must keep its own schedule, or it measures itself."""
+    if run.mode is not Mode.OPEN or measured.empty:
+        return
+    budget_s = float(run.config["workload"]["lag_budget_s"])
+    lag_s = nearest_rank(measured["lag_s"], 0.99)
+    if lag_s > budget_s:
+        yield Reason(
+            "lag",
+            f"the load generator was {lag_s * 1e3:.1f} ms late at p99 (budget {budget_s * 1e3:.1f} ms): "
+            "lower workload.rate_per_s, or free a core for it",
+        )
+
+
+def _parity(run: Run, served: pd.DataFrame, folder: Path) -> Parity | None:
+    """Against the reference process where there was one. The reference itself is held to its first
+    process: the same tokens for the same recording, every time."""
+    if served.empty:
+        return None
+    journal = folder / "reference" / "process-0.jsonl"
+    if journal.is_file():
+        content = read_journal(journal)
+        if content is None:
+            return None
+        rows = samples_frame_of(content.rows)
+        expected = rows[rows["error"].isna() & rows["request_id"].isin(set(served["request_id"]))]
+        return compare_outputs(expected, served, run.tolerance, "the eager reference")
+    first = served.drop_duplicates("request_id")
+    return compare_outputs(first, served, Tolerance(), "its own first answers")
+
+
+def _merged(processes: Sequence[ProcessRecord]) -> dict[str, Any]:
+    """The evidence of the first process; the others' stays with them."""
+    return dict(processes[0].evidence) if processes else {}
