@@ -1,16 +1,18 @@
 """Every knob of the front end, checked where it enters.
 
-Plain types and nested dataclasses, so that the classes serve as nodes of a structured
-configuration schema as they are.
+Plain types and nested dataclasses, so that ``frontend_schema`` is a structured configuration node.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 RESAMPLE_QUALITIES = ("QQ", "LQ", "MQ", "HQ", "VHQ")
 DENOISERS = ("none", "webrtc")
@@ -137,6 +139,19 @@ def frontend_config(options: Mapping[str, Any]) -> FrontendConfig:
     Raises ``UsageError`` for an unknown key, a value of the wrong type, or an impossible value.
     """
     return _build(FrontendConfig(), options, "frontend")
+
+
+def frontend_schema() -> DictConfig:
+    """``FrontendConfig`` as a typed node of a configuration schema, open to overrides.
+
+    OmegaConf makes frozen classes read-only, which would refuse every override below the root.
+    """
+    from omegaconf import OmegaConf  # processes that only preprocess do without it
+
+    node: DictConfig = OmegaConf.structured(FrontendConfig)
+    for part in (node, node.segment, node.features):
+        OmegaConf.set_readonly(part, None)
+    return node
 
 
 def _build(default: _Config, options: Mapping[str, Any], path: str) -> _Config:

@@ -49,7 +49,7 @@ def decode(payload: bytes, *, max_audio_s: float) -> Audio:
         audio = _read(container, stream, _expected_samples(declared_s, stream, len(payload)), max_audio_s)
         missing = what_is_missing(payload, container.format.name, declared_s, audio.duration_s)
     if missing:
-        raise RequestError(f"the recording is truncated: {missing}; send it whole")
+        raise RequestError(f"the recording is truncated or damaged: {missing}; send it whole")
     _refuse_non_finite(audio)
     return audio
 

@@ -68,8 +68,10 @@ class LogMel:
         signal = emphasized[before : before + len(samples)]
         signal[:] = samples
         signal[1:] -= self._preemph * samples[:-1]
-        views: np.ndarray = np.lib.stride_tricks.sliding_window_view(emphasized, width)
-        return views[:: self._hop][: len(samples) // self._hop]
+        views = np.lib.stride_tricks.sliding_window_view(emphasized, width)
+        count = len(samples) // self._hop
+        frames: np.ndarray = views[: count * self._hop : self._hop]
+        return frames
 
 
 def _normalize_per_feature(logs: np.ndarray) -> None:

@@ -1,0 +1,112 @@
+"""Recordings for the tests: sounds as NumPy arrays, encoded in memory into real containers."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+from dataclasses import dataclass, field
+from functools import cache
+
+import av
+import espeakng_loader
+import numpy as np
+
+RATE = 16000
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A container with the codec that belongs in it, at a rate and channel count that it allows."""
+
+    container: str
+    codec: str
+    rate: int
+    layout: str = "mono"
+    sample_format: str | None = None
+    options: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.container}-{self.codec}-{self.rate}-{self.layout}"
+
+
+VORBIS = Encoding("ogg", "vorbis", 44100, "stereo", options={"strict": "experimental"})
+
+
+def encode(samples: np.ndarray, encoding: Encoding) -> bytes:
+    """The bytes of a file with ``samples``, float32 ``[n]`` or ``[channels, n]`` at ``encoding.rate``."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=encoding.container) as container:
+        stream = container.add_stream(encoding.codec, rate=encoding.rate, options=encoding.options)
+        stream.layout = encoding.layout
+        if encoding.sample_format:
+            stream.format = encoding.sample_format
+        for frame in _frames(samples, stream, encoding):
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def _frames(samples: np.ndarray, stream: av.AudioStream, encoding: Encoding) -> list[av.AudioFrame]:
+    channels = 2 if encoding.layout == "stereo" else 1
+    planes = np.ascontiguousarray(np.broadcast_to(samples, (channels, samples.shape[-1])), np.float32)
+    whole = av.AudioFrame.from_ndarray(planes, format="fltp", layout=encoding.layout)
+    whole.sample_rate, whole.pts = encoding.rate, 0
+    to_codec = av.AudioResampler(
+        format=stream.format.name,
+        layout=encoding.layout,
+        rate=encoding.rate,
+        frame_size=stream.codec_context.frame_size,
+    )
+    return [*to_codec.resample(whole), *to_codec.resample(None)]
+
+
+def wav(samples: np.ndarray, rate: int = RATE) -> bytes:
+    """Mono 16-bit WAV."""
+    return encode(samples, Encoding("wav", "pcm_s16le", rate))
+
+
+def tone(seconds: float, rate: int = RATE, hz: float = 440.0, peak: float = 0.5) -> np.ndarray:
+    times = np.arange(round(seconds * rate)) / rate
+    return (peak * np.sin(2 * np.pi * hz * times)).astype(np.float32)
+
+
+def noise(seconds: float, rate: int = RATE, peak: float = 0.1, seed: int = 0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return (peak * generator.standard_normal(round(seconds * rate))).astype(np.float32)
+
+
+def click_at(second: float, seconds: float, rate: int) -> np.ndarray:
+    """Silence with one smooth pulse of 5 ms, whose centre any codec keeps in place."""
+    samples = np.zeros(round(seconds * rate), np.float32)
+    width = round(0.005 * rate)
+    start = round(second * rate) - width // 2
+    samples[start : start + width] = 0.5 * np.hanning(width)
+    return samples
+
+
+@cache
+def speech() -> np.ndarray:
+    """espeak-ng saying two sentences, 16 kHz: about 5 s, in the quiet of a synthesizer."""
+    import soxr
+
+    pcm, rate = _speak("The quick brown fox jumps over the lazy dog. It was the best of times, my friend.")
+    return soxr.resample(pcm.astype(np.float32) / 32768, rate, RATE)
+
+
+def _speak(text: str) -> tuple[np.ndarray, int]:
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    collected: list[np.ndarray] = []
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+    def collect(samples: ctypes.Array[ctypes.c_short], count: int, _events: object) -> int:
+        if samples and count:
+            collected.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        return 0
+
+    data = espeakng_loader.get_data_path().encode()
+    synchronous, characters_utf8 = 2, 1
+    rate = library.espeak_Initialize(synchronous, 0, data, 0)
+    library.espeak_SetSynthCallback(collect)
+    payload = text.encode()
+    library.espeak_Synth(payload, len(payload) + 1, 0, 0, 0, characters_utf8, None, None)
+    return np.concatenate(collected), rate
