@@ -1,0 +1,131 @@
+"""Either side may die at any point: no torn read, no stuck slot, nothing left behind.
+
+Every message carries the checksum of its payload. Moments of death are drawn from a seed.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import random
+import time
+import zlib
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from tests.variants.ipc import children
+from variants.ipc.choice import transport_of
+from variants.ipc.types import PeerGoneError, Receiver, Transport
+
+DEATHS = 150
+LARGEST = 400_000
+Spawn = Callable[..., BaseProcess]
+Address = Callable[[str], str]
+
+
+@pytest.fixture(params=["uds_copy", "shared_memory"])
+def link(request: pytest.FixtureRequest) -> Transport:
+    options = {"capacity_mb": 4, "slot_kb": 16} if request.param == "shared_memory" else {}
+    return transport_of({"name": request.param, "options": options})
+
+
+def open_files_and_mappings() -> tuple[int, int]:
+    gc.collect()
+    return len(list(Path("/proc/self/fd").iterdir())), Path("/proc/self/maps").read_text().count(
+        "memfd:ssb-slots"
+    )
+
+
+def kill(child: BaseProcess) -> None:
+    child.kill()
+    child.join()
+    child.close()
+
+
+def read_whole_messages(receiver: Receiver, until: float) -> int:
+    """Messages read before the clock says ``until``, each with the checksum it was sent with."""
+    whole = 0
+    while time.monotonic() < until:
+        lease = receiver.receive(0.001)
+        if lease is not None:
+            _, checksum, payload = lease.value
+            assert zlib.crc32(payload) == checksum
+            del payload
+            lease.release()
+            whole += 1
+    return whole
+
+
+def test_the_writer_dies(link: Transport, address: Address, spawn: Spawn) -> None:
+    receiver, moments = link.receiver(address("a")), random.Random(1)
+    kill(spawn(children.send_for_ever, link, address("a"), LARGEST, 0))
+    read_whole_messages(receiver, time.monotonic() + 0.05)
+    before, names, whole = open_files_and_mappings(), set(Path("/dev/shm").iterdir()), 0
+    for seed in range(DEATHS):
+        child = spawn(children.send_for_ever, link, address("a"), LARGEST, seed)
+        while (lease := receiver.receive(1)) is None:
+            pass
+        lease.release()
+        del lease
+        whole += read_whole_messages(receiver, time.monotonic() + moments.uniform(0, 0.01))
+        kill(child)
+        whole += read_whole_messages(receiver, time.monotonic() + 0.002)
+    assert whole > DEATHS  # it was under load
+    assert receiver.traffic.broken_links >= DEATHS
+    read_whole_messages(receiver, time.monotonic() + 0.05)
+    assert open_files_and_mappings() == before
+    assert set(Path("/dev/shm").iterdir()) <= names
+    receiver.close()
+
+
+def test_the_reader_dies(link: Transport, address: Address, spawn: Spawn) -> None:
+    sender, moments = link.sender(address("a")), random.Random(2)
+    report, reported = multiprocessing.Pipe(duplex=False)
+    sent = deaths_seen = 0
+    for _ in range(DEATHS):
+        child = spawn(children.receive_for_ever, link, address("a"), reported)
+        sender.send(children.message(sender, sent, LARGEST, in_place=True))
+        until = time.monotonic() + moments.uniform(0, 0.01)
+        killed = False
+        while True:  # a stuck slot would make this wait for ever
+            if not killed and time.monotonic() >= until:
+                kill(child)
+                killed = True
+            try:
+                sender.send(children.message(sender, sent, 300_000, in_place=sent % 2 == 0))
+                sent += 1
+            except PeerGoneError:
+                deaths_seen += 1
+                break
+    assert deaths_seen == DEATHS and sent > DEATHS
+    os.set_blocking(report.fileno(), False)
+    assert set(os.read(report.fileno(), 1 << 20)) == {ord(".")}  # whole messages, and none torn
+    sender.close()
+    assert open_files_and_mappings()[1] == 0
+
+
+def test_the_one_in_the_middle_dies(address: Address, spawn: Spawn) -> None:
+    """Its reader keeps what was forwarded, although its writer has begun again with fresh memory."""
+    link = transport_of({"name": "shared_memory", "options": {"capacity_mb": 4, "slot_kb": 16}})
+    end, moments, whole = link.receiver(address("end")), random.Random(3), 0
+    spawn(children.send_again_and_again, link, address("middle"), LARGEST)
+    for _ in range(DEATHS):
+        child = spawn(children.forward_for_ever, link, address("middle"), address("end"))
+        while (lease := end.receive(1)) is None:
+            pass
+        _, checksum, payload = lease.value
+        whole += read_whole_messages(end, time.monotonic() + moments.uniform(0, 0.01))
+        kill(child)
+        whole += read_whole_messages(end, time.monotonic() + 0.002)
+        assert zlib.crc32(payload) == checksum  # held through the death
+        del payload
+        lease.release()
+    assert whole > DEATHS
+    del lease
+    read_whole_messages(end, time.monotonic() + 0.05)
+    assert open_files_and_mappings()[1] == 0
+    end.close()

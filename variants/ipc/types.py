@@ -1,0 +1,155 @@
+"""Seams of the ipc axis: one direction of traffic between processes of one service.
+
+A ``Receiver`` binds an address and takes messages from any number of ``Sender``s; between one
+sender and one receiver, order is kept. A message is any picklable value. What happens to the arrays
+in it (copied, serialized, mapped) is the choice that the axis is about.
+
+A broken peer is an event, not a crash: a sender raises ``PeerGoneError`` and its next ``send``
+connects anew, a receiver forgets the connection and goes on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from harness.errors import HarnessError, UsageError
+
+Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
+"""``(shape, dtype)`` to an uninitialized array that the next ``send`` can carry; see ``Sender``."""
+
+
+class PeerGoneError(HarnessError):
+    """The other side died or never came up. The message was not delivered, or cannot be known to be."""
+
+
+class PayloadTooLargeError(UsageError):
+    """A message that can never fit the link; the text names the option that makes it fit."""
+
+
+class TornReadError(HarnessError):
+    """Memory changed under a reader: a bug of the link, never to be hidden."""
+
+
+class Lease(Protocol):
+    """A received message. Arrays in ``value`` may be read-only views of memory that is lent.
+
+    The three times are on the span clock: ``sent_ns``, the sender began to send (serialization
+    included); ``ready_ns``, the receiver turned to its links; ``received_ns``, ``value`` was whole.
+    """
+
+    value: Any
+    sent_ns: int
+    ready_ns: int
+    received_ns: int
+
+    def release(self) -> None:
+        """Give the memory back. No array of ``value`` may be touched after it. Idempotent."""
+        ...
+
+
+class Sender(Protocol):
+    """Sends to one address; for one thread at a time. Connects on first use and after a break."""
+
+    def allocate(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """Memory to produce a payload in. On a link without shared memory, ordinary memory.
+
+        Valid until the next ``send`` that carries it, or ``discard``. Raises as ``send`` does.
+        """
+        ...
+
+    def reserve(self, nbytes: int) -> np.ndarray:
+        """``allocate`` of ``nbytes`` bytes, uint8 ``[nbytes]``."""
+        ...
+
+    def discard(self) -> None:
+        """Give back what was allocated and not sent (the request failed half-way)."""
+        ...
+
+    def send(self, value: Any, holding: Lease | None = None) -> None:
+        """Send, waiting for room if the link is full.
+
+        ``holding`` is the lease that arrays of ``value`` may point into. The link releases it: at
+        once where it copied them, else when the receiver has given them back.
+
+        Raises ``PeerGoneError`` and ``PayloadTooLargeError``; ``holding`` is released then too.
+        """
+        ...
+
+    def fileno(self) -> int:
+        """What ``collect`` wants to be called for when readable; -1 for nothing."""
+        ...
+
+    def collect(self) -> None:
+        """Take back memory that the receiver released, without waiting."""
+        ...
+
+    @property
+    def traffic(self) -> Traffic: ...
+
+    def close(self) -> None: ...
+
+
+class Receiver(Protocol):
+    """Bound to one address; for one thread at a time."""
+
+    def receive(self, timeout_s: float | None = None) -> Lease | None:
+        """The next message of any sender, or None after ``timeout_s``."""
+        ...
+
+    def watch(self, sender: Sender) -> None:
+        """While ``receive`` waits, keep ``collect``-ing for ``sender``.
+
+        A process that forwards lent memory has to: the memory it waits for may be its own to return.
+        """
+        ...
+
+    @property
+    def traffic(self) -> Traffic: ...
+
+    def close(self) -> None: ...
+
+
+class Transport(Protocol):
+    """A choice of the axis with its options: picklable, so that each process makes its own ends."""
+
+    @property
+    def name(self) -> str: ...
+
+    def sender(self, address: str) -> Sender:
+        """``address`` is a path in a folder that only the owner may enter."""
+        ...
+
+    def receiver(self, address: str) -> Receiver: ...
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What went through one end of a link, counted where it happens.
+
+    ``copied_bytes`` has an entry per place in the code (or in the kernel, for a socket) where
+    payload bytes were copied from one memory to another.
+    """
+
+    messages: int = 0
+    payload_bytes: int = 0
+    metadata_bytes: int = 0
+    shared_bytes: int = 0
+    """Payload bytes that the other side reads where they were written."""
+    copied_bytes: Counter[str] = field(default_factory=Counter)
+    broken_links: int = 0
+
+    def evidence(self) -> dict[str, Any]:
+        return {
+            "messages": self.messages,
+            "payload_bytes": self.payload_bytes,
+            "metadata_bytes": self.metadata_bytes,
+            "shared_bytes": self.shared_bytes,
+            "copied_bytes": dict(self.copied_bytes),
+            "copied_bytes_total": self.copied_bytes.total(),
+            "broken_links": self.broken_links,
+        }
