@@ -15,7 +15,9 @@ from harness.protocols import Audio
 _ACTIVE_WINDOW_S = 0.02
 _ACTIVE_RANGE_DB = 30.0
 _DIRECT_TO_REVERBERANT_DB = 3.0
-_PINK_CORNER_HZ = 20.0
+_LOWEST_HZ = 20.0
+_BLOCK = 1 << 19
+_FADE = 1 << 10
 _MAINS_HZ = 50.0
 
 
@@ -38,10 +40,11 @@ def brown(samples: int, sample_rate: int, rng: np.random.Generator) -> np.ndarra
 def hum(samples: int, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
     """Mains hum: 50 Hz and odd harmonics over a floor of white noise, unit variance, ``[samples]``."""
     time_s = np.arange(samples) / sample_rate
-    tones = np.zeros(samples)
+    tones = np.zeros(samples, np.float32)
     for harmonic in (1, 3, 5, 7):
-        tones += np.sin(2 * np.pi * (harmonic * _MAINS_HZ * time_s + rng.random())) / harmonic
-    return _unit(tones.astype(np.float32) + 0.3 * white(samples, sample_rate, rng))
+        phase = rng.random()
+        tones += np.sin(2 * np.pi * (harmonic * _MAINS_HZ * time_s + phase)) / harmonic
+    return _unit(tones + np.float32(0.3) * white(samples, sample_rate, rng))
 
 
 #: The colours by name: (samples, sample rate, generator) to float32 ``[samples]`` of unit variance.
@@ -104,11 +107,28 @@ def gain(audio: Audio, gain_db: float, ceiling: float = 0.99) -> Audio:
 
 
 def _coloured(samples: int, sample_rate: int, rng: np.random.Generator, exponent: float) -> np.ndarray:
-    """White noise whose amplitude spectrum is divided by ``f ** exponent``."""
-    size = _fast_length(samples)
+    """White noise whose amplitude spectrum is divided by ``f ** exponent``.
+
+    Made in blocks that fade into each other at constant power: an hour needs no hour-long transform.
+    """
+    out = np.zeros(samples, np.float32)
+    size = min(_BLOCK, _fast_length(samples + _FADE))
+    rise = np.sin(0.5 * np.pi * np.arange(_FADE, dtype=np.float32) / _FADE)
+    for start in range(0, samples, size - _FADE):
+        block = _coloured_block(size, sample_rate, rng, exponent)
+        if start > 0:
+            block[:_FADE] *= rise
+        block[size - _FADE :] *= rise[::-1]
+        part = out[start : start + size]
+        part += block[: len(part)]
+    return _unit(out)
+
+
+def _coloured_block(size: int, sample_rate: int, rng: np.random.Generator, exponent: float) -> np.ndarray:
     spectrum = np.fft.rfft(white(size, sample_rate, rng))
-    frequency = np.maximum(np.fft.rfftfreq(size, 1.0 / sample_rate), _PINK_CORNER_HZ)
-    return _unit(np.fft.irfft(spectrum / frequency**exponent, size)[:samples].astype(np.float32))
+    frequency = np.maximum(np.fft.rfftfreq(size, 1.0 / sample_rate), _LOWEST_HZ)
+    shaped = np.fft.irfft(spectrum / frequency**exponent, size)
+    return np.asarray(shaped, np.float32)
 
 
 def _convolve(signal: np.ndarray, taps: np.ndarray) -> np.ndarray:

@@ -1,0 +1,112 @@
+"""What an audio set looks like: how long its recordings are, and where its seconds lie."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+
+from harness.corpus.buckets import bucket_label, bucket_labels
+from harness.corpus.manifest import AudioSet
+from harness.errors import UsageError
+
+_BARS = 30
+_BAR_COLOUR = "#4c78a8"
+_LINE_COLOUR = "#e45756"
+_EDGE_COLOUR = "#b0b0b0"
+
+
+def plot_distribution(audio_set: AudioSet, path: Path) -> None:
+    """Write a PNG: a histogram of lengths over the cumulative share of seconds, and a bar per bucket.
+
+    Recordings of unknown length are left out and counted in the title. Raises ``UsageError`` where no
+    length is known or ``path`` cannot be written.
+    """
+    lengths_s = np.array([item.duration_s for item in audio_set.items if item.duration_s])
+    if len(lengths_s) == 0:
+        raise UsageError(
+            f"audio set {audio_set.name!r}: no recording has a known length, so none can be drawn"
+        )
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    by_length, by_bucket = figure.subplots(1, 2, width_ratios=(3, 2))
+    _draw_lengths(by_length, lengths_s, audio_set.bucket_edges_s)
+    _draw_buckets(by_bucket, lengths_s, audio_set.bucket_edges_s)
+    figure.suptitle(_title(audio_set, lengths_s), x=0.01, ha="left")
+    _save(figure, path)
+
+
+def _draw_lengths(axes: Axes, lengths_s: np.ndarray, edges_s: tuple[float, ...]) -> None:
+    bars = _bars(lengths_s)
+    axes.set_xscale("log")
+    axes.hist(lengths_s, bins=bars.tolist(), color=_BAR_COLOUR, label="recordings")
+    for edge in edges_s:
+        if bars[0] < edge < bars[-1]:
+            axes.axvline(edge, color=_EDGE_COLOUR, linestyle=":", linewidth=1, zorder=0)
+    axes.set_xlabel("length (dotted: bucket edges)")
+    axes.set_ylabel("recordings", color=_BAR_COLOUR)
+    axes.set_xticks(_ticks(bars[0], bars[-1]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _duration(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    ordered = np.sort(lengths_s)
+    seconds = axes.twinx()
+    seconds.plot(ordered, np.cumsum(ordered) / ordered.sum(), color=_LINE_COLOUR, drawstyle="steps-post")
+    seconds.set_ylim(0, 1.02)
+    seconds.yaxis.set_major_formatter(PercentFormatter(1.0))
+    seconds.set_ylabel("share of all seconds in recordings up to this length", color=_LINE_COLOUR)
+
+
+def _draw_buckets(axes: Axes, lengths_s: np.ndarray, edges_s: tuple[float, ...]) -> None:
+    labels = bucket_labels(edges_s)
+    bucket_of = np.array([labels.index(bucket_label(float(length), edges_s)) for length in lengths_s])
+    share_of_items = np.bincount(bucket_of, minlength=len(labels)) / len(lengths_s)
+    share_of_seconds = np.bincount(bucket_of, lengths_s, minlength=len(labels)) / lengths_s.sum()
+    place = np.arange(len(labels))
+    axes.barh(place - 0.2, share_of_items, 0.4, color=_BAR_COLOUR, label="of recordings")
+    axes.barh(place + 0.2, share_of_seconds, 0.4, color=_LINE_COLOUR, label="of seconds")
+    axes.set_yticks(place, labels)
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel("share of each bucket")
+    axes.legend(frameon=False)
+
+
+def _bars(lengths_s: np.ndarray) -> np.ndarray:
+    """Edges of equal width on a logarithmic scale, a little wider than the lengths."""
+    low, high = float(lengths_s.min()) / 1.05, float(lengths_s.max()) * 1.05
+    return np.geomspace(low, high, _BARS + 1)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    nice = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400]
+    inside = [tick for tick in nice if low <= tick <= high]
+    return inside or [math.sqrt(low * high)]
+
+
+def _title(audio_set: AudioSet, lengths_s: np.ndarray) -> str:
+    unknown = len(audio_set.items) - len(lengths_s)
+    parts = [
+        audio_set.name,
+        f"{len(lengths_s)} recordings",
+        f"{_duration(float(lengths_s.sum()))} of audio",
+        f"median {_duration(float(np.median(lengths_s)))}",
+        *([f"{unknown} more of unknown length"] if unknown else []),
+    ]
+    return " · ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{seconds / 3600:.3g} h"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130, format="png")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot write the plot ({error.strerror}); choose another path") from error
