@@ -147,7 +147,7 @@ class FixedCostEngine:
 
     def evidence(self) -> Evidence:
         return {
-            "model": "fixed_cost",
+            "model": {"name": "fixed_cost", "weights_hash": "none"},
             "requests": self._requests,
             "streams": self._streams,
             "audio_s": self._audio_s,
