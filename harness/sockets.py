@@ -66,9 +66,7 @@ def _listen_unix(address: Address, backlog: int) -> tuple[socket.socket, Address
         sock.listen(backlog)
     except OSError as error:
         sock.close()
-        raise UsageError(
-            f"io.options.path={path}: cannot listen there ({error.strerror or error})"
-        ) from error
+        raise UsageError(f"io.options.path={path}: cannot listen there ({error})") from error
     return sock, address
 
 
@@ -79,9 +77,7 @@ def _private_folder(folder: Path) -> None:
     except OSError as error:
         raise UsageError(f"io.options.path: cannot make the folder {folder} ({error.strerror})") from error
     if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise UsageError(
-            f"io.options.path: {folder} is open to other users; `chmod 700` it or name another folder"
-        )
+        raise UsageError(f"io.options.path: others can enter {folder}; `chmod 700` it or name another folder")
 
 
 def _remove_stale(address: Address) -> None:
@@ -116,9 +112,7 @@ def _listen_tcp(address: Address, backlog: int) -> tuple[socket.socket, Address]
         sock.listen(backlog)
     except OSError as error:
         sock.close()
-        raise UsageError(
-            f"io.options.port={address.port}: cannot listen there ({error.strerror or error})"
-        ) from error
+        raise UsageError(f"io.options.port={address.port}: cannot listen there ({error})") from error
     return sock, Address(host=address.host, port=sock.getsockname()[1])
 
 

@@ -83,8 +83,8 @@ class Session:
     """One recording or stream; completions find their way back through it (``Job.token``)."""
 
     __slots__ = (
-        "acknowledged",
         "ack_every",
+        "acknowledged",
         "bytes_taken",
         "committed",
         "conversation",

@@ -57,15 +57,15 @@ class IoOptions:
 
 def parse_options(options: Mapping[str, Any]) -> IoOptions:
     """Raises ``UsageError`` for an unknown key, a wrong type or a value out of range."""
-    known = {item.name: item for item in fields(IoOptions)}
+    known: dict[str, Any] = {item.name: item.default for item in fields(IoOptions)}
     if unknown := sorted(set(options) - set(known)):
         raise UsageError(f"io.options.{unknown[0]} does not exist; there are {', '.join(sorted(known))}")
     given = {name: value for name, value in options.items() if value is not None}
     for name, value in given.items():
-        kind = type(known[name].default)
+        kind = type(known[name])
         if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
             raise UsageError(f"io.options.{name}={value!r} is not a value of type {kind.__name__}")
-        if kind is not str and value < 0:
+        if not isinstance(value, str) and value < 0:
             raise UsageError(f"io.options.{name}={value} is negative")
     if given.get("transport", "unix") not in ("unix", "tcp"):
         raise UsageError(f"io.options.transport={given['transport']!r}: use unix or tcp")

@@ -1,0 +1,1 @@
+"""What the serving process tells Python's garbage collector once it has started."""
