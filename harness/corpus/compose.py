@@ -105,7 +105,9 @@ def _next(
 ) -> _Utterance | None:
     """A sentence that fits ``limit_s``, else the beginning of one, else None."""
     sentences = [grammar.sentence(rng) for _ in range(_SENTENCES_TRIED)]
-    for sentence in _promising(sentences, voice, limit_s):
+    if not _promising(sentences, voice, limit_s):  # little room is left: look harder for a short one
+        sentences += [grammar.sentence(rng) for _ in range(10 * _SENTENCES_TRIED)]
+    for sentence in _promising(sentences, voice, limit_s)[:_SENTENCES_TRIED]:
         utterance = _say(sentence, voice, sample_rate)
         if len(utterance.samples) <= limit_s * sample_rate:
             return utterance
