@@ -1,0 +1,121 @@
+"""Whether two runs stand on the same ground: everything that could explain a difference but the variant.
+
+A run's fields have dotted names (``gpu.driver``, ``workload.requests``). Those of the variant itself
+are what a comparison is about; any other difference must be declared its subject, or the two runs
+are not comparable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import NotComparableError
+from harness.record import Comparability, Provenance, Run, content_hash
+
+VARIANT_AXES = ("variant", "encoder", "decoder", "topology", "ipc", "io", "gc")
+"""Subjects of any comparison: the variant's name and the choices it is made of."""
+
+_GROUND_GROUPS = ("model", "frontend", "workload", "runner")
+_IGNORED = frozenset(
+    {
+        "model.weights",  # a path; weights_hash says what was in it
+        "runner.results_dir",
+        "runner.cache_dir",
+        "runner.resume",
+        "runner.label",
+        "runner.reference",
+        "runner.start_timeout_s",
+        "runner.processes",  # more processes narrow the interval, they do not move it
+    }
+)
+_IGNORED_LEAVES = frozenset({"needs", "tolerance"})
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A field in which two runs differ; a run that lacks it has ``None``."""
+
+    field: str
+    a: Any
+    b: Any
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.a} / {self.b}"
+
+
+def comparability_of(config: Mapping[str, Any], provenance: Provenance) -> Comparability:
+    """The fields of a run, and a key that is equal for runs which differ in nothing but the variant."""
+    fields = {**_machine(provenance), **_configured(config)}
+    fields["model.weights_hash"] = provenance.model.weights_hash
+    fields["dataset.content_hash"] = provenance.dataset.content_hash
+    ground = {name: value for name, value in fields.items() if not is_under(name, VARIANT_AXES)}
+    return Comparability(content_hash(ground)[:16], dict(sorted(fields.items())))
+
+
+def differences(a: Run, b: Run, subjects: Collection[str] = ()) -> tuple[Difference, ...]:
+    """Fields that differ and are no subject; both runs are read by this version's rules."""
+    ours = comparability_of(a.config, a.provenance).fields
+    theirs = comparability_of(b.config, b.provenance).fields
+    allowed = (*VARIANT_AXES, *subjects)
+    return tuple(
+        Difference(name, ours.get(name), theirs.get(name))
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name) and not is_under(name, allowed)
+    )
+
+
+def require_comparable(a: Run, b: Run, subjects: Collection[str] = ()) -> None:
+    """Raise ``NotComparableError`` that names what differs and how to allow it."""
+    found = differences(a, b, subjects)
+    if a.mode is not b.mode:
+        found = (Difference("workload.mode", str(a.mode), str(b.mode)), *found)
+    if not found:
+        return
+    shown = "; ".join(str(difference) for difference in found[:4])
+    more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+    raise NotComparableError(
+        f"{a.run_id} and {b.run_id} differ in {shown}{more}; measure both alike, "
+        f"or declare it the subject: --subject {found[0].field}"
+    )
+
+
+def is_under(name: str, prefixes: Collection[str]) -> bool:
+    """Whether a dotted name is one of ``prefixes`` or lies below one."""
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _machine(origin: Provenance) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "machine.cpu": origin.cpu,
+        "machine.cores": origin.cpu_count,
+        "machine.os": origin.os,
+        "machine.python": origin.python,
+    }
+    if origin.gpu is not None:
+        fields["gpu.name"] = origin.gpu.name
+        fields["gpu.driver"] = origin.gpu.driver
+        fields["gpu.memory_bytes"] = origin.gpu.memory_bytes
+        fields["gpu.power_limit_w"] = origin.gpu.power_limit_w
+    return fields | {f"library.{name}": version for name, version in origin.packages.items()}
+
+
+def _configured(config: Mapping[str, Any]) -> dict[str, Any]:
+    flat = _flat({key: config[key] for key in (*VARIANT_AXES, *_GROUND_GROUPS) if key in config})
+    return {
+        name: value
+        for name, value in flat.items()
+        if name not in _IGNORED and not _IGNORED_LEAVES & set(name.split("."))
+    }
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[name] = list(value) if isinstance(value, tuple | list) else value
+    return flat

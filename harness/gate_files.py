@@ -1,0 +1,93 @@
+"""The gate's decision as files: Markdown for people, JUnit XML for CI servers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from harness.compare import change_cells, notes
+from harness.errors import ExitCode
+from harness.measure.text import NOTHING
+
+if TYPE_CHECKING:
+    from harness.gate import GateResult, Judgement
+
+_TITLES = {
+    ExitCode.DONE: "passed",
+    ExitCode.INVALID: "invalid measurement",
+    ExitCode.REGRESSION: "regression",
+    ExitCode.NOT_COMPARABLE: "not comparable",
+    ExitCode.INCONCLUSIVE: "inconclusive",
+}
+_HEADER = ("metric", "scope", "baseline", "candidate", "C/B", "95 % interval", "limit", "required", "outcome")
+
+
+def markdown(result: GateResult) -> str:
+    lines = [
+        f"## Gate: {_title(result)}",
+        "",
+        result.reason,
+        "",
+        f"- baseline `{result.baseline}`",
+        f"- candidate `{result.candidate}`",
+        f"- exit code {int(result.exit_code)}",
+    ]
+    if result.judgements:
+        lines += [
+            "",
+            _row(_HEADER),
+            _row(["---"] * len(_HEADER)),
+            *(_row(_cells(j)) for j in result.judgements),
+        ]
+    if result.comparison is not None:
+        lines += [f"\n> {note}" for note in notes(result.comparison)]
+    return "\n".join(lines) + "\n"
+
+
+def junit(result: GateResult) -> bytes:
+    """One test case per judgement, and one for the comparison as a whole."""
+    suite = ElementTree.Element("testsuite", name="gate")
+    whole = ElementTree.SubElement(suite, "testcase", classname="gate", name="comparison")
+    if result.exit_code is not ExitCode.DONE:
+        kind = "failure" if result.exit_code in (ExitCode.REGRESSION, ExitCode.INCONCLUSIVE) else "error"
+        ElementTree.SubElement(whole, kind, type=_title(result), message=result.reason)
+    for judgement in result.judgements:
+        _add_case(suite, judgement)
+    for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        suite.set(attribute, str(len(suite.findall(f"testcase/{tag}"))))
+    suite.set("tests", str(len(suite)))
+    ElementTree.indent(suite)
+    return bytes(ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True))
+
+
+def _add_case(suite: ElementTree.Element, judgement: Judgement) -> None:
+    name = f"{judgement.rule.metric.name} [{judgement.scope}]"
+    case = ElementTree.SubElement(suite, "testcase", classname="gate.rules", name=name)
+    text = " | ".join(_cells(judgement))
+    if judgement.outcome.value == "regression":
+        ElementTree.SubElement(case, "failure", type="regression", message=text)
+    elif judgement.outcome.value in ("inconclusive", "not measured"):
+        kind = "failure" if judgement.rule.required else "skipped"
+        ElementTree.SubElement(case, kind, type=judgement.outcome.value, message=text)
+    else:
+        ElementTree.SubElement(case, "system-out").text = text
+
+
+def _cells(judgement: Judgement) -> Sequence[str]:
+    rule, outcome = judgement.rule, judgement.outcome.value
+    wer = rule.metric.name == "wer"
+    limit = f"+{rule.limit * 100:.2f} points" if wer else f"+{rule.limit:.0%}"
+    required = "yes" if rule.required else "no"
+    if judgement.change is None:
+        return (rule.metric.name, judgement.scope, *[NOTHING] * 4, limit, required, outcome)
+    cells = change_cells(judgement.change)
+    return (*cells[:6], limit, required, outcome)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _title(result: GateResult) -> str:
+    return _TITLES.get(result.exit_code, "failed")

@@ -1,0 +1,110 @@
+"""The figures that reports, comparisons and gates speak of, by name.
+
+``latency.p95``, ``service.p50``, ``rtf.p50`` and ``span.encoder.p50`` are percentiles of a sample
+column; ``rtfx``, ``wer``, ``memory.rss`` and ``memory.gpu`` are one figure per run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import pandas as pd
+
+from harness.errors import UsageError
+from harness.measure.stats import Floats
+from harness.spans import SPAN_NAMES
+
+ALL = "all"
+WEIGHTED = "weighted"
+_COLUMNS = {"latency": "latency_s", "service": "service_s", "lag": "lag_s", "rtf": "rtf"}
+_PERCENTILE = re.compile(r"(?P<column>.+)\.p(?P<rank>\d\d)")
+
+
+class Kind(StrEnum):
+    """How a figure comes about, and with it how two of them are compared."""
+
+    PERCENTILE = "percentile"  # ratio of percentiles
+    RTFX = "rtfx"  # ratio of ratios of sums; the larger the better
+    WER = "wer"  # difference
+    MEMORY = "memory"  # ratio of peaks
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """``column`` and ``q`` are set for percentiles; ``column`` is a field of ``Memory`` for memory."""
+
+    name: str
+    kind: Kind
+    column: str = ""
+    q: float = 0.0
+
+    @property
+    def larger_is_better(self) -> bool:
+        return self.kind is Kind.RTFX
+
+    @property
+    def per_bucket(self) -> bool:
+        return self.kind is Kind.PERCENTILE
+
+
+_SINGLE = (
+    Metric("rtfx", Kind.RTFX),
+    Metric("wer", Kind.WER),
+    Metric("memory.rss", Kind.MEMORY, "rss_bytes"),
+    Metric("memory.gpu", Kind.MEMORY, "gpu_reserved_bytes"),
+)
+
+
+def metric(name: str) -> Metric:
+    """The metric of that name. Raises ``UsageError`` that lists the names."""
+    for single in _SINGLE:
+        if single.name == name:
+            return single
+    match = _PERCENTILE.fullmatch(name)
+    column = _column(match["column"]) if match else None
+    if match is None or column is None or match["rank"] == "00":
+        known = ", ".join([f"{c}.pNN" for c in _COLUMNS] + ["span.NAME.pNN"] + [m.name for m in _SINGLE])
+        raise UsageError(f"unknown metric {name!r}; metrics are {known}; spans are {', '.join(SPAN_NAMES)}")
+    return Metric(name, Kind.PERCENTILE, column, int(match["rank"]) / 100)
+
+
+def _column(alias: str) -> str | None:
+    if alias.startswith("span."):
+        name = alias.removeprefix("span.")
+        return f"span_{name}_s" if name in SPAN_NAMES else None
+    return _COLUMNS.get(alias)
+
+
+def wall_shares_s(measured: pd.DataFrame) -> Floats:
+    """Each request's share of its process's wall time: ``[n]`` seconds that sum to the wall time.
+
+    A request's share is the time since the completion before it, so that RTFx (audio over wall)
+    is a ratio of sums over requests, however many were in service at once.
+    """
+    shares = pd.Series(0.0, index=measured.index)
+    for _, rows in measured.groupby("process"):
+        finished = rows["finished_s"].sort_values()
+        before = finished.shift(1, fill_value=float(rows["dispatched_s"].min()))
+        shares[finished.index] = finished - before
+    return np.asarray(shares, dtype=np.float64)
+
+
+def buckets_of(measured: pd.DataFrame) -> list[str]:
+    """Bucket labels, short audio first: labels sort by length as text."""
+    return sorted(str(name) for name in measured["bucket"].unique())
+
+
+def mix_weights(measured: pd.DataFrame, mix: Mapping[str, float]) -> Floats | None:
+    """``[n]`` weights that give each bucket its share of the set, however often it was served.
+
+    ``None`` where the set's mix is unknown or a bucket of it was never served.
+    """
+    served = measured["bucket"].value_counts()
+    if not mix or any(share > 0 and bucket not in served.index for bucket, share in mix.items()):
+        return None
+    weights = {bucket: mix.get(str(bucket), 0.0) / count for bucket, count in served.items()}
+    return np.asarray(measured["bucket"].map(weights), dtype=np.float64)

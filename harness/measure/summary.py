@@ -1,0 +1,152 @@
+"""A run's samples as figures: percentiles with intervals, overall and per bucket, RTFx, WER."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harness.measure.metrics import ALL, WEIGHTED, buckets_of, mix_weights, wall_shares_s
+from harness.measure.stats import Estimate, Floats, Measured, Resampled, TooSmall
+from harness.measure.wer import WerResult, corpus_wer
+from harness.record import Mode, StoredRun
+from harness.spans import SPAN_NAMES
+
+QUANTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The figures of one bucket, of all requests as served, or of all weighted by the set's mix.
+
+    ``latency`` and ``rtf`` map ``p50`` … ``p99`` to seconds and to processing over audio. ``spans``
+    are mean seconds per request; with ``unaccounted_s`` they sum to the mean latency, unless spans
+    overlap.
+    """
+
+    name: str
+    requests: int
+    audio_s: float
+    latency: Mapping[str, Measured]
+    rtf: Mapping[str, Measured]
+    spans: Mapping[str, float]
+    unaccounted_s: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """``rtfx`` is audio over wall time, ``None`` where the arrivals and not the service set it."""
+
+    scopes: tuple[Scope, ...]
+    rtfx: Measured | None
+    wer: WerResult | None
+    requests: int
+    failed: int
+
+    @property
+    def overall(self) -> Scope | None:
+        return next((scope for scope in self.scopes if scope.name == ALL), None)
+
+    @property
+    def weighted(self) -> Scope | None:
+        return next((scope for scope in self.scopes if scope.name == WEIGHTED), None)
+
+    @property
+    def buckets(self) -> tuple[Scope, ...]:
+        return tuple(scope for scope in self.scopes if scope.name not in (ALL, WEIGHTED))
+
+
+def summarize(stored: StoredRun) -> Summary:
+    """The figures of a run, from its raw samples; a run without successes has no scopes."""
+    rows = stored.measured
+    failed = len(stored.failed)
+    if rows.empty:
+        return Summary((), None, None, failed, failed)
+    sample = Resampled.of(rows["process"])
+    scopes = [_scope(ALL, rows, sample)]
+    weights = mix_weights(rows, stored.run.provenance.dataset.mix)
+    if weights is not None:
+        scopes.append(_scope(WEIGHTED, rows, sample, weights))
+    for bucket in buckets_of(rows):
+        part = rows[rows["bucket"] == bucket]
+        scopes.append(_scope(bucket, part, Resampled.of(part["process"])))
+    # On a schedule of arrivals, audio per wall second is what was offered, not what can be served.
+    offered = stored.run.mode in (Mode.OPEN, Mode.STREAMING)
+    rtfx = None if offered else sample.ratio(rows["audio_s"], wall_shares_s(rows))
+    return Summary(tuple(scopes), rtfx, corpus_wer(rows), len(rows) + failed, failed)
+
+
+def summary_to_json(summary: Summary) -> dict[str, Any]:
+    """The summary in JSON types. A sample that is too small becomes ``{"too_small": …}``."""
+    return {
+        "requests": summary.requests,
+        "failed": summary.failed,
+        "rtfx": measured_to_json(summary.rtfx),
+        "wer": None if summary.wer is None else _wer_to_json(summary.wer),
+        "scopes": {scope.name: _scope_to_json(scope) for scope in summary.scopes},
+    }
+
+
+def measured_to_json(figure: Measured | None) -> dict[str, Any] | None:
+    match figure:
+        case None:
+            return None
+        case TooSmall(n, needed):
+            return {"too_small": {"n": n, "needed": needed}}
+        case Estimate():
+            return {
+                "value": figure.value,
+                "low": figure.low,
+                "high": figure.high,
+                "n": figure.n,
+                "processes": figure.processes,
+            }
+
+
+def _scope(name: str, rows: pd.DataFrame, sample: Resampled, weights: Floats | None = None) -> Scope:
+    latency = rows["latency_s"].to_numpy()
+    with_sound = rows[rows["rtf"].notna()]
+    # Clips without sound have no RTF; their rows stay out of its replicates.
+    complete = len(with_sound) == len(rows)
+    rtf_sample = sample if complete else Resampled.of(with_sound["process"])
+    rtf_weights = weights if complete or weights is None else weights[rows["rtf"].notna().to_numpy()]
+    return Scope(
+        name=name,
+        requests=len(rows),
+        audio_s=float(rows["audio_s"].sum()),
+        latency={k: sample.percentile(latency, q, weights=weights) for k, q in QUANTILES.items()},
+        rtf={
+            k: rtf_sample.percentile(with_sound["rtf"], q, weights=rtf_weights) for k, q in QUANTILES.items()
+        },
+        spans={span: _mean(rows[f"span_{span}_s"], weights) for span in SPAN_NAMES},
+        unaccounted_s=_mean(rows["unaccounted_s"], weights),
+    )
+
+
+def _mean(values: pd.Series, weights: Floats | None) -> float:
+    return float(np.average(values.fillna(0.0).to_numpy(), weights=weights))
+
+
+def _scope_to_json(scope: Scope) -> dict[str, Any]:
+    return {
+        "requests": scope.requests,
+        "audio_s": scope.audio_s,
+        "latency_s": {name: measured_to_json(figure) for name, figure in scope.latency.items()},
+        "rtf": {name: measured_to_json(figure) for name, figure in scope.rtf.items()},
+        "mean_span_s": dict(scope.spans),
+        "mean_unaccounted_s": scope.unaccounted_s,
+    }
+
+
+def _wer_to_json(wer: WerResult) -> dict[str, Any]:
+    return {
+        "rate": measured_to_json(wer.rate),
+        "insertions": wer.errors.insertions,
+        "deletions": wer.errors.deletions,
+        "substitutions": wer.errors.substitutions,
+        "words": wer.errors.words,
+        "utterances": wer.utterances,
+    }
