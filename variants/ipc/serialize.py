@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
+import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+Lent = Callable[[int, int], bool]
+"""``(address, bytes)``: whether the other side can read that memory where it is."""
 
 
 class Packed(NamedTuple):
     """A value as ``metadata`` plus the memory of its arrays.
 
-    The metadata holds shapes, dtypes and everything else. ``inline_bytes`` of arrays are in it too:
-    small ones, and those that are not contiguous in memory.
+    The metadata holds shapes, dtypes and everything else, and ``inline_bytes`` of small arrays.
+    ``gathered_bytes`` were copied because an array was not contiguous in memory.
     """
 
     metadata: bytes
     buffers: list[memoryview]
     inline_bytes: int
+    gathered_bytes: int
 
 
-def pack(value: Any, inline_below: int = 1) -> Packed:
-    """Arrays smaller than ``inline_below`` bytes travel in the metadata."""
-    buffers: list[memoryview] = []
-    inline = 0
+def pack(value: Any, inline_below: int = 1, lent: Lent | None = None) -> Packed:
+    """Arrays smaller than ``inline_below`` bytes travel in the metadata.
 
-    def keep_inline(buffer: pickle.PickleBuffer) -> bool:
-        nonlocal inline
-        raw = buffer.raw()
-        if raw.nbytes < inline_below:
-            inline += raw.nbytes
-            return True
-        buffers.append(raw)
-        return False
-
-    metadata = pickle.dumps(value, protocol=5, buffer_callback=keep_inline)
-    return Packed(metadata, buffers, inline)
+    An array with gaps (one channel of many, the used part of a larger buffer) is gathered into
+    contiguous memory, unless it is ``lent``: then the memory that it spans goes as it is, gaps
+    included, and the array is seen in it through its strides.
+    """
+    packer = _Packer(inline_below, lent)
+    metadata = packer.dump(value)
+    return Packed(metadata, packer.buffers, packer.inline_bytes, packer.gathered_bytes)
 
 
 def unpack(metadata: bytes | memoryview, buffers: Sequence[Any]) -> Any:
@@ -47,3 +46,51 @@ def unpack(metadata: bytes | memoryview, buffers: Sequence[Any]) -> Any:
 def address_of(buffer: Any) -> int:
     """Where a non-empty contiguous buffer begins in this process's memory."""
     return int(np.frombuffer(buffer, np.uint8).__array_interface__["data"][0])
+
+
+class _Packer:
+    def __init__(self, inline_below: int, lent: Lent | None) -> None:
+        self._inline_below = inline_below
+        self._lent = lent
+        self.buffers: list[memoryview] = []
+        self.inline_bytes = 0
+        self.gathered_bytes = 0
+
+    def dump(self, value: Any) -> bytes:
+        out = io.BytesIO()
+        pickler = pickle.Pickler(out, protocol=5, buffer_callback=self._keep_inline)
+        pickler.dispatch_table = {np.ndarray: self._reduce}
+        pickler.dump(value)
+        return out.getvalue()
+
+    def _keep_inline(self, buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < self._inline_below:
+            self.inline_bytes += raw.nbytes
+            return True
+        self.buffers.append(raw)
+        return False
+
+    def _reduce(self, array: np.ndarray) -> Any:
+        flags = array.flags
+        if flags.c_contiguous or flags.f_contiguous or array.dtype.hasobject:
+            return array.__reduce_ex__(5)
+        low, high = np.lib.array_utils.byte_bounds(array)
+        if self._lent is not None and min(array.strides) >= 0 and self._lent(low, high - low):
+            return _strided, (_spanned(array, high - low), array.shape, array.dtype, array.strides)
+        self.gathered_bytes += array.nbytes
+        return np.ascontiguousarray(array).__reduce_ex__(5)
+
+
+def _spanned(array: np.ndarray, nbytes: int) -> pickle.PickleBuffer:
+    """The ``nbytes`` of memory that begin at the first element of ``array``."""
+    first = np.lib.stride_tricks.as_strided(array, (1,), (array.itemsize,), writeable=False)
+    memory = np.lib.stride_tricks.as_strided(first.view(np.uint8), (nbytes,), (1,), writeable=False)
+    return pickle.PickleBuffer(memory.data)
+
+
+def _strided(
+    memory: Any, shape: tuple[int, ...], dtype: np.dtype[Any], strides: tuple[int, ...]
+) -> np.ndarray:
+    seen: np.ndarray = np.ndarray(shape, dtype, memory, 0, strides)
+    return seen

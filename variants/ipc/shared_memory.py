@@ -28,6 +28,7 @@ import struct
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,6 +57,7 @@ _DESCRIPTOR = struct.Struct("<QIQQQ")  # segment, slot, offset, bytes, stamp
 _RELEASE_PACKET = struct.Struct("<Q")  # sequence
 _INLINE = 0xFFFFFFFF
 _MAX_PACKET = 64 << 10  # well under the default socket buffer; a longer body goes into a slot
+_ARENA_BYTES = 1 << 20
 _ALIGNMENT = 64  # bytes, a cache line, between arrays that share a run of slots
 
 
@@ -99,6 +101,13 @@ class Part(NamedTuple):
     def view(self) -> np.ndarray:
         return self.segment.memory(self.slot, self.offset, self.nbytes)
 
+    @property
+    def address(self) -> int:
+        return self.segment.base + self.slot * self.segment.geometry.slot_bytes + self.offset
+
+    def contains(self, address: int, nbytes: int) -> bool:
+        return self.address <= address and address + nbytes <= self.address + self.nbytes
+
     def check(self) -> None:
         found = int(self.segment.stamps[self.slot])
         if found != self.stamp:
@@ -106,6 +115,10 @@ class Part(NamedTuple):
 
     def pack(self) -> bytes:
         return _DESCRIPTOR.pack(self.segment.identity, self.slot, self.offset, self.nbytes, self.stamp)
+
+
+def _is_lent(segment: Segment, lent: Sequence[Part], address: int, nbytes: int) -> bool:
+    return segment.contains(address, nbytes) or any(part.contains(address, nbytes) for part in lent)
 
 
 # ---------------------------------------------------------------- the writing side
@@ -130,6 +143,8 @@ class _Link:
     flights: dict[int, _Flight] = field(default_factory=dict)
     introduced: dict[int, weakref.ref[Segment]] = field(default_factory=dict)
     """Foreign segments that the reader has been given."""
+    arena: np.ndarray | None = None
+    arena_used: int = 0
 
 
 class SharedSender:
@@ -150,43 +165,43 @@ class SharedSender:
             return np.empty(shape, dtype)
         try:
             link = self._connected()
-            run = self._take(link, nbytes)
+            memory = self._carve(link, nbytes)
         except PeerGoneError:
             self._break()
             raise
-        return array_over(link.segment.memory(run.first, 0, nbytes), shape, dtype)
+        return array_over(memory, shape, dtype)
 
     def reserve(self, nbytes: int) -> np.ndarray:
         return self.allocate((nbytes,), np.uint8)
 
     def discard(self) -> None:
-        if self._link is not None:
-            table = self._link.table
-            for run in [run for run in table.runs if not run.sent]:
-                table.free(run)
+        link = self._link
+        if link is not None:
+            link.arena = None
+            for run in [run for run in link.table.runs if not run.sent]:
+                link.table.free(run)
 
     def send(self, value: Any, holding: Lease | None = None) -> None:
         sent_ns = now_ns()
         forwarded = False
         try:
             link = self._connected()
-            packed = pack(value, self._transport.inline_bytes)
+            lent = holding.parts if isinstance(holding, SharedLease) else ()
+            packed = pack(value, self._transport.inline_bytes, partial(_is_lent, link.segment, lent))
             flight = _Flight()
-            parts = self._place(link, packed.buffers, holding, flight)
+            parts = self._place(link, packed.buffers, lent, flight)
             forwarded = any(part.segment is not link.segment for part in parts)
             if forwarded:
                 flight.holding = holding
                 self._introduce(link, parts)
             self._post_message(link, packed, parts, flight, sent_ns)
-        except PeerGoneError:
-            self._break()
+        except BaseException as error:
             forwarded = False
-            raise
-        except BaseException:
-            forwarded = False
-            self.discard()
+            if isinstance(error, PeerGoneError):
+                self._break()
             raise
         finally:
+            self.discard()
             if holding is not None and not forwarded:
                 holding.release()
 
@@ -237,11 +252,21 @@ class SharedSender:
             self._take_releases(link)
         return run
 
+    def _carve(self, link: _Link, nbytes: int) -> np.ndarray:
+        """Part of a run that small allocations share: thousands of segments are a few runs."""
+        if link.arena is None or link.arena_used + nbytes > link.arena.nbytes:
+            shared_bytes = min(_ARENA_BYTES, self._transport.geometry.capacity_bytes // 16)
+            run = self._take(link, max(nbytes, shared_bytes))
+            link.arena_used = 0
+            link.arena = link.segment.memory(run.first, 0, run.count * self._transport.geometry.slot_bytes)
+        memory = link.arena[link.arena_used : link.arena_used + nbytes]
+        link.arena_used += -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+        return memory
+
     def _place(
-        self, link: _Link, buffers: Sequence[memoryview], holding: Lease | None, flight: _Flight
+        self, link: _Link, buffers: Sequence[memoryview], lent: Sequence[Part], flight: _Flight
     ) -> list[Part]:
         """A part for each buffer, in order; copies into slots what lies in ordinary memory."""
-        lent = holding.parts if isinstance(holding, SharedLease) else ()
         parts = [self._part_in_place(link, buffer, lent, flight) for buffer in buffers]
         homeless = [index for index, part in enumerate(parts) if part is None]
         if homeless:
@@ -263,9 +288,8 @@ class SharedSender:
             offset = address - segment.base - run.first * segment.geometry.slot_bytes
             return Part(segment, run.first, offset, nbytes, link.sequence + 1)
         for part in lent:
-            start = part.segment.base + part.slot * part.segment.geometry.slot_bytes
-            if start + part.offset <= address and address + nbytes <= start + part.offset + part.nbytes:
-                return part._replace(offset=address - start, nbytes=nbytes)
+            if part.contains(address, nbytes):
+                return part._replace(offset=part.offset + address - part.address, nbytes=nbytes)
         return None
 
     def _copy_in(self, link: _Link, buffers: Sequence[memoryview], flight: _Flight) -> list[Part]:
@@ -309,8 +333,9 @@ class SharedSender:
         traffic.shared_bytes += shared
         traffic.payload_bytes += shared + packed.inline_bytes
         traffic.metadata_bytes += body_bytes - packed.inline_bytes
-        if packed.inline_bytes:
-            traffic.copied_bytes["inline"] += packed.inline_bytes
+        for place, nbytes in (("inline", packed.inline_bytes), ("gathered", packed.gathered_bytes)):
+            if nbytes:
+                traffic.copied_bytes[place] += nbytes
 
     def _introduce(self, link: _Link, parts: Sequence[Part]) -> None:
         """Give the reader the foreign segments it has not seen, and let it forget dead ones."""

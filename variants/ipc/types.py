@@ -58,7 +58,7 @@ class Sender(Protocol):
     def allocate(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """Memory to produce a payload in. On a link without shared memory, ordinary memory.
 
-        Valid until the next ``send`` that carries it, or ``discard``. Raises as ``send`` does.
+        Valid until the next ``send``, carried by it or not, or ``discard``. Raises as ``send`` does.
         """
         ...
 

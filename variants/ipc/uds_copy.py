@@ -81,6 +81,8 @@ class UdsSender:
         traffic.payload_bytes += payload + packed.inline_bytes
         traffic.metadata_bytes += len(header) + len(table) + len(packed.metadata)
         traffic.copied_bytes["socket_send"] += payload
+        if packed.gathered_bytes:
+            traffic.copied_bytes["gathered"] += packed.gathered_bytes
 
     def fileno(self) -> int:
         return -1

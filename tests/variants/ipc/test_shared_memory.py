@@ -166,3 +166,33 @@ def test_memory_goes_with_its_last_user(shared: Transport, address: Address) -> 
     del kept, lease, sender, receiver
     assert mappings() == before
     assert set(Path("/dev/shm").iterdir()) <= names
+
+
+def test_gaps_are_shared_and_not_gathered(shared: Transport, address: Address) -> None:
+    """Two channels decoded into more room than they needed: no array of them is contiguous."""
+    receiver, sender = shared.receiver(address("a")), shared.sender(address("a"))
+    stereo = sender.allocate((2, 50_000), np.float32)[:, :40_000]
+    stereo[:] = np.arange(80_000).reshape(2, 40_000)
+    sender.send({"samples": stereo})
+    lease = lease_of(receiver)
+    np.testing.assert_array_equal(lease.value["samples"], np.arange(80_000).reshape(2, 40_000))
+    assert sender.traffic.copied_bytes.total() == 0
+    ordinary = np.ones((2, 50_000), np.float32)[:, :40_000]
+    sender.send(ordinary)
+    assert lease_of(receiver).value.sum() == 80_000
+    assert sender.traffic.copied_bytes == {"gathered": 320_000, "into_slot": 320_000}
+    sender.close(), receiver.close()
+
+
+def test_small_allocations_share_slots(shared: Transport, address: Address) -> None:
+    receiver, sender = shared.receiver(address("a")), shared.sender(address("a"))
+    for _ in range(20):
+        arrays = [sender.allocate((300,), np.float32) for _ in range(1000)]  # a slot each would be 16 MB
+        for number, values in enumerate(arrays):
+            values[:] = number
+        sender.send(arrays)
+        lease = lease_of(receiver)
+        assert all((values == number).all() for number, values in enumerate(lease.value))
+        lease.release()
+    assert sender.traffic.copied_bytes.total() == 0
+    sender.close(), receiver.close()
