@@ -1,18 +1,13 @@
 """Every knob of the front end, checked where it enters.
 
-Plain types and nested dataclasses, so that ``frontend_schema`` is a structured configuration node.
+Plain types and nested dataclasses, so that ``FrontendConfig`` is a node of the structured configuration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field
 
 from harness.errors import UsageError
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 RESAMPLE_QUALITIES = ("QQ", "LQ", "MQ", "HQ", "VHQ")
 DENOISERS = ("none", "webrtc")
@@ -86,7 +81,7 @@ class FrontendConfig:
 
     sample_rate: int = 16000
     """Rate of everything after the resample stage, in Hz."""
-    max_audio_s: float = 14400.0
+    max_audio_s: float = 7200.0
     """Longer recordings are refused before they fill the memory."""
     resample_quality: str = "HQ"
     """soxr's quality recipe, from QQ (fastest) to VHQ."""
@@ -128,49 +123,6 @@ class FrontendConfig:
             raise UsageError(
                 f"frontend.vad=webrtc works at {WEBRTC_VAD_RATES} Hz, not {self.sample_rate}: {remedy}"
             )
-
-
-_Config = TypeVar("_Config", SegmentConfig, FeatureConfig, FrontendConfig)
-
-
-def frontend_config(options: Mapping[str, Any]) -> FrontendConfig:
-    """The configuration that a YAML leaf's ``options`` describe; what they omit is the default.
-
-    Raises ``UsageError`` for an unknown key, a value of the wrong type, or an impossible value.
-    """
-    return _build(FrontendConfig(), options, "frontend")
-
-
-def frontend_schema() -> DictConfig:
-    """``FrontendConfig`` as a typed node of a configuration schema, open to overrides.
-
-    OmegaConf makes frozen classes read-only, which would refuse every override below the root.
-    """
-    from omegaconf import OmegaConf  # processes that only preprocess do without it
-
-    node: DictConfig = OmegaConf.structured(FrontendConfig)
-    for part in (node, node.segment, node.features):
-        OmegaConf.set_readonly(part, None)
-    return node
-
-
-def _build(default: _Config, options: Mapping[str, Any], path: str) -> _Config:
-    known = {knob.name: getattr(default, knob.name) for knob in fields(default)}
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise UsageError(f"{path}.{unknown[0]} is not a key; the keys of {path} are {', '.join(known)}")
-    return replace(default, **{key: _value(known[key], options[key], f"{path}.{key}") for key in options})
-
-
-def _value(default: Any, value: Any, path: str) -> Any:
-    """``value`` as the type of ``default``; whole numbers also stand for floats."""
-    if is_dataclass(default) and isinstance(value, Mapping):
-        return _build(default, value, path)  # type: ignore[type-var]
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not type(default):
-        raise UsageError(f"{path}={value!r} must be of type {type(default).__name__}")
-    return value
 
 
 def _require(holds: bool, key: str, value: object, expected: str) -> None:

@@ -8,8 +8,6 @@ the padding of its last AAC frame (at most 1024 samples, near silence).
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import av
 import numpy as np
@@ -38,10 +36,7 @@ def decode(payload: bytes, *, max_audio_s: float) -> Audio:
     """
     if not payload:
         raise RequestError("the payload is empty (0 bytes): send the recording's bytes")
-    with _failures("the payload is not a readable recording"):
-        container = av.open(
-            io.BytesIO(payload), "r", options={"format_whitelist": CONTAINERS}, metadata_errors="replace"
-        )
+    container = _open(payload)
     with container:
         stream = _audio_stream(container)
         declared_s = _declared_s(container, stream)
@@ -54,13 +49,16 @@ def decode(payload: bytes, *, max_audio_s: float) -> Audio:
     return audio
 
 
-@contextmanager
-def _failures(what: str) -> Iterator[None]:
+def _open(payload: bytes) -> av.container.InputContainer:
     try:
-        yield
-    except (av.FFmpegError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise RequestError(f"{what} ({reason}): send wav, flac, mp3, m4a, webm or ogg audio") from error
+        return av.open(
+            io.BytesIO(payload), "r", options={"format_whitelist": CONTAINERS}, metadata_errors="replace"
+        )
+    except av.FFmpegError as error:
+        raise RequestError(
+            f"the payload is not a readable recording ({error.strerror}): "
+            "send wav, flac, mp3, m4a, webm or ogg audio"
+        ) from error
 
 
 def _audio_stream(container: av.container.InputContainer) -> av.AudioStream:
@@ -103,18 +101,17 @@ def _read(
     container: av.container.InputContainer, stream: av.AudioStream, expected: int, max_audio_s: float
 ) -> Audio:
     samples: _SampleBuffer | None = None
-    position_s = 0.0
-    frames = iter(container.decode(stream))
-    while True:
-        with _failures(f"the recording is truncated or damaged after {position_s:.2f} s"):
-            frame = next(frames, None)
-        if frame is None:
-            break
-        samples = samples or _SampleBuffer(frame, expected)
-        samples.append(frame)
-        position_s = samples.duration_s
-        _refuse_long(position_s, max_audio_s)
-    if samples is None or position_s == 0:
+    try:
+        for frame in container.decode(stream):
+            samples = samples or _SampleBuffer(frame, expected)
+            samples.append(frame)
+            _refuse_long(samples.duration_s, max_audio_s)
+    except av.FFmpegError as error:
+        heard_s = samples.duration_s if samples else 0.0
+        raise RequestError(
+            f"the recording is truncated or damaged after {heard_s:.2f} s ({error.strerror}): send it whole"
+        ) from error
+    if samples is None or samples.duration_s == 0:
         raise RequestError("the recording holds no samples: it is a header without audio")
     return Audio(samples.take(), samples.sample_rate)
 

@@ -93,8 +93,8 @@ def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
     lower, centre, upper = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising = (bins - lower) / (centre - lower)
     falling = (upper - bins) / (upper - centre)
-    triangles = np.maximum(0.0, np.minimum(rising, falling))
-    return (triangles * (2.0 / (upper - lower))).astype(np.float32)
+    triangles: np.ndarray = np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (upper - lower))
+    return triangles.astype(np.float32)
 
 
 # Slaney's scale: linear to 1 kHz (15 mel), then logarithmic, 27 steps for a factor of 6.4.

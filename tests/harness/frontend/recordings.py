@@ -24,6 +24,7 @@ class Encoding:
     layout: str = "mono"
     sample_format: str | None = None
     options: dict[str, str] = field(default_factory=dict)
+    muxing: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.container}-{self.codec}-{self.rate}-{self.layout}"
@@ -35,7 +36,7 @@ VORBIS = Encoding("ogg", "vorbis", 44100, "stereo", options={"strict": "experime
 def encode(samples: np.ndarray, encoding: Encoding) -> bytes:
     """The bytes of a file with ``samples``, float32 ``[n]`` or ``[channels, n]`` at ``encoding.rate``."""
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format=encoding.container) as container:
+    with av.open(buffer, "w", format=encoding.container, options=encoding.muxing) as container:
         stream = container.add_stream(encoding.codec, rate=encoding.rate, options=encoding.options)
         stream.layout = encoding.layout
         if encoding.sample_format:

@@ -13,7 +13,7 @@ import soxr
 
 from harness.errors import RequestError
 from harness.frontend.chain import build_frontend
-from harness.frontend.config import FrontendConfig, frontend_config
+from harness.frontend.config import FrontendConfig, SegmentConfig
 from harness.protocols import SegmentFeatures
 from harness.spans import SPAN_NAMES, SpanRecorder
 from tests.harness.frontend.recordings import RATE, VORBIS, Encoding, encode, noise, speech, wav
@@ -118,9 +118,9 @@ def test_a_process_that_preprocesses_loads_no_model_framework(vad: str) -> None:
     program = (
         "import sys\n"
         "from harness.frontend.chain import build_frontend\n"
-        "from harness.frontend.config import frontend_config\n"
+        "from harness.frontend.config import FrontendConfig\n"
         "from harness.spans import SpanRecorder\n"
-        f"frontend = build_frontend(frontend_config({{'vad': {vad!r}, 'denoise': 'webrtc'}}))\n"
+        f"frontend = build_frontend(FrontendConfig(vad={vad!r}, denoise='webrtc'))\n"
         "frontend(sys.stdin.buffer.read(), SpanRecorder())\n"
         "heavy = {'torch', 'nemo', 'librosa', 'scipy', 'silero_vad', 'omegaconf', 'hydra', 'lightning'}\n"
         "loaded = heavy & set(sys.modules)\n"
@@ -143,7 +143,6 @@ def test_without_silero_nothing_imports_its_runtime() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_options_of_a_leaf_build_a_frontend() -> None:
-    config = frontend_config({"vad": "webrtc", "segment": {"max_segment_s": 2}})
-    features, _ = run(wav(turn()), config)
+def test_the_segment_limit_reaches_the_features() -> None:
+    features, _ = run(wav(turn()), FrontendConfig(vad="webrtc", segment=SegmentConfig(max_segment_s=2.0)))
     assert max(segment.values.shape[1] for segment in features) <= 200

@@ -11,7 +11,7 @@ from harness.errors import RequestError
 from harness.frontend.decode import decode
 from tests.harness.frontend.recordings import RATE, VORBIS, Encoding, click_at, encode, noise, tone, wav
 
-HOURS_S = 14400.0
+HOURS_S = 7200.0
 
 LOSSLESS = [
     Encoding("wav", "pcm_u8", 8000),
@@ -81,6 +81,27 @@ def test_a_truncated_recording_is_refused_where_its_container_tells(encoding: En
     payload = encode(noise(4.0, encoding.rate), encoding)
     with pytest.raises(RequestError, match=r"truncated|not a readable|no audio track"):
         read(payload[: int(len(payload) * keep)])
+
+
+def test_a_truncated_download_is_measured_where_the_index_comes_first() -> None:
+    index_first = Encoding("ipod", "aac", 44100, muxing={"moov_size": "20000"})
+    payload = encode(noise(4.0, 44100), index_first)
+    assert read(payload)[0].shape[1] >= 4.0 * 44100
+    with pytest.raises(RequestError, match=r"truncated or damaged"):
+        read(payload[: int(len(payload) * 0.7)])
+
+
+@pytest.mark.parametrize(
+    "live",
+    [
+        Encoding("webm", "libopus", 48000, muxing={"live": "1"}),
+        Encoding("mp4", "aac", 48000, muxing={"movflags": "frag_keyframe+empty_moov"}),
+    ],
+    ids=str,
+)
+def test_a_live_capture_that_declares_no_length_is_whole(live: Encoding) -> None:
+    samples, rate = read(encode(tone(2.0, live.rate), live))
+    assert samples.shape[1] / rate == pytest.approx(2.0, abs=0.05)
 
 
 def test_an_mp3_without_a_frame_count_just_ends() -> None:
@@ -172,6 +193,11 @@ def test_an_hour_passes() -> None:
     payload = wav(np.tile(tone(1.0, 8000), 3600), 8000)
     samples, rate = read(payload)
     assert samples.shape == (1, 3600 * rate)
+
+
+def test_tags_at_the_end_do_no_harm() -> None:
+    payload = encode(tone(1.0), Encoding("mp3", "libmp3lame", RATE))
+    assert read(payload + b"TAG" + bytes(125))[0].shape == (1, RATE)
 
 
 def test_metadata_in_another_alphabet_does_no_harm() -> None:
