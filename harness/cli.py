@@ -6,17 +6,20 @@ raises into Hydra: it leaves its exit code here, and what Hydra itself rejects i
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from harness.config import schema
-from harness.config.load import from_node
+from harness.config.load import from_node, one_line
 from harness.errors import ExitCode, HarnessError
 from harness.paths import conf_dir
 
@@ -34,14 +37,16 @@ def main() -> int:
         if codes[-1] == INTERRUPTED:
             raise KeyboardInterrupt  # ends a sweep too
 
+    # Hydra's own switch for letting its errors through, instead of printing them and exiting with 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     application = hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)
     try:
         application()
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return int(ExitCode.USAGE)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except SystemExit as exit_request:
-        # Hydra exits by itself after --help and --cfg (0) and when it rejects a command line.
-        return int(ExitCode.USAGE) if exit_request.code else int(ExitCode.DONE)
     return _of_sweep(codes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -29,7 +30,7 @@ def compose_run(overrides: Sequence[str]) -> RunConfig:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return from_node(compose("config", overrides=list(overrides)))
     except HydraException as error:
-        raise UsageError(_one_line(error)) from error
+        raise UsageError(one_line(error)) from error
 
 
 def from_node(node: DictConfig) -> RunConfig:
@@ -37,9 +38,12 @@ def from_node(node: DictConfig) -> RunConfig:
     try:
         config = OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
-        raise UsageError(_one_line(error)) from error
+        raise UsageError(one_line(error)) from error
     if not isinstance(config, RunConfig):
         raise UsageError("conf/config.yaml must list `schema` first in its defaults")
+    if config.dataset.manifest is not None:
+        # The user's recordings replace the set that the defaults name.
+        return replace(config, dataset=replace(config.dataset, name=None))
     return config
 
 
@@ -53,5 +57,9 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(part.strip() for part in str(error).splitlines() if part.strip())
+def one_line(error: Exception) -> str:
+    """Hydra's explanation and its cause, without the search paths, which name no remedy."""
+    explanation = str(error).partition("Config search path:")[0]
+    if error.__cause__ is not None:
+        explanation += f": {str(error.__cause__).partition('full_key')[0]}"
+    return " ".join(part.strip() for part in explanation.splitlines() if part.strip())

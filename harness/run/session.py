@@ -19,13 +19,14 @@ from harness.comparability import comparability_of
 from harness.config.load import compose_run, to_dict
 from harness.config.rules import check
 from harness.config.schema import RunConfig
-from harness.corpus import load_audio_set
+from harness.corpus.load import load_audio_set
 from harness.corpus.manifest import AudioSet
 from harness.paths import datasets_dir
 from harness.record import (
     Dataset,
     Mode,
     Model,
+    ProcessRecord,
     Provenance,
     Run,
     RunWriter,
@@ -124,7 +125,7 @@ class RunSession:
         writer = self._open
         merged = writer.merge()
         run = replace(writer.run, status=Status.COMPLETE, processes=merged.processes)
-        run = replace(run, provenance=_with_model(run.provenance, merged.processes))
+        run = _with_model(run, merged.processes)
         judged = judge(run, merged.samples, writer.folder, self._warnings)
         self._audio_file.unlink()
         self._writer = None
@@ -240,15 +241,15 @@ def _dataset(audio: AudioSet) -> Dataset:
     )
 
 
-def _with_model(origin: Provenance, processes: Sequence[Any]) -> Provenance:
-    """Fill in the weights that the processes built, and insist that they all built the same."""
+def _with_model(run: Run, processes: Sequence[ProcessRecord]) -> Run:
+    """Fill in the weights, which are known once a process has built them."""
     found = [p.evidence.get("engine", {}).get("model", {}) for p in processes]
     details = next((dict(model) for model in found if model), {})
-    weights_hash = str(details.get("weights_hash", ""))
     model = replace(
-        origin.model,
-        weights_hash=weights_hash,
+        run.provenance.model,
+        weights_hash=str(details.get("weights_hash", "")),
         parameters=details.get("parameters"),
         details=details,
     )
-    return replace(origin, model=model)
+    origin = replace(run.provenance, model=model)
+    return replace(run, provenance=origin, comparability=comparability_of(run.config, origin))

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from harness.errors import ExitCode, HarnessError, RequestError
 from harness.measure.memory import peak_memory
 from harness.measure.telemetry import sample_gpu
 from harness.protocols import Reply, Request, Service
-from harness.record import MEASURED, WARMUP, Journal, ProcessRecord
+from harness.record import MEASURED, WARMUP, GcPauses, Journal, ProcessRecord
 from harness.run.job import Job
 from harness.run.messages import Reporter
 from harness.run.parts import make_service
@@ -80,14 +80,23 @@ class Worker:
                 return
             report = self._warm_up(service, journal)
             policy = self._gc_policy()
+            measured_from_ns = now_ns()
             with sample_gpu(self._record.epoch_ns) as sampler, traced(self._config, self._job.trace):
                 self._measure(service, journal)
             telemetry = sampler.result()
             evidence: dict[str, Any] = {**service.evidence(), "warmup": asdict(report)}
+            pauses = None
             if policy is not None:
-                evidence["gc"] = policy.evidence()
+                evidence.update(policy.evidence())
+                pauses = _pauses(policy.pauses(), measured_from_ns)
             journal.finish(
-                replace(self._record, memory=peak_memory(telemetry), telemetry=telemetry, evidence=evidence)
+                replace(
+                    self._record,
+                    memory=peak_memory(telemetry),
+                    telemetry=telemetry,
+                    gc=pauses,
+                    evidence=evidence,
+                )
             )
 
     @contextlib.contextmanager
@@ -103,7 +112,7 @@ class Worker:
 
     def _warm_up(self, service: Service, journal: Journal) -> WarmupReport:
         self._reporter.stage("warming up")
-        service.warm_up(self._config.model.buckets_s)
+        service.warm_up(self._shapes_s())
         first = {item.bucket: item for item in reversed(self._audio.items)}
         count = 0
 
@@ -122,6 +131,13 @@ class Worker:
                 "close other programs, or raise runner.warmup.max_passes"
             )
         return report
+
+    def _shapes_s(self) -> list[float]:
+        """The bucket edges that this set's recordings can reach: no time for shapes nobody sends."""
+        edges = list(self._config.model.buckets_s)
+        longest_s = max((item.duration_s or 0.0 for item in self._audio.items), default=0.0)
+        reached = [edge for edge, below in zip(edges, [0.0, *edges], strict=False) if below < longest_s]
+        return reached or edges[:1]
 
     def _gc_policy(self) -> Any:
         """Apply the collector's policy to this process where the service itself lives in it."""
@@ -160,6 +176,15 @@ class Worker:
 
     def _fetch(self, index: int) -> Request:
         return _request(self._items[index])
+
+
+def _pauses(pauses: Iterable[Any], since_ns: int) -> GcPauses:
+    """The collector's pauses (``generation``, ``start_ns``, ``end_ns``) while requests were measured."""
+    while_measured = [pause for pause in pauses if pause.start_ns >= since_ns]
+    seconds = [(pause.end_ns - pause.start_ns) * 1e-9 for pause in while_measured]
+    generations = [pause.generation for pause in while_measured]
+    counts = tuple(generations.count(generation) for generation in range(max(generations, default=-1) + 1))
+    return GcPauses(len(seconds), sum(seconds), max(seconds, default=0.0), counts)
 
 
 def _request(item: AudioItem) -> Request:
