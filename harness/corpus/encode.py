@@ -77,7 +77,7 @@ def encode(audio: Audio, container: str, sample_rate: int, channels: int, bit_ra
     target = _container(container)
     rate = legal_rate(container, sample_rate)
     samples = _resample(_with_channels(audio.samples, channels), audio.sample_rate, rate)
-    return _mux(_quantize(samples, target), target, rate, bit_rate)
+    return _mux(samples, target, rate, bit_rate)
 
 
 def _container(name: str) -> Container:
@@ -131,7 +131,7 @@ def _mux(planes: np.ndarray, target: Container, rate: int, bit_rate: int | None)
 def _frames(planes: np.ndarray, target: Container, rate: int) -> Iterator[av.AudioFrame]:
     chunk = round(_CHUNK_S * rate)
     for start in range(0, planes.shape[1], chunk):
-        part = planes[:, start : start + chunk]
+        part = _quantize(planes[:, start : start + chunk], target)
         data = part if target.planar else part.T.reshape(1, -1)  # packed: samples of all channels in turn
         frame = av.AudioFrame.from_ndarray(
             np.ascontiguousarray(data), format=target.sample_format, layout=_layout(len(planes))

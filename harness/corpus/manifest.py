@@ -174,8 +174,8 @@ def _item(path: Path, number: int, entry: Mapping[str, Any], edges_s: tuple[floa
         duration_s=duration_s,
         text=_text(path, number, entry),
         container=header.container,
-        sample_rate=header.sample_rate,
-        channels=header.channels,
+        sample_rate=_whole(path, number, entry, "sample_rate") or header.sample_rate,
+        channels=_whole(path, number, entry, "channels") or header.channels,
         bucket=bucket_label(duration_s, edges_s),
         speech_s=_optional_number(path, number, entry, "speech_s"),
         snr_db=_optional_number(path, number, entry, "snr_db"),
@@ -218,6 +218,11 @@ def _optional_number(path: Path, number: int, entry: Mapping[str, Any], key: str
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise _refusal(path, number, f"{key} is {value!r}; give a number, or leave it out")
     return float(value)
+
+
+def _whole(path: Path, number: int, entry: Mapping[str, Any], key: str) -> int | None:
+    value = _optional_number(path, number, entry, key)
+    return None if value is None else int(value)
 
 
 def _refusal(path: Path, number: int, message: str) -> UsageError:

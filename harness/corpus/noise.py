@@ -112,7 +112,7 @@ def _coloured(samples: int, sample_rate: int, rng: np.random.Generator, exponent
     Made in blocks that fade into each other at constant power: an hour needs no hour-long transform.
     """
     out = np.zeros(samples, np.float32)
-    size = min(_BLOCK, _fast_length(samples + _FADE))
+    size = min(_BLOCK, _fast_length(samples + 2 * _FADE))
     rise = np.sin(0.5 * np.pi * np.arange(_FADE, dtype=np.float32) / _FADE)
     for start in range(0, samples, size - _FADE):
         block = _coloured_block(size, sample_rate, rng, exponent)

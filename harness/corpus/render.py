@@ -11,8 +11,9 @@ import hashlib
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +42,7 @@ RENDERER_VERSION = 1
 _LIBRARIES = ("espeakng-loader", "av", "soxr", "numpy")
 _AUDIO_FOLDER = "audio"
 _PARTIAL_PREFIX = ".partial-"
+_ABANDONED_AFTER_S = 24 * 3600.0
 
 
 def render(spec: AudioSetSpec, cache_dir: Path, progress: bool) -> AudioSet:
@@ -168,11 +170,20 @@ def _meaning(kind: RecordingSpec) -> dict[str, Any]:
 def _partial_folder(cache_dir: Path, name: str) -> Iterator[Path]:
     """A folder beside the finished ones, removed at the end whatever happened unless it was renamed."""
     cache_dir.mkdir(parents=True, exist_ok=True)
+    _sweep(cache_dir)
     folder = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL_PREFIX}{name}-", dir=cache_dir))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(cache_dir: Path) -> None:
+    """Remove what processes that were killed left behind; a day old, so that none is still rendering."""
+    for leftover in cache_dir.glob(f"{_PARTIAL_PREFIX}*"):
+        with suppress(FileNotFoundError):  # another process sweeps too
+            if time.time() - leftover.stat().st_mtime > _ABANDONED_AFTER_S:
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _publish(partial: Path, folder: Path) -> None:
