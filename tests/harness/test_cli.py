@@ -1,0 +1,357 @@
+"""The product through its front door: ``python -m harness`` as a user or a CI job runs it."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+import wave
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.corpus.encode import encode
+from harness.paths import conf_dir, datasets_dir
+from harness.protocols import Audio
+from harness.record import Status, StoredRun, VerdictStatus, read_run
+
+#: The engine of known cost answers a checksum of its features: no model to load, nothing hidden.
+FAST = ("model=fixed_cost", "runner.processes=1", "workload.requests=24", "runner.warmup.max_passes=2")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+class Harness:
+    """Runs the command in a folder of its own."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.results = folder / "results"
+        self._places = (f"runner.results_dir={self.results}", f"runner.cache_dir={cache}")
+
+    def command(self, *overrides: str) -> list[str]:
+        return [sys.executable, "-m", "harness", *self._places, *overrides]
+
+    def __call__(
+        self, *overrides: str, before: Callable[[], None] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*overrides), capture_output=True, text=True, timeout=300, preexec_fn=before
+        )
+
+    def runs(self) -> list[StoredRun]:
+        return [read_run(path.parent) for path in sorted(self.results.glob("*/run.json"))]
+
+    def only_run(self) -> StoredRun:
+        (run,) = self.runs()
+        return run
+
+
+@pytest.fixture
+def harness(tmp_path: Path, cache: Path) -> Harness:
+    return Harness(tmp_path, cache)
+
+
+# ---------------------------------------------------------------- a run
+
+
+def test_a_run_ends_with_a_table_a_record_and_a_page(harness: Harness) -> None:
+    done = harness(*FAST)
+    assert done.returncode == 0, done.stderr
+    run = harness.only_run()
+    assert run.run.status is Status.COMPLETE
+    assert run.run.verdict.status is VerdictStatus.VALID
+    assert len(run.measured) == 24
+    assert "p50" in done.stdout
+    assert str(run.folder) in done.stdout
+    assert list(run.folder.glob("report/*.html"))
+    leftovers = {path.suffix for path in run.folder.iterdir()}
+    assert leftovers <= {".json", ".parquet", ".log", ""}
+
+
+def test_the_same_seed_gives_the_same_transcripts_and_the_same_shape(harness: Harness) -> None:
+    assert harness(*FAST).returncode == 0
+    assert harness(*FAST, "runner.label=again").returncode == 0
+    first, second = harness.runs()
+    assert first.run.provenance.dataset.content_hash == second.run.provenance.dataset.content_hash
+    assert first.run.content_hash == second.run.content_hash
+    assert first.run.comparability.key == second.run.comparability.key
+    columns = ["phase", "index", "request_id", "bucket", "text", "segments"]
+    assert first.measured[columns].reset_index(drop=True).equals(second.measured[columns].reset_index(drop=True))
+
+
+def test_the_ledger_balances_on_every_request_path(harness: Harness) -> None:
+    assert harness(*FAST).returncode == 0
+    rows = harness.only_run().measured
+    spans = rows[[column for column in rows if column.startswith("span_")]].sum(axis=1)
+    np.testing.assert_allclose(spans + rows["unaccounted_s"], rows["latency_s"], atol=1e-6)
+    assert rows["unaccounted_s"].median() <= 0.03 * rows["latency_s"].median()
+
+
+def test_an_open_loop_counts_from_the_schedule(harness: Harness) -> None:
+    done = harness(*FAST, "workload=open", "workload.requests=24", "workload.rate_per_s=40")
+    rows = harness.only_run().samples
+    rows = rows[rows["phase"] == "measured"]
+    assert len(rows) == 24, done.stderr
+    assert (rows["latency_s"] >= rows["service_s"]).all()
+    assert rows["scheduled_s"].is_monotonic_increasing
+
+
+def test_a_sweep_skips_what_is_finished(harness: Harness) -> None:
+    sweep = ("-m", *FAST, "workload.seed=1,2")
+    assert harness(*sweep).returncode == 0
+    assert len(harness.runs()) == 2
+    again = harness(*sweep)
+    assert again.returncode == 0
+    assert again.stderr.count("skipped") == 2
+    assert len(harness.runs()) == 2
+
+
+def test_a_profiled_run_writes_a_trace_and_says_so(harness: Harness) -> None:
+    done = harness(*FAST, "profiler=torch", "workload.requests=4")
+    assert done.returncode == 0, done.stderr
+    run = harness.only_run()
+    assert run.run.profiled
+    (trace,) = run.folder.glob("trace-*.json")
+    names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
+    assert {"decode", "vad", "features", "encoder"} <= names | {"encoder"}
+    assert "decode" in names
+
+
+def test_nsight_systems_is_run_or_its_command_is_printed(harness: Harness) -> None:
+    done = harness(*FAST, "profiler=nsys")
+    if done.returncode:
+        assert done.returncode == 3
+        assert "nsys profile" in done.stderr
+    else:
+        assert list(harness.only_run().folder.glob("nsys-*"))
+
+
+# ---------------------------------------------------------------- wrong usage
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "names"),
+    [
+        (["variant=warp_drive"], 2, "warp_drive"),
+        (["warp=drive"], 2, "warp"),
+        (["runner.processes=none"], 2, "runner.processes"),
+        (["ipc=shared_memory"], 2, "topology=inprocess"),
+        (["model.weights=nowhere.nemo", "model=parakeet_tiny"], 2, "nowhere.nemo"),
+        (["dataset.manifest=nowhere.jsonl"], 2, "nowhere.jsonl"),
+        (["-m", "variant=eager,warp_drive"], 2, "warp_drive"),
+    ],
+)
+def test_a_mistake_is_one_line_and_launches_nothing(
+    harness: Harness, overrides: list[str], code: int, names: str
+) -> None:
+    done = harness(*overrides)
+    assert done.returncode == code
+    assert names in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_gpu_that_is_not_there_is_named(harness: Harness) -> None:
+    from harness.config.needs import Machine
+
+    if Machine().compute_capability is not None:
+        pytest.skip("this machine has a GPU")
+    done = harness("model.device=cuda")
+    assert done.returncode == 3
+    assert "GPU" in done.stderr
+
+
+def test_help_lists_choices_and_exit_codes(harness: Harness) -> None:
+    done = harness("--help")
+    assert done.returncode == 0
+    for word in ("decoder: cpu_synced", "dataset: commands", "Exit codes", "variant=eager"):
+        assert word in done.stdout
+
+
+def test_the_composed_configuration_can_be_read(harness: Harness) -> None:
+    done = harness("--cfg", "job")
+    assert done.returncode == 0
+    assert "variant: eager" in done.stdout
+
+
+# ---------------------------------------------------------------- bad audio
+
+
+def sound(seconds: float, rate: int = 16_000) -> Audio:
+    t = np.arange(round(seconds * rate)) / rate
+    syllables = (np.sin(2 * np.pi * 3 * t) > 0) * np.sin(2 * np.pi * 180 * t)
+    return Audio((0.4 * syllables).astype(np.float32), rate)
+
+
+def pcm_wav(path: Path, frames: int) -> None:
+    with wave.open(str(path), "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(16_000)
+        out.writeframes(b"\0\0" * frames)
+
+
+def float_wav(samples: np.ndarray) -> bytes:
+    """A RIFF file of 32-bit floats, which may hold what integers cannot: not-a-number."""
+    data = samples.astype("<f4").tobytes()
+    fmt = b"fmt " + (16).to_bytes(4, "little") + bytes.fromhex("03000100803e000000fa000004002000")
+    body = b"WAVE" + fmt + b"data" + len(data).to_bytes(4, "little") + data
+    return b"RIFF" + len(body).to_bytes(4, "little") + body
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    good = encode(sound(2.0), "flac", 16_000, 1, None)
+    mp3 = encode(sound(3.0), "mp3", 16_000, 1, 64_000)
+    broken = sound(1.0).samples.copy()
+    broken[5000] = np.nan
+    files = {
+        "good.flac": good,
+        "empty.wav": b"",
+        "truncated.flac": good[: len(good) // 2],
+        "words.wav": b"this is a letter, not a recording\n" * 40,
+        "nan.wav": float_wav(broken),
+        "good.mp3": mp3,
+    }
+    for name, payload in files.items():
+        (tmp_path / name).write_bytes(payload)
+    pcm_wav(tmp_path / "no_samples.wav", 0)
+    names = [*files, "no_samples.wav", "missing.wav"]
+    lines = [json.dumps({"audio_filepath": name, "text": "something said"}) for name in names]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_broken_recording_costs_its_own_row(harness: Harness, manifest: Path) -> None:
+    done = harness(*FAST, f"dataset.manifest={manifest}", "workload.requests=16")
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = harness.only_run()
+    names = [json.loads(line)["audio_filepath"] for line in manifest.read_text().splitlines()]
+    served = {names[int(i) - 1] for i in run.measured["request_id"]}
+    assert {"good.flac", "good.mp3"} <= served
+    failed = {names[int(i) - 1]: error for i, error in zip(run.failed["request_id"], run.failed["error"], strict=True)}
+    assert {"empty.wav", "words.wav", "nan.wav", "missing.wav"} <= set(failed)
+    assert all(len(error) > 15 and "internal" not in error for error in failed.values())
+    assert served | set(failed) == set(names)
+
+
+def test_a_manifest_line_that_is_not_json_is_named(harness: Harness, tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"audio_filepath": "a.wav"}\nnot json\n')
+    done = harness(f"dataset.manifest={path}")
+    assert done.returncode == 2
+    assert "bad.jsonl, line 2" in done.stderr
+
+
+@pytest.mark.slow
+def test_an_hour_passes(harness: Harness, tmp_path: Path) -> None:
+    (tmp_path / "hour.mp3").write_bytes(encode(sound(3600.0), "mp3", 16_000, 1, 32_000))
+    (tmp_path / "hour.jsonl").write_text('{"audio_filepath": "hour.mp3"}\n')
+    done = harness(
+        *FAST, f"dataset.manifest={tmp_path / 'hour.jsonl'}", "workload.requests=1", "runner.warmup.max_passes=1",
+        "runner.warmup.min_passes=1", "frontend=webrtc",
+    )
+    run = harness.only_run()
+    assert len(run.measured) == 1, done.stderr
+    assert run.measured["audio_s"].iloc[0] == pytest.approx(3600, abs=1)
+    assert run.measured["segments"].iloc[0] >= 120
+
+
+# ---------------------------------------------------------------- a hostile machine
+
+
+def without_root_privilege() -> None:
+    """Root obeys permission bits once it has lost CAP_DAC_OVERRIDE (1); others always do."""
+    if os.geteuid() == 0:
+        pr_capbset_drop = 24
+        ctypes.CDLL(None, use_errno=True).prctl(pr_capbset_drop, 1, 0, 0, 0)
+
+
+def test_a_read_only_results_folder_is_named(harness: Harness) -> None:
+    harness.results.mkdir()
+    harness.results.chmod(0o555)
+    done = harness(*FAST, before=without_root_privilege)
+    assert done.returncode == 2
+    assert str(harness.results) in done.stderr
+    assert "not writable" in done.stderr
+
+
+def test_a_full_disk_keeps_what_was_measured(harness: Harness) -> None:
+    """A limit on the size of files stands for the full disk: the same error, on any machine."""
+    assert harness(*FAST, "workload.requests=1").returncode == 0  # renders the set before the limit
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+    done = harness(*FAST, "workload.requests=400", "runner.label=full", before=small_files)
+    assert done.returncode == 3
+    assert "no space left" in done.stderr
+    full = harness.runs()[-1]
+    assert full.run.verdict.status is VerdictStatus.INCOMPLETE
+    assert 5 < len(full.measured) < 400
+
+
+def journaled(results: Path) -> int:
+    return sum(path.read_bytes().count(b'"measured"') for path in results.glob("*/process-*.jsonl"))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, Status.INTERRUPTED), (signal.SIGKILL, Status.RUNNING)])
+def test_a_run_that_is_stopped_keeps_what_it_measured(
+    harness: Harness, number: signal.Signals, status: Status
+) -> None:
+    command = harness.command(*FAST, "workload.requests=100000")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        wait_for(lambda: journaled(harness.results) >= 5, 120)
+        os.killpg(process.pid, number)
+        _, errors = process.communicate(timeout=60)
+    run = harness.only_run()
+    assert run.run.status is status
+    assert run.run.verdict.status is VerdictStatus.INCOMPLETE
+    assert len(run.measured) >= 5
+    if number is signal.SIGINT:
+        assert process.returncode == 130
+        assert "kept" in errors
+
+
+# ---------------------------------------------------------------- every variant
+
+
+def variants() -> Sequence[str]:
+    return sorted(path.stem for path in (conf_dir() / "variant").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("variant", variants())
+def test_every_variant_runs_here_or_says_why_not(harness: Harness, variant: str) -> None:
+    """The real model on the smoke set. What this machine lacks is named, with exit code 3."""
+    done = harness(
+        f"variant={variant}", "runner.processes=1", "workload.requests=12", "runner.warmup.max_passes=2"
+    )
+    if done.returncode == 3:
+        assert f"variant={variant} cannot run here" in done.stderr
+        assert not harness.results.exists() or not harness.runs()
+        return
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = harness.only_run()
+    assert run.run.evidence["engine"]
+    assert len(run.measured) == 12
+
+
+def test_the_audio_sets_are_data_only() -> None:
+    assert not list(datasets_dir().rglob("*.py"))
