@@ -1,0 +1,1 @@
+"""What our two GPU decoders share: weights in kernel order, compilation, one call's data."""

@@ -1,0 +1,495 @@
+// Greedy TDT decoding of whole utterances by one persistent kernel.
+//
+// WHERE THE DATA IS (Parakeet-TDT 0.6B on an H100: 132 SMs, one block on each)
+//   joint output, 8198 x 640      10.8 MB in registers: four tiles of 16 rows per block, 64 registers a thread
+//   LSTM matrices, 2560 x 640      9.8 MB in shared memory of 80 blocks: W_hh of layer 0, W_ih and W_hh of layer 1,
+//                                  each block owning 8 units of both layers (32 gate rows, 123 KB)
+//   prediction projection, 640^2   0.8 MB in shared memory of 40 of the other blocks
+//   layer 0 input, W_ih emb + b    a table in device memory, one row of gates per token: a label gathers
+//                                  128 bytes per block, and the product with W_ih is gone
+//   LSTM and search state          shared memory of the owning block; the search is replicated in every block
+//   encoder states, projected      device memory (L2), read once per evaluated frame
+// Weights are read from device memory once per launch (21 MB: about 8 us) and never again.
+//
+// HOW BLOCKS MEET
+// There is no grid barrier. Whatever one block hands to others travels as eight-byte words, four bytes
+// of data and the number of the step (the "LL" protocol of NCCL): a reader polls the very words that it
+// needs and has the data the moment they are there. One such hop costs a store and a load through L2,
+// where a barrier would cost a fence, an atomic, a poll and then the load.
+//
+//   a label   4 hops:  candidates -> every block picks the label, 80 blocks finish layer 0
+//                      hidden 0   -> layer 1       (and W_hh h0 for the next label, off the critical path)
+//                      hidden 1   -> projection    (and W_hh h1 likewise)
+//                      prediction -> joint on a window of up to 8 frames -> candidates
+//   a blank   0 hops:  the window's other frames are in the same tensor-core instruction as the first.
+//             1 hop (prediction unchanged) only when a window holds no label at all.
+// With many columns the candidates take a fifth hop through one block per column, because every block
+// reading every block's candidates would cost L2 more than the hop does.
+//
+// Why words may be overwritten: a block publishes candidates of step e only after it has consumed hidden
+// states and predictions of step e, and nobody produces those of step e + 1 before it has every block's
+// candidates of step e. Candidates themselves alternate between two buffers, for the same reason.
+//
+// FLOOR of one label at batch 1: 4 hops of about 0.7 us (store to L2, load from L2) plus what the four
+// products take to read their weights: 41 KB of shared memory at 128 bytes a cycle, 0.2 us; the others
+// less. About 3.5 us, against 8 us for 24.4 MB from device memory at 3 TB/s.
+//
+// All blocks must be resident at once: the launch is cooperative. A poll that spins SPIN_LIMIT times
+// traps, so that a fault ends in an error and never in a hang.
+#include "tdt.cuh"
+
+// Further macros: BLOCKS (the grid), MATRIX_BYTES (shared memory for weights), PRED_OFFSET (bytes, where a
+// block's prediction tile begins), SPIN_LIMIT, PROFILE (1: cycles per phase in the report).
+
+constexpr int kMatrices = 2 * LAYERS - 1;                      // W_hh 0, then W_ih and W_hh of each layer above
+constexpr int kMatrixFragments = 2 * kHiddenPairs * 2 * 32;    // 16-byte fragments of 32 gate rows
+constexpr int kPredFragments = kHiddenPairs * 2 * 32;
+constexpr int kCandidateWords = BLOCKS + 1;                    // one of each block, and the durations'
+constexpr int kCandidateRounds = (kCandidateWords + 31) / 32;
+constexpr int kHiddenWords = HIDDEN / 2, kJointWords = JOINT / 2;
+constexpr int kDirectColumns = WARPS > 8 ? WARPS : 8;          // more take the fifth hop
+
+struct Model {
+    const uint4* joint;        // [BLOCKS * JOINT_TILES, fragments] output rows: tokens, blank, padding, durations
+    const float* joint_bias;   // [BLOCKS * JOINT_TILES * 16]
+    const uint4* matrices;     // [kUnitBlocks, kMatrices, 2 tiles, fragments]
+    const float4* bias;        // [LAYERS, HIDDEN] by gate; layer 0's is in the table
+    const float4* label_gates; // [VOCAB, HIDDEN] W_ih embedding + bias of layer 0, by gate
+    const uint4* pred;         // [kPredTiles, fragments]
+    const float* pred_bias;    // [JOINT]
+};
+
+struct Exchange {              // words of 4 bytes of data and the step's number
+    uint2* hidden;             // [LAYERS, SLOTS, kHiddenWords]
+    uint2* prediction;         // [SLOTS, kJointWords]
+    uint2* candidates;         // [2, COLUMNS, kCandidateWords]
+    uint2* choices;            // [2, COLUMNS] token | duration << 16
+    u32* step;                 // the last step of the launch before
+};
+
+struct __align__(16) Shared {
+    Control control;
+    float joint_bias[JOINT_TILES * 16];
+    u32 best[16];
+    u16 tokens[COLUMNS];
+    u16 durations[COLUMNS];
+};
+
+// Dynamic shared memory, after the weights.
+constexpr int kPartialFloats = WARPS * 32 * (JOINT_TILES * 4 > 16 ? JOINT_TILES * 4 : 16);
+struct Memory {
+    uint4* weights;
+    float* partial;        // partial sums: JOINT_TILES * 4 registers a lane, or two buffers of 8
+    float4* recurrent;     // [LAYERS][SLOTS][kUnits] W_hh h + b, for the next label
+    float* cell;           // [LAYERS][SLOTS][kUnits]
+};
+
+// ------------------------------------------------------------------------------------ words
+
+__device__ __forceinline__ void publish(uint2* word, u32 data, u32 step) {
+    asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1,%2};" ::"l"(word), "r"(data), "r"(step) : "memory");
+}
+
+__device__ __forceinline__ uint4 peek2(const uint2* words) {  // two words
+    uint4 v;
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(words) : "memory");
+    return v;
+}
+
+__device__ __forceinline__ uint2 peek(const uint2* word) {
+    uint2 v;
+    asm volatile("ld.relaxed.gpu.global.v2.u32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(word) : "memory");
+    return v;
+}
+
+__device__ __forceinline__ void count_spin(u32& spins) {
+    if (++spins > SPIN_LIMIT) __trap();
+}
+
+// This lane's part (PAIRS runs of eight numbers) of a vector that is published as words of `step`.
+template <int PAIRS, int PAIRS_TOTAL>
+__device__ __forceinline__ void await_vector(uint4 (&x)[PAIRS], const uint2* vector, u32 step, bool wanted) {
+    const int warp = threadIdx.x / 32, quad = threadIdx.x & 3;
+#pragma unroll
+    for (int p = 0; p < PAIRS; ++p) x[p] = make_uint4(0, 0, 0, 0);
+    if (wanted) {
+        u32 spins = 0;
+        bool there;
+        do {
+            there = true;
+            uint4 low[PAIRS], high[PAIRS];
+#pragma unroll
+            for (int p = 0; p < PAIRS; ++p) {
+                const int pair = warp * PAIRS + p;
+                if (pair < PAIRS_TOTAL) {
+                    low[p] = peek2(vector + pair * 16 + quad * 4);
+                    high[p] = peek2(vector + pair * 16 + quad * 4 + 2);
+                }
+            }
+#pragma unroll
+            for (int p = 0; p < PAIRS; ++p) {
+                if (warp * PAIRS + p < PAIRS_TOTAL) {
+                    there &= low[p].y == step && low[p].w == step && high[p].y == step && high[p].w == step;
+                    x[p] = make_uint4(low[p].x, low[p].z, high[p].x, high[p].z);
+                }
+            }
+            count_spin(spins);
+        } while (!there);
+    }
+    __syncwarp();
+}
+
+// ------------------------------------------------------------------------------------ prologue
+
+__device__ __forceinline__ void copy_to_shared(uint4* target, const uint4* source, int count) {
+    for (int i = threadIdx.x; i < count; i += kThreads) {
+        const u32 address = (u32)__cvta_generic_to_shared(target + i);
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(source + i) : "memory");
+    }
+}
+
+__device__ __forceinline__ bool owns_units() { return blockIdx.x < kUnitBlocks; }
+__device__ __forceinline__ int pred_tile() { return BLOCKS - 1 - (int)blockIdx.x; }
+__device__ __forceinline__ bool owns_pred() { return pred_tile() < kPredTiles; }
+
+__device__ __forceinline__ void load_weights(const Model& model, const Memory& m, Shared& s,
+                                             uint4 (&joint)[JOINT_TILES][kJointPairsPerWarp][2]) {
+    if (owns_units())
+        copy_to_shared(m.weights, model.matrices + (size_t)blockIdx.x * kMatrices * kMatrixFragments,
+                       kMatrices * kMatrixFragments);
+    if (owns_pred())
+        copy_to_shared(m.weights + PRED_OFFSET / 16, model.pred + (size_t)pred_tile() * kPredFragments, kPredFragments);
+    asm volatile("cp.async.commit_group;" ::: "memory");
+    const int warp = threadIdx.x / 32;
+    const int first = blockIdx.x * JOINT_TILES;
+#pragma unroll
+    for (int tile = 0; tile < JOINT_TILES; ++tile)
+#pragma unroll
+        for (int p = 0; p < kJointPairsPerWarp; ++p)
+#pragma unroll
+            for (int step = 0; step < 2; ++step) {
+                const int pair = warp * kJointPairsPerWarp + p;
+                joint[tile][p][step] = make_uint4(0, 0, 0, 0);
+                if (pair < kJointPairs)
+                    joint[tile][p][step] = load_constant(model.joint + fragment_index(first + tile, kJointPairs, pair, step));
+            }
+    for (int i = threadIdx.x; i < JOINT_TILES * 16; i += kThreads) s.joint_bias[i] = model.joint_bias[first * 16 + i];
+    if (threadIdx.x < 16) s.best[threadIdx.x] = 0;
+    asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+// LSTM state of the slots that took a new utterance in the last step.
+__device__ __forceinline__ void load_assigned(const Batch& batch, const Control& c, const Memory& m) {
+    for (int i = threadIdx.x; i < c.assigned_count * kUnits * LAYERS; i += kThreads) {
+        const int unit = i % kUnits, layer = i / kUnits % LAYERS, slot = c.assigned[i / (kUnits * LAYERS)];
+        const int row = initial_row(batch, c.slot[slot].utterance);
+        const int owned = blockIdx.x * kUnits + unit, at = (layer * SLOTS + slot) * kUnits + unit;
+        m.recurrent[at] = batch.initial_recurrent[((size_t)row * LAYERS + layer) * HIDDEN + owned];
+        m.cell[at] = to_float(batch.initial_state[(size_t)row * kState + (LAYERS + layer) * HIDDEN + owned]);
+    }
+}
+
+// ------------------------------------------------------------------------------------ joint
+
+// Evaluate the joint on every active slot's window; publish this block's best candidates.
+__device__ __forceinline__ void joint_step(const Batch& batch, const Exchange& ex, Shared& s, const Memory& m,
+                                           const uint4 (&weights)[JOINT_TILES][kJointPairsPerWarp][2], u32 step) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x & 31, quad = lane & 3;
+    const int lookahead = s.control.lookahead, columns = s.control.active_count * lookahead;
+    uint2* out = ex.candidates + (size_t)(step & 1) * COLUMNS * kCandidateWords;
+    for (int first = 0; first < columns; first += 8) {
+        const int column = first + lane / 4;
+        bool valid = column < columns;
+        const int slot = s.control.active[valid ? column / lookahead : 0];
+        const Slot at = s.control.slot[slot];
+        const int frame = at.frame + (column & (lookahead - 1));
+        valid = valid && frame < at.length;
+        uint4 x[kJointPairsPerWarp], states[kJointPairsPerWarp];
+        const u16* row = batch.projected + ((size_t)at.utterance * batch.frames + (valid ? frame : 0)) * JOINT;
+#pragma unroll
+        for (int p = 0; p < kJointPairsPerWarp; ++p) {
+            const int pair = warp * kJointPairsPerWarp + p;
+            states[p] = make_uint4(0, 0, 0, 0);
+            if (valid && pair < kJointPairs) states[p] = load_constant(row + pair * 32 + quad * 8);
+        }
+        const bool initial = at.prediction == 0;
+        await_vector<kJointPairsPerWarp, kJointPairs>(x, ex.prediction + (size_t)slot * kJointWords, at.prediction,
+                                                      valid && !initial);
+        if (valid && initial) {
+            const u16* start = batch.initial_state + (size_t)initial_row(batch, at.utterance) * kState + 2 * LAYERS * HIDDEN;
+#pragma unroll
+            for (int p = 0; p < kJointPairsPerWarp; ++p) {
+                const int pair = warp * kJointPairsPerWarp + p;
+                if (pair < kJointPairs) x[p] = load_constant(start + pair * 32 + quad * 8);
+            }
+        }
+        __syncwarp();
+        float acc[JOINT_TILES][4] = {};
+#pragma unroll
+        for (int p = 0; p < kJointPairsPerWarp; ++p) {
+            const uint4 b = add_relu(states[p], x[p]);
+#pragma unroll
+            for (int tile = 0; tile < JOINT_TILES; ++tile) {
+                mma(acc[tile], weights[tile][p][0], b.x, b.y);
+                mma(acc[tile], weights[tile][p][1], b.z, b.w);
+            }
+        }
+        store_partial<JOINT_TILES>(m.partial, acc);
+        __syncthreads();
+        fold_candidates(m.partial, s.joint_bias, blockIdx.x * JOINT_TILES, s.best);
+        __syncthreads();
+        if (threadIdx.x < 8) {
+            const int at_column = first + threadIdx.x;
+            if (at_column < columns) {
+                uint2* words = out + (size_t)at_column * kCandidateWords;
+                publish(words + blockIdx.x, s.best[threadIdx.x], step);
+                if (blockIdx.x == kTokenTiles / JOINT_TILES) publish(words + BLOCKS, s.best[8 + threadIdx.x], step);
+            }
+            s.best[threadIdx.x] = s.best[8 + threadIdx.x] = 0;
+        }
+    }
+}
+
+// The choice of one column from every block's candidates, by one warp: token | duration << 16.
+__device__ __forceinline__ u32 choose(const uint2* words, u32 step) {
+    const int lane = threadIdx.x & 31;
+    uint2 word[kCandidateRounds];
+    bool there;
+    u32 spins = 0;
+    do {
+        there = true;
+#pragma unroll
+        for (int r = 0; r < kCandidateRounds; ++r) {
+            const int i = r * 32 + lane;
+            word[r] = make_uint2(0, step);
+            if (i < kCandidateWords) word[r] = peek(words + i);
+        }
+#pragma unroll
+        for (int r = 0; r < kCandidateRounds; ++r) there &= word[r].y == step;
+        count_spin(spins);
+    } while (!there);
+    __syncwarp();
+    u32 best = 0, duration = 0;
+#pragma unroll
+    for (int r = 0; r < kCandidateRounds; ++r) {
+        if (r * 32 + lane < BLOCKS) best = max(best, word[r].x);
+        if (r * 32 + lane == BLOCKS) duration = word[r].x;
+    }
+    best = __reduce_max_sync(kAll, best);
+    duration = __reduce_max_sync(kAll, duration);
+    return (u32)candidate_index(best) | (u32)candidate_index(duration) << 16;
+}
+
+__device__ __forceinline__ void keep_choice(Shared& s, int column, u32 choice) {
+    s.tokens[column] = (u16)choice;
+    s.durations[column] = (u16)(choice >> 16);
+}
+
+// Every block learns every column's token and duration.
+__device__ __forceinline__ void collect_choices(const Exchange& ex, Shared& s, u32 step) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x & 31;
+    const int columns = s.control.active_count * s.control.lookahead;
+    const uint2* candidates = ex.candidates + (size_t)(step & 1) * COLUMNS * kCandidateWords;
+    if (columns <= kDirectColumns) {
+        for (int column = warp; column < columns; column += WARPS) {
+            const u32 choice = choose(candidates + (size_t)column * kCandidateWords, step);
+            if (lane == 0) keep_choice(s, column, choice);
+        }
+        return;
+    }
+    uint2* choices = ex.choices + (step & 1) * COLUMNS;
+    for (int column = blockIdx.x + warp * BLOCKS; column < columns; column += WARPS * BLOCKS) {
+        const u32 choice = choose(candidates + (size_t)column * kCandidateWords, step);
+        if (lane == 0) publish(choices + column, choice, step);
+    }
+    for (int column = threadIdx.x; column < columns; column += kThreads) {
+        uint2 word;
+        u32 spins = 0;
+        do {
+            word = peek(choices + column);
+            count_spin(spins);
+        } while (word.y != step);
+        keep_choice(s, column, word.x);
+    }
+}
+
+// ------------------------------------------------------------------------------------ prediction network
+
+// Round, pair with the neighbouring unit (`distance` lanes on) and hand on.
+__device__ __forceinline__ void publish_pair(uint2* words, int index, u16 value, int distance, u32 step, bool mine) {
+    const u32 neighbour = __shfl_down_sync(kAll, (u32)value, distance);
+    if (mine && (index & 1) == 0) publish(words + index / 2, (u32)value | neighbour << 16, step);
+}
+
+// Layer 0 of the found labels: its gates are a row of the table plus what was prepared after the last label.
+__device__ __forceinline__ void first_layer(const Model& model, const Batch& batch, const Exchange& ex,
+                                            const Shared& s, const Memory& m, u32 step) {
+    const int count = s.control.found_count * kUnits;
+    for (int base = threadIdx.x & ~31; base < count; base += kThreads) {
+        const int i = base + (threadIdx.x & 31), unit = i % kUnits, owned = blockIdx.x * kUnits + unit;
+        const bool mine = i < count;
+        const Found f = s.control.found[mine ? i / kUnits : 0];
+        u16 hidden = 0;
+        if (mine) {
+            const int at = f.slot * kUnits + unit;
+            const float4 table = __ldg(model.label_gates + (size_t)f.label * HIDDEN + owned);
+            const float4 prepared = m.recurrent[at];
+            hidden = lstm_cell(make_float4(table.x + prepared.x, table.y + prepared.y, table.z + prepared.z,
+                                           table.w + prepared.w), m.cell[at]);
+            u16* state = batch.state + (size_t)f.utterance * kState;
+            state[owned] = hidden;
+            state[LAYERS * HIDDEN + owned] = to_16bit(m.cell[at]);
+        }
+        publish_pair(ex.hidden + (size_t)f.slot * kHiddenWords, owned, hidden, 1, step, mine);
+    }
+}
+
+// Finish a layer's units from the partial sums of W_ih h: two warps, a thread per unit and column.
+__device__ __forceinline__ void finish_units(const Batch& batch, const Exchange& ex, const Shared& s, const Memory& m,
+                                             const float* partial, int layer, int first, u32 step) {
+    if (threadIdx.x >= 64) return;
+    const int lane = threadIdx.x & 31, parity = threadIdx.x / 32;
+    const int column = first + 2 * (lane & 3) + parity, unit = lane / 4, owned = blockIdx.x * kUnits + unit;
+    const bool mine = column < s.control.found_count;
+    const Found f = s.control.found[mine ? column : 0];
+    u16 hidden = 0;
+    if (mine) {
+        const int at = (layer * SLOTS + f.slot) * kUnits + unit;
+        const float4 prepared = m.recurrent[at];
+        const float4 gates = make_float4(sum_partial<2>(partial, parity, lane) + prepared.x,
+                                         sum_partial<2>(partial, 2 + parity, lane) + prepared.y,
+                                         sum_partial<2>(partial, 4 + parity, lane) + prepared.z,
+                                         sum_partial<2>(partial, 6 + parity, lane) + prepared.w);
+        hidden = lstm_cell(gates, m.cell[at]);
+        u16* state = batch.state + (size_t)f.utterance * kState;
+        state[layer * HIDDEN + owned] = hidden;
+        state[(LAYERS + layer) * HIDDEN + owned] = to_16bit(m.cell[at]);
+    }
+    publish_pair(ex.hidden + ((size_t)layer * SLOTS + f.slot) * kHiddenWords, owned, hidden, 4, step, mine);
+}
+
+// Keep W_hh h + b of a layer for the next label.
+__device__ __forceinline__ void keep_recurrent(const Model& model, const Shared& s, const Memory& m,
+                                               const float* partial, int layer, int first) {
+    for (int i = threadIdx.x; i < 8 * 32; i += kThreads) {
+        const int reg = i / 32, lane = i & 31, column = first + accumulator_column(reg, lane);
+        if (column >= s.control.found_count) continue;
+        const int unit = lane / 4, gate = reg / 2;
+        const int at = (layer * SLOTS + s.control.found[column].slot) * kUnits + unit;
+        const float bias = layer ? ((const float*)(model.bias + layer * HIDDEN + blockIdx.x * kUnits + unit))[gate] : 0.f;
+        ((float*)(m.recurrent + at))[gate] = sum_partial<2>(partial, reg, lane) + bias;
+    }
+}
+
+__device__ __forceinline__ void finish_prediction(const Model& model, const Batch& batch, const Exchange& ex,
+                                                  const Shared& s, const float* partial, int first, u32 step) {
+    if (threadIdx.x >= 128) return;
+    const int reg = threadIdx.x / 32, lane = threadIdx.x & 31, column = first + accumulator_column(reg, lane);
+    const int row = pred_tile() * 16 + accumulator_row(reg, lane);
+    const bool mine = column < s.control.found_count;
+    const Found f = s.control.found[mine ? column : 0];
+    u16 value = 0;
+    if (mine) {
+        value = to_16bit(sum_partial<1>(partial, reg, lane) + __ldg(model.pred_bias + row));
+        batch.state[(size_t)f.utterance * kState + 2 * LAYERS * HIDDEN + row] = value;
+    }
+    publish_pair(ex.prediction + (size_t)f.slot * kJointWords, row, value, 4, step, mine);
+}
+
+__device__ __forceinline__ void multiply_and_store(float* partial, const uint4* weights,
+                                                   const uint4 (&x)[kHiddenPairsPerWarp]) {
+    float acc[2][4] = {};
+    multiply_hidden<2>(acc, weights, x);
+    store_partial<2>(partial, acc);
+}
+
+// Consume the hidden state of `below` as it arrives: the layer above (or the projection) first, then W_hh h.
+// Matrix order in shared memory: W_hh 0, then W_ih l, W_hh l of each layer l above.
+__device__ __forceinline__ void upper_stage(const Model& model, const Batch& batch, const Exchange& ex, Shared& s,
+                                            const Memory& m, int below, u32 step) {
+    const bool top = below == LAYERS - 1;
+    if (!owns_units() && !(top && owns_pred())) return;
+    float* second = m.partial + WARPS * 32 * 8;
+    const int lane = threadIdx.x & 31, count = s.control.found_count;
+    for (int first = 0; first < count; first += 8) {
+        const int column = first + lane / 4;
+        const int slot = s.control.found[column < count ? column : 0].slot;
+        uint4 x[kHiddenPairsPerWarp];
+        await_vector<kHiddenPairsPerWarp, kHiddenPairs>(x, ex.hidden + ((size_t)below * SLOTS + slot) * kHiddenWords,
+                                                        step, column < count);
+        if (top && owns_pred()) {
+            float acc[1][4] = {};
+            multiply_hidden<1>(acc, m.weights + PRED_OFFSET / 16, x);
+            store_partial<1>(m.partial, acc);
+            __syncthreads();
+            finish_prediction(model, batch, ex, s, m.partial, first, step);
+        }
+        if (!top) {
+            multiply_and_store(m.partial, m.weights + (2 * below + 1) * kMatrixFragments, x);
+            __syncthreads();
+            finish_units(batch, ex, s, m, m.partial, below + 1, first, step);
+        }
+        if (owns_units()) multiply_and_store(second, m.weights + 2 * below * kMatrixFragments, x);
+        __syncthreads();
+        if (owns_units()) keep_recurrent(model, s, m, second, below, first);
+    }
+    __syncthreads();
+}
+
+// ------------------------------------------------------------------------------------ the kernel
+
+#if PROFILE
+#define MARK(phase) { const long long now = clock64(); cycles[phase] += now - mark; mark = now; }
+#else
+#define MARK(phase)
+#endif
+
+extern "C" __global__ void __launch_bounds__(kThreads, 1)
+tdt_decode(const Model model, const Batch batch, const Exchange ex) {
+    extern __shared__ uint4 dynamic[];
+    __shared__ Shared s;
+    Memory m;
+    m.weights = dynamic;
+    m.partial = (float*)(dynamic + MATRIX_BYTES / 16);
+    m.recurrent = (float4*)(m.partial + kPartialFloats);
+    m.cell = (float*)(m.recurrent + LAYERS * SLOTS * kUnits);
+
+    u32 step = *ex.step + 1;  // written only after every block has published in this launch
+    if (threadIdx.x < 32) begin_control(s.control, batch);
+    uint4 joint[JOINT_TILES][kJointPairsPerWarp][2];
+    load_weights(model, m, s, joint);
+    __syncthreads();
+#if PROFILE
+    long long cycles[6] = {}, mark = clock64();
+#endif
+    while (s.control.active_count > 0) {
+        joint_step(batch, ex, s, m, joint, step);
+        MARK(0)
+        if (owns_units()) load_assigned(batch, s.control, m);
+        collect_choices(ex, s, step);
+        __syncthreads();
+        MARK(1)
+        if (threadIdx.x < 32) advance_control(s.control, batch, s.tokens, s.durations, step, blockIdx.x == 0);
+        __syncthreads();
+        MARK(2)
+        if (s.control.found_count > 0) {
+            if (owns_units()) first_layer(model, batch, ex, s, m, step);
+            MARK(3)
+#pragma unroll
+            for (int below = 0; below < LAYERS; ++below) {
+                upper_stage(model, batch, ex, s, m, below, step);
+                MARK(below < LAYERS - 1 ? 4 : 5)
+            }
+        }
+        ++step;
+    }
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+        *ex.step = step;
+        report_run(s.control, batch);
+        batch.report[4] = step;
+#if PROFILE
+        for (int i = 0; i < 6; ++i) batch.report[5 + i] = (u64)cycles[i];
+#endif
+    }
+}
