@@ -24,7 +24,6 @@ from harness.errors import HarnessError
 from harness.sockets import Address, connect, raise_open_files
 from harness.spans import now_ns
 from harness.wire import (
-    HEADER_BYTES,
     SAMPLE_BYTES,
     Encoding,
     Frame,
@@ -171,9 +170,13 @@ def connect_all(script: Script) -> list[_Stream]:
     streams = []
     for index in script.assigned:
         sock = connect(script.address)
-        sock.sendall(opening)
+        stream = _Stream(sock, prepared[index])
+        try:
+            sock.sendall(opening)
+        except OSError as error:  # turned away: this stream's row, not the run
+            stream.error = f"the server closed the connection: {error.strerror}"
         sock.setblocking(False)
-        streams.append(_Stream(sock, prepared[index]))
+        streams.append(stream)
     return streams
 
 
@@ -255,7 +258,9 @@ class StreamLoop:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            self._end(stream, f"the connection broke: {error}")
+            # The server may have said why before it hung up: what it said is still to be read.
+            stream.error = f"the connection broke: {error.strerror}"
+            self._epoll.modify(stream.sock, select.EPOLLIN)
             return
         if sent < len(frame):
             self._refused += 1
@@ -293,11 +298,11 @@ class StreamLoop:
         except BlockingIOError:
             return
         except OSError as error:
-            self._end(stream, f"the connection broke: {error}")
+            self._end(stream, stream.error or f"the connection broke: {error}")
             return
         now = now_ns()
         if not received:
-            self._end(stream, "the server closed the connection before the final text")
+            self._end(stream, stream.error or "the server closed the connection before the final text")
             return
         for frame in stream.reader.feed(target, received):
             self._take(stream, frame, now)
@@ -357,6 +362,3 @@ class StreamLoop:
             refused_sends=self._refused,
             cpu_s=cpu_s,
         )
-
-
-__all__ = ["HEADER_BYTES", "Script", "StreamLoop", "StreamRecords", "connect_all", "prepare", "run_client"]

@@ -1,0 +1,438 @@
+"""Live streams in real time: many connections, each speaking on its own absolute schedule.
+
+A chunk is due when its last sample has been spoken; its latency runs from then until the server
+has acknowledged it, so that a stall is charged to every chunk it delayed. Clients run in processes
+of their own, one epoll loop each. A run whose clients themselves were late is INVALID.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.errors import HarnessError, UsageError
+from harness.measure.stats import Measured, TooSmall, minimum_samples, nearest_rank
+from harness.sockets import Address
+from harness.spans import now_ns
+from harness.wire import Encoding
+from harness.workload.client import Script, StreamRecords, run_client
+from harness.workload.intervals import block_percentiles
+
+Samples = npt.NDArray[np.float32]
+QS = (0.5, 0.95, 0.99)
+_START_MARGIN_S = 0.2
+_CHUNK_RANGE_S = (0.020, 1.120)
+
+
+@dataclass(frozen=True)
+class StreamingPlan:
+    """A live-stream workload. Its schedule depends on these values alone."""
+
+    connections: int = 100
+    duration_s: float = 30.0
+    """Speech of each stream; recordings are repeated or cut to it."""
+    chunk_s: float = 0.1
+    ack_every: int = 1
+    """Chunks between two acknowledgements. Above 1, a chunk's latency includes its wait for the next."""
+    encoding: str = "s16le"
+    client_processes: int = 1
+    start_spread_s: float = 0.0
+    """Streams begin at random within this time; 0 takes one chunk, so that no two phases agree."""
+    seed: int = 0
+    lag_budget_s: float = 0.005
+    """The p99 lag of the clients above which the run is INVALID."""
+    final_timeout_s: float = 10.0
+    sample_rate: int = 16_000
+
+    def __post_init__(self) -> None:
+        low, high = _CHUNK_RANGE_S
+        if not low <= self.chunk_s <= high:
+            raise UsageError(f"workload.options.chunk_s={self.chunk_s}: chunks last {low} to {high} seconds")
+        if self.encoding.upper() not in (Encoding.S16LE.name, Encoding.F32LE.name):
+            raise UsageError(f"workload.options.encoding={self.encoding!r}: use s16le or f32le")
+        for name in ("connections", "client_processes", "ack_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"workload.options.{name}={getattr(self, name)}: at least 1")
+        if self.duration_s < self.chunk_s:
+            raise UsageError(f"workload.options.duration_s={self.duration_s} is shorter than one chunk")
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> StreamingPlan:
+        """From the leaf's options. Raises ``UsageError`` for a key that does not exist."""
+        known = {item.name for item in fields(cls)}
+        if unknown := sorted(set(options) - known):
+            raise UsageError(
+                f"workload.options.{unknown[0]} does not exist; there are {', '.join(sorted(known))}"
+            )
+        return cls(**options)
+
+
+# ---------------------------------------------------------------- the load
+
+
+def stream_load(address: Address, recordings: Sequence[Samples], plan: StreamingPlan) -> StreamingResult:
+    """Stream ``recordings`` (float32 mono at ``plan.sample_rate``) as ``plan`` says.
+
+    Blocks until every stream has ended. Raises ``HarnessError`` when a client process fails; what
+    happens to single streams is in the result.
+    """
+    wire = tuple(to_wire(fit(recording, plan), plan) for recording in recordings)
+    if not wire:
+        raise UsageError("no recording to stream: the audio set is empty")
+    assigned, offsets_s = schedule(plan, len(wire))
+    shares = [slice(n, None, plan.client_processes) for n in range(plan.client_processes)]
+    scripts = [
+        Script(
+            address=address,
+            recordings=wire,
+            assigned=tuple(assigned[share]),
+            offsets_s=tuple(offsets_s[share]),
+            chunk_s=plan.chunk_s,
+            sample_rate=plan.sample_rate,
+            encoding=Encoding[plan.encoding.upper()],
+            ack_every=plan.ack_every,
+            final_timeout_s=plan.final_timeout_s,
+        )
+        for share in shares
+    ]
+    with _clients(scripts) as controls:
+        for control in controls:
+            _receive(control)  # connected
+        start_ns = now_ns() + int(_START_MARGIN_S * 1e9)
+        for control in controls:
+            control.send(start_ns)
+        records = [_receive(control) for control in controls]
+    order = np.concatenate([np.arange(plan.connections)[share] for share in shares])
+    return StreamingResult(plan, start_ns, assigned, _merged(records, order))
+
+
+def schedule(plan: StreamingPlan, recordings: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Which recording each connection speaks, and when it begins: ``[C]`` and ``[C]`` seconds."""
+    rng = np.random.default_rng(plan.seed)
+    spread_s = plan.start_spread_s or plan.chunk_s
+    return rng.integers(0, recordings, plan.connections), rng.uniform(0.0, spread_s, plan.connections)
+
+
+def fit(recording: Samples, plan: StreamingPlan) -> Samples:
+    """The recording, repeated or cut to the plan's duration."""
+    length = round(plan.duration_s * plan.sample_rate)
+    if recording.ndim != 1 or len(recording) == 0:
+        raise UsageError(f"a stream needs mono samples [n]; this recording has shape {recording.shape}")
+    return np.resize(recording, length)
+
+
+def to_wire(samples: Samples, plan: StreamingPlan) -> npt.NDArray[np.generic]:
+    """Samples in the wire's encoding."""
+    if plan.encoding.upper() == Encoding.F32LE.name:
+        return samples.astype("<f4")
+    return np.asarray(np.clip(np.rint(samples * 32768.0), -32768, 32767), dtype="<i2")
+
+
+@contextmanager
+def _clients(scripts: Sequence[Script]) -> Iterator[list[Connection]]:
+    """A process for each script; none is left behind."""
+    context = multiprocessing.get_context("spawn")
+    controls: list[Connection] = []
+    processes: list[SpawnProcess] = []
+    try:
+        for script in scripts:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=run_client, args=(script, theirs), name="client")
+            process.start()
+            theirs.close()
+            controls.append(ours)
+            processes.append(process)
+        yield controls
+    finally:
+        for control in controls:
+            control.close()
+        for process in processes:
+            process.join(1.0)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+def _receive(control: Connection) -> Any:
+    try:
+        said = control.recv()
+    except EOFError:
+        raise HarnessError("a client process ended without a word; its output says why") from None
+    if isinstance(said, BaseException):
+        raise said
+    return said
+
+
+def _merged(records: Sequence[StreamRecords], order: npt.NDArray[np.int64]) -> StreamRecords:
+    """Records of all processes, in the order of the plan's connections."""
+    back = np.argsort(order)
+    arrays = {
+        name: np.concatenate([getattr(record, name) for record in records])[back]
+        for name in ("scheduled_ns", "sent_ns", "acked_ns", "first_text_ns", "final_ns")
+    }
+    texts = [text for record in records for text in record.texts]
+    errors = [error for record in records for error in record.errors]
+    return StreamRecords(
+        **arrays,
+        texts=tuple(texts[i] for i in back),
+        errors=tuple(errors[i] for i in back),
+        refused_sends=sum(record.refused_sends for record in records),
+        cpu_s=sum(record.cpu_s for record in records),
+    )
+
+
+# ---------------------------------------------------------------- what came of it
+
+
+@dataclass(frozen=True)
+class StreamingResult:
+    """Everything that was seen. Latencies are seconds; a chunk that was lost has none."""
+
+    plan: StreamingPlan
+    start_ns: int
+    assigned: npt.NDArray[np.int64]
+    """[C], the recording of each connection."""
+    records: StreamRecords
+
+    @property
+    def answered(self) -> npt.NDArray[np.bool_]:
+        """[C, K], the chunks that were acknowledged."""
+        return self.records.acked_ns > 0
+
+    @property
+    def lost_chunks(self) -> int:
+        """Chunks of the schedule that were not acknowledged, sent or not."""
+        return int(np.sum((self.records.scheduled_ns > 0) & ~self.answered))
+
+    @property
+    def latencies_s(self) -> npt.NDArray[np.float64]:
+        """[n], of every acknowledged chunk from its scheduled time."""
+        return self._latency_grid()[self.answered]
+
+    @property
+    def scheduled_s(self) -> npt.NDArray[np.float64]:
+        """[n], when the same chunks were due, from the start of the run."""
+        return _seconds(self.records.scheduled_ns[self.answered] - self.start_ns)
+
+    @property
+    def lags_s(self) -> npt.NDArray[np.float64]:
+        """[n], how late the clients were with each chunk they sent."""
+        sent = self.records.sent_ns > 0
+        return _seconds(self.records.sent_ns[sent] - self.records.scheduled_ns[sent])
+
+    @property
+    def jitters_s(self) -> npt.NDArray[np.float64]:
+        """[C'], each connection's mean change of latency from chunk to chunk.
+
+        The interarrival jitter of RFC 3550, section 6.4.1, as a plain mean.
+        """
+        change = np.abs(np.diff(self._latency_grid(), axis=1))
+        seen = self.answered[:, 1:] & self.answered[:, :-1]
+        counts = seen.sum(axis=1)
+        sums = np.where(seen, change, 0.0).sum(axis=1)
+        return np.asarray(sums[counts > 0] / counts[counts > 0], dtype=np.float64)
+
+    @property
+    def first_text_s(self) -> npt.NDArray[np.float64]:
+        """[C'], from the start of each stream until its first text."""
+        seen = self.records.first_text_ns > 0
+        begun = self.records.scheduled_ns[:, 0] - round(min(self.plan.chunk_s, self.plan.duration_s) * 1e9)
+        return _seconds((self.records.first_text_ns - begun)[seen])
+
+    @property
+    def final_s(self) -> npt.NDArray[np.float64]:
+        """[C'], from each stream's end of speech until its final text."""
+        seen = self.records.final_ns > 0
+        spoken_ns = self.records.scheduled_ns.max(axis=1)
+        return _seconds((self.records.final_ns - spoken_ns)[seen])
+
+    def connection_percentile_s(self, q: float) -> npt.NDArray[np.float64]:
+        """[C'], the percentile of each connection's own chunks."""
+        rows = [row[seen] for row, seen in zip(self._latency_grid(), self.answered, strict=True)]
+        return np.array([nearest_rank(row, q) for row in rows if len(row)])
+
+    def wrong_texts(self, expected: Sequence[str]) -> int:
+        """Streams whose final text is not that of their recording."""
+        texts = self.records.texts
+        return sum(text != expected[i] for text, i in zip(texts, self.assigned, strict=True))
+
+    def summary(self, expected: Sequence[str] | None = None) -> StreamingSummary:
+        """The figures and the verdict. ``expected[i]`` is the final text of recording ``i``."""
+        lag_p99 = nearest_rank(self.lags_s, 0.99) if len(self.lags_s) else 0.0
+        failed = [error for error in self.records.errors if error]
+        wrong = 0 if expected is None else self.wrong_texts(expected)
+        reasons = []
+        if lag_p99 > self.plan.lag_budget_s:
+            budget_ms = self.plan.lag_budget_s * 1e3
+            reasons.append(f"the clients were late: p99 lag {lag_p99 * 1e3:.1f} ms, budget {budget_ms:g} ms")
+        if failed:
+            reasons.append(f"{len(failed)} streams failed; the first: {failed[0]}")
+        if self.lost_chunks:
+            reasons.append(f"{self.lost_chunks} chunks were not acknowledged")
+        if wrong:
+            reasons.append(f"{wrong} streams got a text that is not their recording's")
+        blocks = self.scheduled_s.astype(np.int64)
+        p50, p95, p99 = block_percentiles(self.latencies_s, blocks, QS)
+        return StreamingSummary(
+            connections=self.plan.connections,
+            chunks=int(np.sum(self.records.scheduled_ns > 0)),
+            lost_chunks=self.lost_chunks,
+            failed_streams=len(failed),
+            wrong_texts=wrong if expected is not None else None,
+            refused_sends=self.records.refused_sends,
+            lag_p99_s=lag_p99,
+            p50=p50,
+            p95=p95,
+            p99=p99,
+            max_s=float(self.latencies_s.max(initial=0.0)),
+            jitter_p50_s=_percentile(self.jitters_s, 0.5),
+            jitter_p95_s=_percentile(self.jitters_s, 0.95),
+            first_text_p50_s=_percentile(self.first_text_s, 0.5),
+            first_text_p95_s=_percentile(self.first_text_s, 0.95),
+            final_p50_s=_percentile(self.final_s, 0.5),
+            final_p95_s=_percentile(self.final_s, 0.95),
+            worst_connection_p95_s=float(self.connection_percentile_s(0.95).max(initial=0.0)),
+            client_cpu_s=self.records.cpu_s,
+            reasons=tuple(reasons),
+        )
+
+    def _latency_grid(self) -> npt.NDArray[np.float64]:
+        return _seconds(self.records.acked_ns - self.records.scheduled_ns)
+
+
+def _seconds(nanoseconds: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    return np.asarray(nanoseconds * 1e-9, dtype=np.float64)
+
+
+def _percentile(values: npt.NDArray[np.float64], q: float) -> float | None:
+    """None below the sample size at which the percentile can be bounded."""
+    return nearest_rank(values, q) if len(values) >= minimum_samples(q) else None
+
+
+@dataclass(frozen=True)
+class StreamingSummary:
+    """The figures of one streaming run; ``reasons`` says why it is INVALID, if it is."""
+
+    connections: int
+    chunks: int
+    lost_chunks: int
+    failed_streams: int
+    wrong_texts: int | None
+    refused_sends: int
+    lag_p99_s: float
+    p50: Measured
+    p95: Measured
+    p99: Measured
+    max_s: float
+    jitter_p50_s: float | None
+    jitter_p95_s: float | None
+    first_text_p50_s: float | None
+    first_text_p95_s: float | None
+    final_p50_s: float | None
+    final_p95_s: float | None
+    worst_connection_p95_s: float
+    client_cpu_s: float
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def valid(self) -> bool:
+        return not self.reasons
+
+    def as_dict(self) -> dict[str, Any]:
+        """In JSON types."""
+        return asdict(self) | {"valid": self.valid}
+
+
+# ---------------------------------------------------------------- the largest load under a limit
+
+
+@dataclass(frozen=True)
+class SloStep:
+    """One load that was tried. ``passed``: the run was valid and its p95 under the limit."""
+
+    connections: int
+    p95: Measured
+    passed: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SloResult:
+    """``largest`` passed and ``smallest_failed`` did not; either is None where none was found."""
+
+    limit_s: float
+    steps: tuple[SloStep, ...]
+
+    @property
+    def largest(self) -> int | None:
+        failed = self.smallest_failed
+        passed = [step.connections for step in self.steps if step.passed]
+        return max((n for n in passed if failed is None or n < failed), default=None)
+
+    @property
+    def smallest_failed(self) -> int | None:
+        return min((step.connections for step in self.steps if not step.passed), default=None)
+
+
+def search_slo(
+    measure: Callable[[int], StreamingSummary],
+    limit_s: float,
+    start: int,
+    most: int,
+    resolution: float = 0.05,
+    on_step: Callable[[SloStep], None] = lambda _step: None,
+) -> SloResult:
+    """The largest number of connections up to ``most`` whose p95 stays under ``limit_s``.
+
+    Doubles from ``start`` until one fails (or halves until one passes), then bisects the bracket
+    down to ``resolution`` of its lower end. A run that is INVALID counts as failed, with its reason.
+    """
+    steps: list[SloStep] = []
+
+    def passes(connections: int) -> bool:
+        step = _step(connections, measure(connections), limit_s)
+        steps.append(step)
+        on_step(step)
+        return step.passed
+
+    low, high = _bracket(passes, min(max(1, start), most), most)
+    while high - low > max(1, int(low * resolution)):
+        middle = (low + high) // 2
+        low, high = (middle, high) if passes(middle) else (low, middle)
+    return SloResult(limit_s, tuple(steps))
+
+
+def _bracket(passes: Callable[[int], bool], start: int, most: int) -> tuple[int, int]:
+    """A load that passes (0: none needed trying) and one that fails; equal where the top passes."""
+    if passes(start):
+        low = start
+        while low < most:
+            high = min(2 * low, most)
+            if not passes(high):
+                return low, high
+            low = high
+        return low, low
+    high = start
+    while high > 1:
+        low = high // 2
+        if passes(low):
+            return low, high
+        high = low
+    return 0, 1
+
+
+def _step(connections: int, summary: StreamingSummary, limit_s: float) -> SloStep:
+    reasons = list(summary.reasons)
+    if isinstance(summary.p95, TooSmall):
+        reasons.append(f"{summary.p95.n} chunks are too few for p95: {summary.p95.needed} are needed")
+    elif summary.p95.value > limit_s:
+        reasons.append(f"p95 {summary.p95.value * 1e3:.1f} ms over the limit of {limit_s * 1e3:g} ms")
+    return SloStep(connections, summary.p95, not reasons, tuple(reasons))
