@@ -1,0 +1,271 @@
+"""The charts of a report, as PNG bytes. Drawn without pyplot: no global figure, no display."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+
+from harness.measure.stats import Estimate, Measured, nearest_rank
+from harness.measure.text import digits, seconds
+from harness.report.content import Entry
+from harness.spans import SPAN_NAMES
+
+# Okabe & Ito (2008): eight colours that most colour-blind readers can tell apart.
+RUN_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6A00", "#444444")
+# Waiting and moving in greys and browns, the front end in blues and greens, the model in warm colours.
+SPAN_COLORS = {
+    "queue": "#8C8C8C",
+    "decode": "#1F4E79",
+    "resample": "#2E75B6",
+    "denoise": "#5BA3D9",
+    "vad": "#17807E",
+    "segment": "#63B7AF",
+    "features": "#A8D5BA",
+    "ipc": "#A67C52",
+    "encoder": "#D1495B",
+    "decoder": "#EDAE49",
+    "text": "#F3D08B",
+    "reply": "#C9B79C",
+}
+_INK, _QUIET, _GRID = "#1b1f24", "#5b6570", "#e3e7eb"
+_DPI = 160
+_WIDTH = 9.0
+
+
+def charts(entries: Sequence[Entry]) -> dict[str, bytes]:
+    """File name to PNG, for the runs whose speed may be shown; empty when there is none."""
+    drawable = [entry for entry in entries if entry.drawable]
+    if not drawable:
+        return {}
+    draw: Mapping[str, Callable[[Sequence[Entry]], Figure]] = {
+        "latency.png": latency_ecdf,
+        "percentiles.png": percentile_bars,
+        "spans.png": span_stacks,
+        "rtf.png": rtf_scatter,
+    }
+    return {name: _png(function(drawable)) for name, function in draw.items()}
+
+
+def latency_ecdf(entries: Sequence[Entry]) -> Figure:
+    """Share of requests answered within a time, one step line per run."""
+    figure, axes = _panel(4.2)
+    for entry, color in _colored(entries):
+        values = np.sort(entry.stored.measured["latency_s"].to_numpy())
+        share = np.arange(1, len(values) + 1) / len(values)
+        axes.step(values, share, where="post", color=color, linewidth=1.8, label=entry.label)
+        marks = [nearest_rank(values, q) for q in (0.50, 0.95)]
+        axes.plot(marks, (0.50, 0.95), "o", color=color, markersize=4.5, markeredgecolor="white", zorder=4)
+    for q, name in ((0.50, "p50"), (0.95, "p95")):
+        axes.axhline(q, color=_QUIET, linewidth=0.7, linestyle=(0, (4, 4)), zorder=1)
+        axes.annotate(
+            name, (1.0, q), xycoords=("axes fraction", "data"), xytext=(4, -3), textcoords="offset points",
+            fontsize=8, color=_QUIET,
+        )  # fmt: skip
+    _seconds_axis(axes, pd.concat([entry.stored.measured["latency_s"] for entry in entries]))
+    axes.set_ylim(0, 1.01)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    _title(
+        axes,
+        "Latency of a request",
+        "share of requests answered within this time, from their scheduled arrival",
+    )
+    _legend(axes, entries)
+    return figure
+
+
+def percentile_bars(entries: Sequence[Entry]) -> Figure:
+    """p50 and p95 per length bucket with 95 % intervals, one bar per run."""
+    buckets = sorted({scope.name for entry in entries for scope in entry.summary.buckets})
+    figure = _figure(2 * 2.5 + 0.6)
+    for row, quantile in enumerate(("p50", "p95")):
+        axes = figure.add_subplot(2, 1, row + 1)
+        _style(axes)
+        for place, (entry, color) in enumerate(_colored(entries)):
+            latencies = {scope.name: scope.latency[quantile] for scope in entry.summary.scopes}
+            _bars(axes, ["all", *buckets], latencies, place, len(entries), color)
+        axes.set_xticks(range(len(buckets) + 1), ["all", *buckets])
+        axes.axvline(0.5, color=_QUIET, linewidth=0.7)
+        axes.yaxis.set_major_formatter(FuncFormatter(_seconds_label))
+        axes.grid(axis="x", visible=False)
+        _title(axes, f"{quantile} of latency per length bucket", "nearest rank, 95 % interval")
+        if row == 0:
+            _legend(axes, entries)
+    return figure
+
+
+def _bars(
+    axes: Axes, scopes: Sequence[str], figures: Mapping[str, Measured], place: int, runs: int, color: str
+) -> None:
+    width = min(0.8 / runs, 0.34)
+    offset = (place - (runs - 1) / 2) * width
+    for x, scope in enumerate(scopes):
+        match figures.get(scope):
+            case Estimate() as e:
+                error = [[max(0.0, e.value - e.low)], [max(0.0, e.high - e.value)]]
+                axes.bar(x + offset, e.value, width * 0.92, color=color, zorder=2)
+                axes.errorbar(
+                    x + offset, e.value, yerr=error, color=_INK, linewidth=1.1, capsize=2.5, zorder=3
+                )
+            case None:
+                pass
+            case _:
+                axes.annotate(
+                    "n too small", (x + offset, 0), xycoords=("data", "axes fraction"), xytext=(0, 4),
+                    textcoords="offset points", rotation=90, ha="center", va="bottom", fontsize=7, color=_QUIET,
+                )  # fmt: skip
+
+
+def span_stacks(entries: Sequence[Entry]) -> Figure:
+    """Mean seconds per span: one bar per run, or per bucket where there is one run."""
+    bars = _stack_rows(entries)
+    figure, axes = _panel(1.7 + 0.42 * len(bars))
+    names = [
+        name for name in (*SPAN_NAMES, "unaccounted") if any(parts.get(name, 0) > 0 for _, parts in bars)
+    ]
+    left = np.zeros(len(bars))
+    places = np.arange(len(bars))[::-1]
+    for name in names:
+        widths = np.array([parts.get(name, 0.0) for _, parts in bars])
+        hatched = name == "unaccounted"
+        axes.barh(
+            places, widths, 0.62, left=left, label=name, color="white" if hatched else SPAN_COLORS[name],
+            hatch="/////" if hatched else None, edgecolor=_QUIET if hatched else "white", linewidth=0.6,
+        )  # fmt: skip
+        left += widths
+    for place, total in zip(places, left, strict=True):
+        axes.annotate(
+            seconds(float(total)), (total, place), xytext=(5, 0), textcoords="offset points",
+            va="center", fontsize=8.5, color=_INK,
+        )  # fmt: skip
+    axes.set_yticks(places, [label for label, _ in bars])
+    axes.set_xlim(0, left.max() * 1.12)
+    axes.xaxis.set_major_formatter(FuncFormatter(_seconds_label))
+    axes.grid(axis="y", visible=False)
+    _title(axes, "Where the time goes", "mean seconds of each span per request; hatched: in no span")
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.62 / (0.42 * len(bars) + 0.6)), ncols=min(len(names), 7),
+        frameon=False, fontsize=8, handlelength=1.1, handleheight=1.0, columnspacing=1.2,
+    )  # fmt: skip
+    return figure
+
+
+def _stack_rows(entries: Sequence[Entry]) -> list[tuple[str, dict[str, float]]]:
+    if len(entries) > 1:
+        scopes = [(entry.label, entry.summary.overall) for entry in entries]
+    else:
+        summary = entries[0].summary
+        scopes = [(scope.name, scope) for scope in (summary.overall, *summary.buckets) if scope is not None]
+    return [
+        (label, {**scope.spans, "unaccounted": scope.unaccounted_s})
+        for label, scope in scopes
+        if scope is not None
+    ]
+
+
+def rtf_scatter(entries: Sequence[Entry]) -> Figure:
+    """Processing time over audio length of each request, against its length."""
+    figure, axes = _panel(4.2)
+    shown = [entry.stored.measured for entry in entries]
+    points = sum(len(rows) for rows in shown)
+    for (entry, color), rows in zip(_colored(entries), shown, strict=True):
+        rows = rows[rows["rtf"].notna()]
+        alpha = float(np.clip(600 / max(points, 1), 0.12, 0.7))
+        axes.scatter(
+            rows["audio_s"], rows["rtf"], s=14, color=color, alpha=alpha, linewidths=0, label=entry.label
+        )
+        medians = rows.groupby("bucket").agg({"audio_s": "median", "rtf": "median"}).sort_values("audio_s")
+        axes.plot(
+            medians["audio_s"], medians["rtf"], "-o", color=color, linewidth=1.4, markersize=4, zorder=3
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        _sparse_log(axis)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} s"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: digits(value)))
+    axes.set_xlabel("audio length", color=_QUIET)
+    axes.set_ylabel("RTF", color=_QUIET)
+    _title(axes, "RTF against audio length", "processing time over audio length; line: median of each bucket")
+    _legend(axes, entries)
+    return figure
+
+
+# ---------------------------------------------------------------- house style
+
+
+def _figure(height: float) -> Figure:
+    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _panel(height: float) -> tuple[Figure, Axes]:
+    figure = _figure(height)
+    axes = figure.add_subplot()
+    _style(axes)
+    return figure, axes
+
+
+def _style(axes: Axes) -> None:
+    axes.set_axisbelow(True)
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.tick_params(colors=_QUIET, labelsize=8.5, length=0)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(_GRID)
+
+
+def _title(axes: Axes, title: str, subtitle: str) -> None:
+    axes.set_title(subtitle, loc="left", fontsize=9, color=_QUIET, pad=8)
+    axes.annotate(
+        title, (0, 1), xycoords="axes fraction", xytext=(0, 22), textcoords="offset points",
+        fontsize=12.5, fontweight="bold", color=_INK, annotation_clip=False,
+    )  # fmt: skip
+
+
+def _legend(axes: Axes, entries: Sequence[Entry]) -> None:
+    if len(entries) < 2:
+        return
+    handles = [
+        axes.plot([], [], "s", color=color, markersize=7, label=entry.label)[0]
+        for entry, color in _colored(entries)
+    ]
+    axes.legend(handles=handles, loc="best", frameon=True, framealpha=0.9, edgecolor="none", fontsize=8.5)
+
+
+def _seconds_axis(axes: Axes, values: pd.Series) -> None:
+    """Log scale where the values span more than a decade."""
+    low, high = float(values.min()), float(values.max())
+    if low > 0 and high / low > 10:
+        axes.set_xscale("log")
+        _sparse_log(axes.xaxis)
+    else:
+        axes.set_xlim(0, high * 1.03)
+    axes.xaxis.set_major_formatter(FuncFormatter(_seconds_label))
+
+
+def _sparse_log(axis: object) -> None:
+    axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))  # type: ignore[attr-defined]
+    axis.set_minor_formatter(NullFormatter())  # type: ignore[attr-defined]
+
+
+def _seconds_label(value: float, _: object = None) -> str:
+    return "0" if value == 0 else seconds(value)
+
+
+def _colored(entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
+    return [(entry, RUN_COLORS[i % len(RUN_COLORS)]) for i, entry in enumerate(entries)]
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    # No date and no version in the file: the same run gives the same bytes.
+    figure.savefig(buffer, format="png", metadata={"Software": None}, bbox_inches="tight", pad_inches=0.12)
+    return buffer.getvalue()

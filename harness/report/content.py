@@ -1,0 +1,204 @@
+"""What a report says, before it has a form: labels, warnings, transcripts, headline figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from harness.measure.ledger import unaccounted_share
+from harness.measure.stats import TooSmall
+from harness.measure.summary import Summary, summarize
+from harness.measure.telemetry import THROTTLING
+from harness.measure.text import NOTHING, duration, gigabytes, number
+from harness.record import Mode, ParityStatus, StoredRun, Telemetry, VerdictStatus
+
+WITHHELD = "withheld"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of a report: the run, its figures, and a label that no other run of it has."""
+
+    stored: StoredRun
+    summary: Summary
+    label: str
+
+    @property
+    def withheld(self) -> bool:
+        """Whether its speed must not be shown: its answers are not the reference's."""
+        parity = self.stored.run.parity
+        return parity is not None and parity.status is ParityStatus.DIFFERENT
+
+    @property
+    def drawable(self) -> bool:
+        return self.summary.overall is not None and not self.withheld
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A transcript beside what was said; ``reference`` is ``None`` where nobody wrote it down."""
+
+    request_id: str
+    reference: str | None
+    text: str
+
+
+def entries(runs: Sequence[StoredRun]) -> list[Entry]:
+    """The runs with their figures, labelled by variant, and by run where variants repeat."""
+    variants = [stored.run.variant for stored in runs]
+    return [
+        Entry(
+            stored,
+            summarize(stored),
+            stored.run.variant
+            if variants.count(stored.run.variant) == 1
+            else f"{stored.run.variant} · {stored.run.run_id}",
+        )
+        for stored in runs
+    ]
+
+
+HEADER = (
+    "run",
+    "requests",
+    "p50",
+    "p90",
+    "p95",
+    "p99",
+    "RTF p50",
+    "RTFx",
+    "WER",
+    "I / D / S",
+    "memory",
+    "verdict",
+)
+
+
+def headline(entry: Entry) -> tuple[str, ...]:
+    """The row of a run, cells as in ``HEADER``."""
+    summary, overall = entry.summary, entry.summary.overall
+    if overall is None or entry.withheld:
+        speed = [WITHHELD if entry.withheld else NOTHING] * 6
+    else:
+        speed = [duration(overall.latency[q]) for q in ("p50", "p90", "p95", "p99")]
+        speed += [number(overall.rtf["p50"]), number(summary.rtfx)]
+    requests = f"{summary.requests}" + (f" ({summary.failed} failed)" if summary.failed else "")
+    return (
+        entry.label,
+        requests,
+        *speed,
+        *_wer_cells(summary),
+        memory_text(entry.stored),
+        verdict_text(entry),
+    )
+
+
+def _wer_cells(summary: Summary) -> tuple[str, str]:
+    wer = summary.wer
+    if wer is None or wer.point is None:
+        return NOTHING, NOTHING
+    edits = (
+        f"{wer.errors.insertions} / {wer.errors.deletions} / {wer.errors.substitutions} of {wer.errors.words}"
+    )
+    if isinstance(wer.rate, TooSmall):
+        return f"{wer.point:.1%} (n too small)", edits
+    return f"{wer.point:.1%} [{wer.rate.low:.1%}, {wer.rate.high:.1%}]", edits
+
+
+def memory_text(stored: StoredRun) -> str:
+    memory = stored.run.memory
+    if memory is None:
+        return NOTHING
+    gpu = memory.gpu_reserved_bytes or memory.gpu_used_bytes
+    return gigabytes(memory.rss_bytes) + (f", GPU {gigabytes(gpu)}" if gpu else "")
+
+
+def verdict_text(entry: Entry) -> str:
+    profiled = " (profiled)" if entry.stored.run.profiled else ""
+    return f"{entry.stored.run.verdict.status}{profiled}"
+
+
+def conditions(stored: StoredRun) -> str:
+    """One line: what was measured, on what."""
+    run, origin = stored.run, stored.run.provenance
+    machine = origin.gpu.name if origin.gpu else f"{origin.cpu} ({origin.cpu_count} cores)"
+    processes = len(run.processes)
+    plural = "process" if processes == 1 else "processes"
+    return (
+        f"{origin.model.name} ({origin.model.weights} weights) · {origin.dataset.name} · "
+        f"{run.mode} workload · {processes} {plural} · {machine}"
+    )
+
+
+def warnings(entry: Entry) -> Iterator[str]:
+    """What a reader must know before quoting a figure, each with its remedy."""
+    run, summary = entry.stored.run, entry.summary
+    for reason in run.verdict.reasons:
+        yield f"{run.verdict.status}: {reason.message}"
+    if run.profiled:
+        yield "profiled: the profiler slows what it observes; quote figures of a run with profiler=none"
+    yield from (str(warning) for warning in run.summary.get("warnings", ()))
+    if summary.failed:
+        first = str(entry.stored.failed["error"].iloc[0])
+        yield f"{summary.failed} of {summary.requests} requests failed (first: {first}); they are in no percentile"
+    if run.parity is None and summary.overall is not None:
+        yield "the output was not compared with the eager reference; set runner.reference=true"
+    elif run.parity is not None and run.parity.status is ParityStatus.UNDECIDED:
+        yield f"the output may differ from the reference's: {run.parity.message}"
+    if len(run.processes) == 1:
+        yield "one process: the intervals leave out how processes differ; set runner.processes=5"
+    yield from _small_samples(summary)
+    if run.telemetry is not None:
+        yield from _throttling(run.telemetry)
+
+
+def _small_samples(summary: Summary) -> Iterator[str]:
+    overall = summary.overall
+    small = [] if overall is None else [q for q, f in overall.latency.items() if isinstance(f, TooSmall)]
+    if small and overall is not None:
+        worst = overall.latency[small[-1]]
+        needed = worst.needed if isinstance(worst, TooSmall) else 0
+        yield f"n too small for {', '.join(small)}; raise workload.requests until {needed} are measured in all"
+
+
+def _throttling(telemetry: Telemetry) -> Iterator[str]:
+    readings = [
+        set(s.throttle_reasons) & THROTTLING for s in telemetry.samples if s.throttle_reasons is not None
+    ]
+    throttled = [names for names in readings if names]
+    if throttled:
+        names = ", ".join(sorted(set().union(*throttled)))
+        share = len(throttled) / len(readings)
+        yield f"the GPU throttled ({names}) in {share:.0%} of readings; cool it or fix its clocks (nvidia-smi -lgc)"
+
+
+def transcripts(entry: Entry, count: int = 4) -> list[Spoken]:
+    """A few transcripts, one per bucket first, recordings with a reference before others."""
+    rows = entry.stored.measured.drop_duplicates("request_id")
+    rows = rows[rows["text"].fillna("") != ""]
+    if rows.empty:
+        return []
+    with_reference = rows["reference_text"].notna()
+    chosen = pd.concat([rows[with_reference], rows[~with_reference]])
+    turn = chosen.groupby("bucket").cumcount()
+    chosen = chosen.assign(turn=turn).sort_values(["turn", "bucket"], kind="stable").head(count)
+    return [
+        Spoken(str(r.request_id), None if pd.isna(r.reference_text) else str(r.reference_text), str(r.text))
+        for r in chosen.itertuples()
+    ]
+
+
+def unaccounted_text(entry: Entry) -> str:
+    share = unaccounted_share(entry.stored.measured)
+    return NOTHING if share is None else f"{share:.2%} of p50"
+
+
+def is_valid(entry: Entry) -> bool:
+    return entry.stored.run.verdict.status is VerdictStatus.VALID
+
+
+def offered_only(entry: Entry) -> bool:
+    """Whether arrivals, not the service, set the throughput."""
+    return entry.stored.run.mode in (Mode.OPEN, Mode.STREAMING)

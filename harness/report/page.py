@@ -1,0 +1,259 @@
+"""One HTML page about one or several runs, complete in itself: no script, nothing to fetch."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+from pathlib import Path
+
+from harness.compare import change_cells, notes
+from harness.comparison import compare_runs
+from harness.errors import InvalidMeasurementError, NotComparableError
+from harness.measure.metrics import metric
+from harness.measure.text import duration, number, seconds
+from harness.measure.wer import normalize
+from harness.record import StoredRun, write_atomically
+from harness.record.codec import to_json
+from harness.record.files import explained
+from harness.report.charts import charts
+from harness.report.content import (
+    HEADER,
+    WITHHELD,
+    Entry,
+    Spoken,
+    conditions,
+    entries,
+    headline,
+    is_valid,
+    transcripts,
+    unaccounted_text,
+    warnings,
+)
+
+PAGE = "report.html"
+_ALT = {
+    "latency.png": "Share of requests answered within a time, per run",
+    "percentiles.png": "Median and 95th percentile of latency per length bucket",
+    "spans.png": "Mean time in each span",
+    "rtf.png": "Real-time factor against audio length",
+}
+_COMPARED = (
+    "latency.p50",
+    "latency.p95",
+    "span.encoder.p50",
+    "span.decoder.p50",
+    "rtfx",
+    "wer",
+    "memory.rss",
+)
+
+
+def write_report(runs: Sequence[StoredRun], out: Path) -> Path:
+    """Write the page and its charts into ``out``; returns the page's path.
+
+    Raises ``UsageError`` or ``UnavailableError`` naming ``out`` where it cannot be written.
+    """
+    with explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+    shown = entries(runs)
+    images = charts(shown)
+    for name, png in images.items():
+        write_atomically(out / name, lambda file, png=png: file.write(png))  # type: ignore[misc]
+    text = page(shown, images)
+    write_atomically(out / PAGE, lambda file: file.write(text.encode()))
+    return out / PAGE
+
+
+def page(shown: Sequence[Entry], images: dict[str, bytes]) -> str:
+    """The page as text; ``images`` are embedded."""
+    css = (Path(__file__).parent / "style.css").read_text()
+    title = ", ".join(entry.label for entry in shown)
+    sections = [
+        _top(shown),
+        _headline_table(shown),
+        _warnings(shown),
+        _comparisons(shown),
+        "".join(_image(name, png) for name, png in images.items()),
+        _buckets(shown),
+        _transcripts(shown),
+        _provenance(shown),
+        _evidence(shown),
+    ]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title>\n<style>\n{css}</style></head>\n<body><main>\n"
+        + "\n".join(section for section in sections if section)
+        + "\n</main></body></html>\n"
+    )
+
+
+def _top(shown: Sequence[Entry]) -> str:
+    title = "Speech-to-text serving: " + (shown[0].label if len(shown) == 1 else f"{len(shown)} runs")
+    lines = dict.fromkeys(conditions(entry.stored) for entry in shown)
+    return f"<h1>{escape(title)}</h1>" + "".join(f'<p class="quiet">{escape(line)}</p>' for line in lines)
+
+
+def _headline_table(shown: Sequence[Entry]) -> str:
+    body = "".join(
+        _row([*map(escape, headline(entry)[:-1]), _badge(headline(entry)[-1])]) for entry in shown
+    )  # fmt: skip
+    note = (
+        "Latency from the scheduled arrival; percentiles by nearest rank with 95 % intervals. RTF is processing over "
+        "audio, of one request; RTFx is audio over wall time, of the whole run."
+    )
+    return f'<div class="scroll">{_table(HEADER, body)}</div><p class="quiet">{note}</p>'
+
+
+def _warnings(shown: Sequence[Entry]) -> str:
+    blocks = []
+    for entry in shown:
+        found = list(warnings(entry))
+        if found:
+            kind = "warnings" if is_valid(entry) else "warnings bad"
+            items = "".join(f"<li>{escape(warning)}</li>" for warning in found)
+            blocks.append(f'<div class="{kind}"><strong>{escape(entry.label)}</strong><ul>{items}</ul></div>')
+    return f"<h2>Before you quote this</h2>{''.join(blocks)}" if blocks else ""
+
+
+def _comparisons(shown: Sequence[Entry]) -> str:
+    if len(shown) < 2:
+        return ""
+    blocks = "".join(_comparison(shown[0], other) for other in shown[1:])
+    return f"<h2>Compared with {escape(shown[0].label)}</h2>{blocks}"
+
+
+def _comparison(base: Entry, other: Entry) -> str:
+    title = f"<h3>{escape(other.label)}</h3>"
+    try:
+        compared = compare_runs(base.stored, other.stored, [metric(name) for name in _COMPARED])
+    except (NotComparableError, InvalidMeasurementError) as error:
+        return f'{title}<p class="quiet">no ratios: {escape(str(error))}</p>'
+    header = ("metric", "scope", base.label, other.label, "ratio", "95 % interval", "verdict")
+    rows = "".join(_row(map(escape, change_cells(change))) for change in compared.changes)
+    withheld = f"<p>speed withheld: {escape(compared.withheld)}</p>" if compared.withheld else ""
+    remarks = "".join(f'<p class="quiet">{escape(note)}</p>' for note in notes(compared))
+    return f'{title}{withheld}<div class="scroll">{_table(header, rows)}</div>{remarks}'
+
+
+def _buckets(shown: Sequence[Entry]) -> str:
+    header = ("scope", "requests", "audio", "p50", "p90", "p95", "p99", "RTF p50")
+    blocks = []
+    for entry in shown:
+        if entry.summary.overall is None:
+            continue
+        if entry.withheld:
+            blocks.append(f"<h3>{escape(entry.label)}</h3><p>{WITHHELD}</p>")
+            continue
+        rows = "".join(
+            _row(
+                [
+                    escape(scope.name),
+                    str(scope.requests),
+                    seconds(scope.audio_s),
+                    *(duration(figure) for figure in scope.latency.values()),
+                    number(scope.rtf["p50"]),
+                ]
+            )
+            for scope in entry.summary.scopes
+        )
+        unaccounted = f'<p class="quiet">unaccounted: {unaccounted_text(entry)}</p>'
+        blocks.append(
+            f'<h3>{escape(entry.label)}</h3><div class="scroll">{_table(header, rows)}</div>{unaccounted}'
+        )
+    note = '<p class="quiet">“weighted” gives each bucket its share of the audio set, however often it was served.</p>'
+    return f"<h2>Latency per length bucket</h2>{note}{''.join(blocks)}" if blocks else ""
+
+
+def _transcripts(shown: Sequence[Entry]) -> str:
+    blocks = []
+    for entry in shown:
+        spoken = transcripts(entry, count=6)
+        if spoken:
+            body = "".join(_row([escape(line.request_id), *_said_and_heard(line)]) for line in spoken)
+            title = f"<h3>{escape(entry.label)}</h3>" if len(shown) > 1 else ""
+            blocks.append(
+                f'{title}<table class="words">{_head(("recording", "said", "heard"))}{body}</table>'
+            )
+    return f"<h2>What it heard</h2>{''.join(blocks)}" if blocks else ""
+
+
+def _said_and_heard(line: Spoken) -> tuple[str, str]:
+    """Reference and transcript, the words that only the transcript has marked."""
+    if line.reference is None:
+        return '<span class="quiet">no transcript</span>', escape(line.text)
+    expected = set(normalize(line.reference).split())
+    words = (
+        escape(w) if normalize(w) in expected else f"<mark>{escape(w)}</mark>" for w in line.text.split()
+    )
+    return escape(line.reference), " ".join(words)
+
+
+def _provenance(shown: Sequence[Entry]) -> str:
+    blocks = []
+    for entry in shown:
+        facts = "".join(_row([escape(name), escape(value)]) for name, value in _facts(entry.stored))
+        blocks.append(f'<h3>{escape(entry.label)}</h3><table class="facts">{facts}</table>')
+    return f"<h2>Where it comes from</h2>{''.join(blocks)}"
+
+
+def _facts(stored: StoredRun) -> Iterator[tuple[str, str]]:
+    run, origin = stored.run, stored.run.provenance
+    commit = origin.git.commit or "no repository"
+    dirty = " with uncommitted changes" if origin.git.dirty else ""
+    yield "run", f"{run.run_id}, {run.created_utc}"
+    if origin.command:
+        yield "command", " ".join(origin.command)
+    yield "code", f"{commit}{dirty}, sources {origin.git.source_hash}"
+    yield "model", f"{origin.model.name}, weights {origin.model.weights} {origin.model.weights_hash[:16]}"
+    data = origin.dataset
+    yield (
+        "audio set",
+        f"{data.name}: {data.items} recordings, {seconds(data.audio_s)}, {data.content_hash[:16]}",
+    )
+    yield "machine", f"{origin.cpu}, {origin.cpu_count} cores, {origin.os}, Python {origin.python}"
+    if origin.gpu is not None:
+        limit = f", limited to {origin.gpu.power_limit_w:.0f} W" if origin.gpu.power_limit_w else ""
+        yield "GPU", f"{origin.gpu.name}, driver {origin.gpu.driver}{limit}"
+    yield "packages", ", ".join(f"{name} {version}" for name, version in origin.packages.items())
+    yield "comparability key", run.comparability.key
+    if run.parity is not None:
+        yield "output", f"{run.parity.status}: {run.parity.message}"
+
+
+def _evidence(shown: Sequence[Entry]) -> str:
+    blocks = []
+    for entry in shown:
+        run = entry.stored.run
+        if run.evidence:
+            blocks.append(_details(f"{entry.label}: evidence that it engaged", to_json(run.evidence)))
+        blocks.append(_details(f"{entry.label}: configuration", to_json(run.config)))
+    return f"<h2>Evidence and configuration</h2>{''.join(blocks)}"
+
+
+def _details(title: str, document: object) -> str:
+    text = escape(json.dumps(document, indent=2, ensure_ascii=False))
+    return f"<details><summary>{escape(title)}</summary><pre>{text}</pre></details>"
+
+
+def _image(name: str, png: bytes) -> str:
+    data = base64.b64encode(png).decode()
+    return f'<figure><img alt="{_ALT[name]}" src="data:image/png;base64,{data}"></figure>'
+
+
+def _badge(verdict: str) -> str:
+    return f'<span class="badge {escape(verdict.split()[0])}">{escape(verdict)}</span>'
+
+
+def _table(header: Sequence[str], body: str) -> str:
+    return f"<table>{_head(header)}{body}</table>"
+
+
+def _head(header: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in header) + "</tr>"
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"

@@ -1,0 +1,82 @@
+"""The table that a run ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.measure.summary import Scope
+from harness.measure.text import NOTHING, duration, number, seconds, table
+from harness.record import StoredRun
+from harness.report.content import (
+    HEADER,
+    WITHHELD,
+    Entry,
+    conditions,
+    entries,
+    headline,
+    transcripts,
+    unaccounted_text,
+    warnings,
+)
+
+_BAR = 24
+
+
+def text_summary(stored: StoredRun) -> str:
+    """A run in the terminal: percentiles per bucket, where the time went, what it heard, warnings."""
+    (entry,) = entries([stored])
+    return "\n".join(_lines(entry))
+
+
+def _lines(entry: Entry) -> Iterator[str]:
+    run = entry.stored.run
+    yield f"{run.variant}  {run.verdict.status}  {run.run_id}"
+    yield conditions(entry.stored)
+    if entry.withheld:
+        yield f"\nspeed {WITHHELD}: {run.parity.message if run.parity else ''}"
+    elif entry.summary.overall is not None:
+        yield f"\n{_latencies(entry)}"
+        yield f"\n{_where(entry.summary.overall)}"
+    yield f"\n{_figures(entry)}"
+    spoken = transcripts(entry)
+    if spoken:
+        yield ""
+    for line in spoken:
+        yield f"said   {line.reference or NOTHING}"
+        yield f"heard  {line.text}"
+    for warning in warnings(entry):
+        yield f"\nwarning: {warning}"
+
+
+def _latencies(entry: Entry) -> str:
+    rows = [_scope_cells(scope) for scope in entry.summary.scopes]
+    return table(("latency", "requests", "p50", "p90", "p95", "p99", "RTF p50"), rows)
+
+
+def _scope_cells(scope: Scope) -> tuple[str, ...]:
+    percentiles = [duration(figure) for figure in scope.latency.values()]
+    return (scope.name, str(scope.requests), *percentiles, number(scope.rtf["p50"]))
+
+
+def _where(scope: Scope) -> str:
+    """Mean seconds per span, with bars; what no span explains comes last."""
+    parts = {name: value for name, value in scope.spans.items() if value > 0}
+    parts["unaccounted"] = scope.unaccounted_s
+    total = sum(parts.values())
+    if total <= 0:
+        return "no time was spent"
+    lines = [
+        f"{name:<12} {seconds(value):>9}  {value / total:>6.1%}  {'█' * round(_BAR * value / total)}".rstrip()
+        for name, value in parts.items()
+    ]
+    return "\n".join(["where the time goes (mean per request)", *lines])
+
+
+def _figures(entry: Entry) -> str:
+    cells = dict(zip(HEADER, headline(entry), strict=True))
+    names = ("RTFx", "WER", "I / D / S", "memory")
+    parts = [f"{name} {cells[name]}" for name in names if cells[name] not in (NOTHING, WITHHELD)]
+    parts.append(f"unaccounted {unaccounted_text(entry)}")
+    if entry.stored.run.parity is not None:
+        parts.append(f"output {entry.stored.run.parity.status}: {entry.stored.run.parity.message}")
+    return "\n".join(parts)
