@@ -35,12 +35,14 @@ def tdt_loss(
     """Negative log likelihood of each utterance, ``[B]``, in nats.
 
     ``logits`` is ``[B, T, U + 1, V + 1 + D]``: tokens, blank, durations, not normalized. ``targets``
-    is int64 ``[B, U]``, the lengths int64 ``[B]``. ``sigma`` is subtracted from every token's log
+    is int64 ``[B, U]``, the lengths int64 ``[B]``; they are checked where they lie, so that lengths on
+    the host cost no wait for the device. ``sigma`` is subtracted from every token's log
     probability (logit under-normalization, section 3.3 of the paper), which favours long durations.
     Half-precision logits are summed in float32. An utterance that no path explains has an infinite
     loss and no gradient.
     """
     _check(logits, targets, frame_lengths, target_lengths, durations)
+    ends = (frame_lengths.to(logits.device), target_lengths.to(logits.device))
     tokens, skips = logits[..., : -len(durations)], logits[..., -len(durations) :]
     exact = torch.promote_types(logits.dtype, torch.float32)
     total = torch.logsumexp(tokens.to(exact), dim=-1) + sigma  # [B, T, U + 1]
@@ -50,7 +52,7 @@ def tdt_loss(
     skip = torch.log_softmax(skips.to(exact), dim=-1)  # [B, T, U + 1, D]
     arcs = torch.stack((label, blank), dim=3).unsqueeze(4) + skip.unsqueeze(3)  # [B, T, U + 1, 2, D]
     loss: torch.Tensor = _PathSum.apply(  # type: ignore[no-untyped-call]
-        arcs, frame_lengths, target_lengths, tuple(durations)
+        arcs, *ends, tuple(durations)
     )
     return loss
 
