@@ -88,6 +88,11 @@ class SharedMemory:
     def receiver(self, address: str) -> SharedReceiver:
         return SharedReceiver(address)
 
+    def not_engaged(self, sent: Traffic) -> str | None:
+        if sent.shared_bytes:
+            return None
+        return f"no payload went through shared memory ({sent.messages} messages, all of them inline)"
+
 
 class Part(NamedTuple):
     """Where one array of a message lies, and the stamp that its memory has to carry."""
@@ -164,6 +169,7 @@ class SharedSender:
         if nbytes == 0:
             return np.empty(shape, dtype)
         try:
+            self.collect()
             link = self._connected()
             memory = self._carve(link, nbytes)
         except PeerGoneError:
@@ -185,6 +191,7 @@ class SharedSender:
         sent_ns = now_ns()
         forwarded = False
         try:
+            self.collect()  # a peer that died since the last message is replaced, not reported
             link = self._connected()
             lent = holding.parts if isinstance(holding, SharedLease) else ()
             packed = pack(value, self._transport.inline_bytes, partial(_is_lent, link.segment, lent))

@@ -4,15 +4,16 @@ A ``Receiver`` binds an address and takes messages from any number of ``Sender``
 sender and one receiver, order is kept. A message is any picklable value. What happens to the arrays
 in it (copied, serialized, mapped) is the choice that the axis is about.
 
-A broken peer is an event, not a crash: a sender raises ``PeerGoneError`` and its next ``send``
-connects anew, a receiver forgets the connection and goes on.
+A broken peer is an event, not a crash: a sender whose peer dies while it sends raises
+``PeerGoneError``, one whose peer has died since connects anew, a receiver forgets the connection and
+goes on.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -126,6 +127,10 @@ class Transport(Protocol):
 
     def receiver(self, address: str) -> Receiver: ...
 
+    def not_engaged(self, sent: Traffic) -> str | None:
+        """Why what was ``sent`` over a link did not use this choice, or None where it did."""
+        ...
+
 
 @dataclass(slots=True)
 class Traffic:
@@ -142,6 +147,12 @@ class Traffic:
     """Payload bytes that the other side reads where they were written."""
     copied_bytes: Counter[str] = field(default_factory=Counter)
     broken_links: int = 0
+
+    def add(self, other: Traffic) -> None:
+        for item in fields(self):
+            if item.name != "copied_bytes":
+                setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+        self.copied_bytes.update(other.copied_bytes)
 
     def evidence(self) -> dict[str, Any]:
         return {

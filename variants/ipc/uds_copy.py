@@ -44,6 +44,9 @@ class UdsCopy:
     def receiver(self, address: str) -> UdsReceiver:
         return UdsReceiver(address)
 
+    def not_engaged(self, sent: Traffic) -> str | None:
+        return None if sent.messages else "no message was sent"
+
 
 class UdsSender:
     def __init__(self, address: str, connect_timeout_s: float) -> None:
@@ -96,6 +99,9 @@ class UdsSender:
             self._socket = None
 
     def _write(self, parts: Sequence[bytes | memoryview]) -> None:
+        if self._socket is not None and _hung_up(self._socket):
+            self._traffic.broken_links += 1
+            self.close()  # a peer that died since the last message is replaced, not reported
         if self._socket is None:
             self._socket = connect(self._address, socket.SOCK_STREAM, self._timeout_s)
         try:
@@ -104,6 +110,16 @@ class UdsSender:
             self.close()
             self._traffic.broken_links += 1
             raise PeerGoneError(f"the peer at {self._address} is gone: {error}") from error
+
+
+def _hung_up(sock: socket.socket) -> bool:
+    """Whether the reader, which never writes, has closed its end."""
+    try:
+        return sock.recv(1, socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _send_all(sock: socket.socket, parts: list[memoryview]) -> None:

@@ -42,6 +42,9 @@ class ZeroMq:
     def receiver(self, address: str) -> ZeroMqReceiver:
         return ZeroMqReceiver(self, address)
 
+    def not_engaged(self, sent: Traffic) -> str | None:
+        return None if sent.messages else "no message was sent"
+
 
 class CopiedLease:
     """A message in private memory: nothing to give back."""

@@ -7,11 +7,12 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 
-from harness.errors import RequestError, UsageError
-from harness.protocols import Engine, Evidence, Frontend, Reply, Request, ServiceSpec, Stream
+from harness.errors import UsageError
+from harness.protocols import Engine, Evidence, Frontend, Reply, Request, ServiceSpec, Transcript
 from harness.spans import SpanRecorder, now_ns
+from variants.topology.streams import StreamTable, describe
 from variants.topology.types import (
-    FEATURE_HOP_S,
+    KINDS,
     AbandonStream,
     Busy,
     CommitStream,
@@ -23,16 +24,22 @@ from variants.topology.types import (
     Transcribe,
 )
 from variants.topology.warmup import tone_wav
+from variants.topology.work import speech_seconds
 
 DEFAULT_MAX_PENDING = 8192
 
 
 def build(spec: ServiceSpec) -> InProcess:
-    """Options: ``max_pending``, the jobs that ``submit`` holds before it raises ``Busy``."""
+    """Options: ``max_pending``, the jobs that ``submit`` holds before it raises ``Busy``; ``worker``,
+    the thread that works on submitted jobs: ``thread`` (one of its own) or ``caller``, which
+    isolates a connection server from the interpreter lock that it would share with a worker."""
     max_pending = int(spec.options.get("max_pending", DEFAULT_MAX_PENDING))
     if max_pending < 1:
         raise UsageError(f"topology.options.max_pending is {max_pending}; it has to be at least 1")
-    return InProcess(spec, max_pending)
+    worker = spec.options.get("worker", "thread")
+    if worker not in ("thread", "caller"):
+        raise UsageError(f"topology.options.worker={worker!r}: use thread or caller")
+    return InProcess(spec, max_pending, worker == "caller")
 
 
 class InProcess:
@@ -42,18 +49,20 @@ class InProcess:
     a lock orders concurrent callers; waiting for it is the ``queue`` span.
     """
 
-    def __init__(self, spec: ServiceSpec, max_pending: int) -> None:
+    def __init__(self, spec: ServiceSpec, max_pending: int, in_caller: bool = False) -> None:
         self._spec = spec
         self._frontend: Frontend | None = None
         self._engine: Engine | None = None
+        self._streams: StreamTable | None = None
         self._turn = threading.Lock()
         self._handled = 0
         self._failed = 0
-        self._worker = _Worker(self, max_pending)
+        self._worker = _Worker(self, max_pending, in_caller)
 
     def start(self) -> None:
         self._frontend = self._spec.make_frontend()
         self._engine = self._spec.make_engine()
+        self._streams = StreamTable(self._engine)
         self._worker.start()
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:
@@ -70,15 +79,18 @@ class InProcess:
         entered_ns = now_ns()
         with self._turn:
             started_ns = now_ns()
-            spans = SpanRecorder()
+            spans = self._spec.make_recorder()
             spans.add("queue", entered_ns, started_ns)
             reply = _serve(request, frontend, engine, spans, entered_ns)
             self._handled += 1
             self._failed += reply.error is not None
         return reply
 
-    def open_stream(self) -> Stream:
-        return self._parts()[1].open_stream()
+    @property
+    def streams(self) -> StreamTable:
+        if self._streams is None:
+            raise RuntimeError("start() the service before use")
+        return self._streams
 
     def submit(self, job: Job, done: Done) -> None:
         self._worker.submit(job, done)
@@ -92,7 +104,7 @@ class InProcess:
                 "hops_per_request": 0,
                 "requests": self._handled,
                 "failed_requests": self._failed,
-                "stream_jobs": self._worker.stream_jobs,
+                "stream_jobs": 0 if self._streams is None else self._streams.jobs,
             },
             "engine": engine,
         }
@@ -115,12 +127,10 @@ def _serve(
     try:
         segments = frontend(request.payload, spans)
         transcript = engine.transcribe(segments, spans)
-    except RequestError as failure:
-        error = str(failure)
     except Exception as failure:  # the service outlives whatever one request does to it
-        error = f"internal: {type(failure).__name__}: {failure}"
+        error = describe(failure)
     reply_start_ns = now_ns()
-    speech_s = sum(segment.values.shape[-1] for segment in segments) * FEATURE_HOP_S
+    speech_s = speech_seconds(segments)
     finished_ns = now_ns()
     spans.add("reply", reply_start_ns, finished_ns)
     return Reply(
@@ -136,25 +146,32 @@ def _serve(
 
 
 class _Worker:
-    """One thread that works through submitted jobs in order."""
+    """Works through submitted jobs in order: one thread, or whichever thread submits (``in_caller``)."""
 
-    def __init__(self, service: InProcess, max_pending: int) -> None:
+    def __init__(self, service: InProcess, max_pending: int, in_caller: bool) -> None:
         self._service = service
         self._max_pending = max_pending
+        self._in_caller = in_caller
+        self._callers_turn = threading.Lock()
         self._jobs: deque[tuple[Job, Done]] = deque()
         self._wakeup = threading.Semaphore(0)
-        self._streams: dict[int, Stream] = {}
         self._thread: threading.Thread | None = None
         self._closing = False
-        self.stream_jobs = 0
 
     def start(self) -> None:
+        if self._in_caller:
+            return
         self._thread = threading.Thread(target=self._run, name="inprocess-worker", daemon=True)
         self._thread.start()
 
     def submit(self, job: Job, done: Done) -> None:
-        if self._closing or self._thread is None:
+        if self._closing or (self._thread is None and not self._in_caller):
             raise RuntimeError("submit() needs a started, open service")
+        if self._in_caller:
+            with self._callers_turn:
+                completion = self._work(job)
+            done(completion)
+            return
         if len(self._jobs) >= self._max_pending:
             raise Busy
         self._jobs.append((job, done))
@@ -183,31 +200,24 @@ class _Worker:
         if isinstance(job, Transcribe):
             reply = self._service.handle(job.request)
             return Completion(job, reply.error, None, reply, started_ns, reply.finished_ns)
-        self.stream_jobs += 1
         try:
-            return self._work_stream(job, started_ns)
-        except KeyError:
-            error = f"no open stream {job.stream_id}: it was never opened, or failed"
+            return self._work_stream(self._service.streams, job, started_ns)
         except Exception as failure:  # the service outlives whatever one stream does to it
-            self._streams.pop(job.stream_id, None)
-            error = f"{type(failure).__name__}: {failure}"
-        return Completion(job, error, None, None, started_ns, now_ns())
+            return Completion(job, describe(failure), None, None, started_ns, now_ns())
 
-    def _work_stream(self, job: Job, started_ns: int) -> Completion:
-        streams, text, reply = self._streams, None, None
-        if isinstance(job, PushAudio):
-            text = streams[job.stream_id].push(job.samples)
-        elif isinstance(job, OpenStream):
-            if job.stream_id in streams:
-                raise RequestError(f"stream {job.stream_id} is open already")
-            streams[job.stream_id] = self._service.open_stream()
-        elif isinstance(job, CommitStream):
-            reply = _final_reply(job.stream_id, streams.pop(job.stream_id), started_ns)
-        elif isinstance(job, AbandonStream):
-            streams.pop(job.stream_id, None)
-        return Completion(job, None, text, reply, started_ns, now_ns())
+    def _work_stream(
+        self,
+        streams: StreamTable,
+        job: OpenStream | PushAudio | CommitStream | AbandonStream,
+        started_ns: int,
+    ) -> Completion:
+        samples = job.samples if isinstance(job, PushAudio) else None
+        answer = streams.work(KINDS[type(job)], job.stream_id, samples)
+        if not isinstance(answer, Transcript):
+            return Completion(job, None, answer, None, started_ns, now_ns())
+        reply = _final_reply(job.stream_id, answer, started_ns)
+        return Completion(job, None, None, reply, started_ns, reply.finished_ns)
 
 
-def _final_reply(stream_id: int, stream: Stream, started_ns: int) -> Reply:
-    transcript = stream.commit()
+def _final_reply(stream_id: int, transcript: Transcript, started_ns: int) -> Reply:
     return Reply(str(stream_id), transcript, (), started_ns, now_ns(), segments=len(transcript.hypotheses))

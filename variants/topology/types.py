@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -78,6 +78,16 @@ class AbandonStream:
     stream_id: int
     token: Any = None
 
+
+Kind = Literal["transcribe", "open", "push", "commit", "abandon", "warm_up", "evidence"]
+KINDS: Mapping[type, Kind] = {
+    Transcribe: "transcribe",
+    OpenStream: "open",
+    PushAudio: "push",
+    CommitStream: "commit",
+    AbandonStream: "abandon",
+}
+"""What a job is called between processes, where two further kinds are the service's own."""
 
 Job = Transcribe | OpenStream | PushAudio | CommitStream | AbandonStream
 

@@ -1,0 +1,478 @@
+"""A service of several processes, as its client sees it.
+
+The client's process keeps the book of pending jobs: each is answered exactly once, by the last
+process of the chain or, when a process dies, by this one, at once and with an error. A thread per
+entry sends (a link may have no room), one thread receives, one supervises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import queue
+import shutil
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import HarnessError, UsageError
+from harness.protocols import Evidence, Reply, Request, Transcript
+from harness.spans import Span, now_ns
+from variants.ipc.types import Lease, PeerGoneError, Receiver, Sender, Traffic, Transport
+from variants.topology.item import Item, hop_spans
+from variants.topology.supervisor import RestartPolicy, Supervisor
+from variants.topology.types import (
+    KINDS,
+    Busy,
+    CommitStream,
+    Completion,
+    Done,
+    Job,
+    Kind,
+    PushAudio,
+    Transcribe,
+)
+from variants.topology.warmup import tone_wav
+from variants.topology.worker import WorkerPlan
+
+_LOOK_UP_S = 0.2
+_BUSY_WAIT_S = 0.001
+_EVIDENCE_TIMEOUT_S = 5.0
+_LONGEST_SOCKET_PATH = 100  # sun_path holds 108 bytes
+
+_ELSEWHERE = frozenset(("engine", "gc", "sent", "received"))  # under keys of their own
+
+Finish = Callable[[Item], None]
+"""Called once with the item that answers a job; its ``error`` is set where the job failed."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which processes there are and how they hang together.
+
+    Every one but the entries is shared: its death ends all that is pending. ``plans`` are built by a
+    function of the folder in which links have their addresses; the last process sends to ``main``.
+    """
+
+    name: str
+    plans: Callable[[Path], Sequence[WorkerPlan]]
+    entries: tuple[str, ...]
+    hops: int
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineOptions:
+    max_pending: int = 8192
+    max_pending_bytes: int = 2 << 30
+    restart: RestartPolicy = field(default_factory=RestartPolicy)
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A process that takes jobs from outside, and what waits to be sent to it."""
+
+    name: str
+    waiting: deque[Item] = field(default_factory=deque)
+    wakeup: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    pending: int = 0
+    up: bool = False
+
+
+@dataclass(slots=True)
+class _Pending:
+    kind: Kind
+    finish: Finish
+    entry: _Entry
+    submitted_ns: int
+    nbytes: int
+
+
+class Pipeline:
+    """See ``variants.topology.types.Backend``."""
+
+    def __init__(self, layout: Layout, transport: Transport, options: PipelineOptions) -> None:
+        self._layout = layout
+        self._transport = transport
+        self._options = options
+        self._folder = Path()
+        self._supervisor: Supervisor | None = None
+        self._entries = [_Entry(name) for name in layout.entries]
+        self._pending: dict[int, _Pending] = {}
+        self._pending_bytes = 0
+        self._book = threading.Lock()
+        self._streams: dict[int, _Entry] = {}
+        self._job_ids = itertools.count(1)
+        self._threads: list[threading.Thread] = []
+        self._closing = False
+        self._finished = 0
+        self._failed = 0
+        self._failed_by_deaths = 0
+        self._receiver: Receiver | None = None
+        self._senders: list[Sender] = []
+        self._shared_down: set[str] = set()
+        self._lost_streams: list[int] = []
+
+    # ------------------------------------------------------------ life
+
+    def start(self) -> None:
+        self._folder = _private_folder()
+        try:
+            receiver = self._receiver = self._transport.receiver(str(self._folder / "main"))
+            self._senders = [
+                self._transport.sender(str(self._folder / entry.name)) for entry in self._entries
+            ]
+            plans = self._layout.plans(self._folder)
+            self._supervisor = Supervisor(plans, self._options.restart, self._on_down, self._on_up)
+            self._supervisor.start()
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        for entry, sender in zip(self._entries, self._senders, strict=True):
+            self._spawn(f"to-{entry.name}", partial(self._send_jobs, entry, sender))
+        self._spawn("from-last", partial(self._receive_answers, receiver))
+
+    def close(self) -> None:
+        """End the processes; what is pending completes with an error. Idempotent."""
+        if self._closing:
+            return
+        self._closing = True
+        if self._supervisor is not None:
+            self._supervisor.close()
+        for entry in self._entries:
+            entry.wakeup.release()
+        for thread in self._threads:
+            thread.join()
+        self._fail(list(self._pending), "the service is closing")
+        for end in (*self._senders, self._receiver):
+            if end is not None:
+                end.close()
+        if self._folder != Path():
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def warm_up(self, lengths_s: Iterable[float]) -> None:
+        """A tone of each length through every front end, then every shape through the engine."""
+        lengths = list(lengths_s)
+        for entry in self._entries:
+            for length_s in lengths:
+                _raise_error(self._ask("transcribe", _as_array(tone_wav(length_s)), entry))
+        _raise_error(self._ask("warm_up", lengths, self._entries[0]))
+
+    # ------------------------------------------------------------ jobs
+
+    def handle(self, request: Request) -> Reply:
+        answer: queue.SimpleQueue[Completion] = queue.SimpleQueue()
+        while True:
+            try:
+                self.submit(Transcribe(request), answer.put)
+                break
+            except Busy:
+                time.sleep(_BUSY_WAIT_S)
+        reply = answer.get().reply
+        if reply is None:
+            raise RuntimeError("a recording was answered without a reply")
+        return reply
+
+    def submit(self, job: Job, done: Done) -> None:
+        if self._closing or not self._threads:
+            raise RuntimeError("submit() needs a started, open service")
+        kind = KINDS[type(job)]
+        submitted_ns = now_ns()
+        finish = partial(_complete, job, done, submitted_ns)
+        stream_id = 0
+        value: Any = None
+        if isinstance(job, Transcribe):
+            value = _as_array(job.request.payload)
+        else:
+            stream_id = job.stream_id
+            if isinstance(job, PushAudio):
+                value = job.samples
+        entry = self._route(kind, stream_id)
+        if isinstance(entry, str):
+            finish(
+                Item(kind, 0, stream_id, None, error=entry, started_ns=submitted_ns, finished_ns=submitted_ns)
+            )
+            return
+        self._enqueue(kind, stream_id, value, entry, finish, submitted_ns)
+
+    def _route(self, kind: Kind, stream_id: int) -> _Entry | str:
+        """Where the job goes, or why it cannot be done."""
+        if kind == "transcribe" or kind == "open":
+            entries = [entry for entry in self._entries if self._is_up(entry)]
+            if not entries:
+                return self._down_because()
+            entry = min(entries, key=_pending_of)
+            if kind == "open" and self._streams.setdefault(stream_id, entry) is not entry:
+                return f"stream {stream_id} is open already"
+            return entry
+        stream_entry = self._streams.get(stream_id)
+        if stream_entry is None and kind == "abandon":
+            return self._entries[0]
+        if stream_entry is None:
+            return f"no open stream {stream_id}: it was never opened, or was lost with a process that died"
+        if kind in ("commit", "abandon"):
+            self._streams.pop(stream_id, None)
+        return stream_entry
+
+    def _enqueue(
+        self, kind: Kind, stream_id: int, value: Any, entry: _Entry, finish: Finish, submitted_ns: int
+    ) -> None:
+        nbytes = getattr(value, "nbytes", 0)
+        with self._book:
+            if len(self._pending) >= self._options.max_pending or (
+                self._pending and self._pending_bytes + nbytes > self._options.max_pending_bytes
+            ):
+                self._unroute(kind, stream_id, entry)
+                raise Busy
+            job_id = next(self._job_ids)
+            self._pending[job_id] = _Pending(kind, finish, entry, submitted_ns, nbytes)
+            self._pending_bytes += nbytes
+            entry.pending += 1
+        entry.waiting.append(Item(kind, job_id, stream_id, value))
+        entry.wakeup.release()
+
+    def _unroute(self, kind: Kind, stream_id: int, entry: _Entry) -> None:
+        if kind == "open":
+            self._streams.pop(stream_id, None)
+        elif kind in ("commit", "abandon"):
+            self._streams[stream_id] = entry
+
+    def _ask(self, kind: Kind, value: Any, entry: _Entry, timeout_s: float | None = None) -> Item:
+        """A job of the service's own, through one entry; its answer."""
+        answer: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        if not self._is_up(entry):
+            return Item(kind, 0, 0, None, error=self._down_because())
+        self._enqueue(kind, 0, value, entry, answer.put, now_ns())
+        try:
+            return answer.get(timeout=timeout_s)
+        except queue.Empty:
+            return Item(kind, 0, 0, None, error=f"no answer in {timeout_s} s")
+
+    def _ask_nothing(self, kind: Kind, stream_id: int, entry: _Entry) -> None:
+        with contextlib.suppress(Busy):
+            self._enqueue(kind, stream_id, None, entry, _ignore, now_ns())
+
+    # ------------------------------------------------------------ threads
+
+    def _spawn(self, name: str, target: Callable[[], None]) -> None:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _send_jobs(self, entry: _Entry, sender: Sender) -> None:
+        while True:
+            entry.wakeup.acquire()
+            if self._closing:
+                return
+            item = entry.waiting.popleft()
+            pending = self._pending.get(item.job_id)
+            if pending is None:  # it was answered when a process died
+                continue
+            if item.kind != "push":
+                item = item._replace(spans=(Span("queue", pending.submitted_ns, now_ns()),))
+            try:
+                sender.send(item)
+            except PeerGoneError as error:
+                self._fail([item.job_id], f"{entry.name} is gone: {error}")
+            except HarnessError as error:  # it does not fit the link
+                self._fail([item.job_id], str(error))
+
+    def _receive_answers(self, receiver: Receiver) -> None:
+        while not self._closing:
+            lease = receiver.receive(_LOOK_UP_S)
+            if lease is not None:
+                self._finish(lease)
+
+    def _finish(self, lease: Lease) -> None:
+        item: Item = lease.value
+        if item.kind != "push":
+            item = item._replace(spans=(*item.spans, *hop_spans(lease)))
+        received_ns = lease.received_ns
+        lease.release()
+        pending = self._settle(item.job_id)
+        if pending is None:  # it was answered when a process died
+            return
+        self._finished += 1
+        self._failed += item.error is not None
+        pending.finish(item._replace(spans=(*item.spans, Span("reply", received_ns, now_ns()))))
+
+    def _settle(self, job_id: int) -> _Pending | None:
+        """Take a job out of the book; whoever gets it answers it."""
+        with self._book:
+            pending = self._pending.pop(job_id, None)
+            if pending is not None:
+                self._pending_bytes -= pending.nbytes
+                pending.entry.pending -= 1
+        return pending
+
+    def _fail(self, job_ids: Iterable[int], why: str) -> None:
+        for job_id in job_ids:
+            pending = self._settle(job_id)
+            if pending is not None:
+                self._failed += 1
+                at_ns = now_ns()
+                pending.finish(
+                    Item(pending.kind, job_id, 0, None, error=why, started_ns=at_ns, finished_ns=at_ns)
+                )
+
+    # ------------------------------------------------------------ deaths
+
+    def _on_down(self, plan: WorkerPlan, how: str) -> None:
+        """Answer for everything that may have been in the process, or has to pass it."""
+        entry = next((entry for entry in self._entries if entry.name == plan.name), None)
+        if entry is None:
+            self._shared_down.add(plan.name)
+        else:
+            entry.up = False
+        only = entry if len(self._entries) > 1 else None  # a single entry is passed by all
+        for stream_id, at in list(self._streams.items()):
+            if only is None or at is only:
+                self._streams.pop(stream_id, None)
+                self._lost_streams.append(stream_id)
+        lost = [job for job, p in list(self._pending.items()) if only is None or p.entry is only]
+        self._failed_by_deaths += len(lost)
+        self._fail(lost, f"the {plan.name} process died ({how}) while this was pending; send it again")
+
+    def _on_up(self, plan: WorkerPlan) -> None:
+        """Open for business again; streams that were lost on the way to the engine end there too."""
+        self._shared_down.discard(plan.name)
+        for entry in self._entries:
+            if entry.name == plan.name:
+                entry.up = True
+                lost, self._lost_streams = self._lost_streams, []
+                for stream_id in lost if self._threads else []:
+                    self._ask_nothing("abandon", stream_id, entry)
+
+    def _is_up(self, entry: _Entry) -> bool:
+        return entry.up and not self._shared_down
+
+    def _down_because(self) -> str:
+        supervisor = self._supervisor
+        if supervisor is None:
+            return "the service has not been started"
+        if supervisor.given_up:
+            return f"the service is down: {supervisor.given_up}"
+        return "a process of the service died and is starting again; send it again in a moment"
+
+    # ------------------------------------------------------------ evidence
+
+    def evidence(self) -> Evidence:
+        workers = self._worker_evidence()
+        deaths = {} if self._supervisor is None else self._supervisor.evidence()
+        topology: dict[str, Any] = {
+            "name": self._layout.name,
+            "processes": 1 + len(self._pids()),
+            "pids": [os.getpid(), *self._pids().values()],
+            "hops_per_request": self._layout.hops,
+            "jobs": self._finished,
+            "failed_jobs": self._failed,
+            "failed_by_deaths": self._failed_by_deaths,
+            "supervisor": deaths,
+            "workers": [{k: v for k, v in w.items() if k not in _ELSEWHERE} for w in workers],
+        }
+        if deaths.get("deaths"):
+            names = ", ".join(f"{death['name']} ({death['how']})" for death in deaths["deaths"])
+            topology["not_engaged"] = f"processes died during the run: {names}"
+        last = next((worker for worker in workers if "engine" in worker), {})
+        evidence = {
+            "topology": topology,
+            "ipc": self._ipc_evidence(workers),
+            "engine": last.get("engine", {}),
+        }
+        return {**evidence, "gc": last["gc"]} if "gc" in last else evidence
+
+    def _pids(self) -> dict[str, int]:
+        return {} if self._supervisor is None else self._supervisor.pids()
+
+    def _worker_evidence(self) -> list[dict[str, Any]]:
+        """Each process once; those that are down or silent are missing."""
+        found: dict[str, dict[str, Any]] = {}
+        for entry in self._entries if self._threads and not self._closing else []:
+            for worker in self._ask("evidence", [], entry, _EVIDENCE_TIMEOUT_S).value or []:
+                found[worker["name"]] = worker
+        return list(found.values())
+
+    def _ipc_evidence(self, workers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        sent_by: dict[str, Traffic] = {"main": _sum(sender.traffic for sender in self._senders)}
+        received_by = {} if self._receiver is None else {"main": self._receiver.traffic}
+        for worker in workers:
+            sent_by[worker["name"]], received_by[worker["name"]] = worker["sent"], worker["received"]
+        sent = _sum(sent_by.values())
+        copied = sent.copied_bytes + _sum(received_by.values()).copied_bytes
+        evidence: dict[str, Any] = {
+            "name": self._transport.name,
+            "messages": sent.messages,
+            "payload_bytes": sent.payload_bytes,
+            "shared_bytes": sent.shared_bytes,
+            "copied_bytes": dict(copied),
+            "copied_bytes_total": copied.total(),
+            "sent_by": {name: traffic.evidence() for name, traffic in sent_by.items()},
+            "received_by": {name: traffic.evidence() for name, traffic in received_by.items()},
+        }
+        why = self._transport.not_engaged(sent) if self._finished else None
+        return {**evidence, "not_engaged": why} if why else evidence
+
+
+def _sum(traffics: Iterable[Traffic]) -> Traffic:
+    total = Traffic()
+    for traffic in traffics:
+        total.add(traffic)
+    return total
+
+
+def _ignore(_item: Item) -> None:
+    pass
+
+
+def _pending_of(entry: _Entry) -> int:
+    return entry.pending
+
+
+def _complete(job: Job, done: Done, submitted_ns: int, item: Item) -> None:
+    """From the item that came back to what the client was promised."""
+    text = item.value if isinstance(item.value, str) else None
+    reply = _reply(job, submitted_ns, item) if isinstance(job, Transcribe | CommitStream) else None
+    done(Completion(job, item.error, text, reply, item.started_ns, item.finished_ns))
+
+
+def _reply(job: Transcribe | CommitStream, submitted_ns: int, item: Item) -> Reply | None:
+    if isinstance(job, CommitStream) and item.error is not None:
+        return None
+    transcript = item.value if isinstance(item.value, Transcript) else None
+    streamed = 0 if transcript is None else len(transcript.hypotheses)
+    return Reply(
+        request_id=job.request.request_id if isinstance(job, Transcribe) else str(job.stream_id),
+        transcript=transcript,
+        spans=item.spans,
+        started_ns=submitted_ns,
+        finished_ns=now_ns(),
+        error=item.error,
+        segments=item.segments if isinstance(job, Transcribe) else streamed,
+        speech_s=item.speech_s,
+    )
+
+
+def _raise_error(item: Item) -> None:
+    if item.error is not None:
+        raise HarnessError(f"warm-up failed: {item.error}")
+
+
+def _as_array(payload: bytes) -> np.ndarray:
+    return np.frombuffer(payload, np.uint8) if payload else np.empty(0, np.uint8)
+
+
+def _private_folder() -> Path:
+    """A folder that only its owner may enter, for the addresses of links."""
+    folder = Path(tempfile.mkdtemp(prefix="ssb-"))
+    if len(str(folder)) > _LONGEST_SOCKET_PATH - 16:
+        folder.rmdir()
+        raise UsageError(f"TMPDIR={folder.parent} is too long for the path of a socket; set a shorter TMPDIR")
+    return folder
