@@ -1,0 +1,446 @@
+"""Decoders against each other in one process, without an encoder: ``python -m variants.decoder.bench``.
+
+A prediction network and a joint of Parakeet-TDT 0.6B's size with seeded weights decode smooth random
+encoder states; biases are fitted until greedy search emits labels at the rate of speech. Decoders take
+turns on the same inputs, so that a drift of the clock reaches all of them. A time is the wall time of one
+``decode`` call, from encoder states on the device to hypotheses on the host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.errors import HarnessError, UnavailableError
+from harness.protocols import Decoder, EncoderOutput, Hypothesis, ShapePlan
+from variants.decoder import conditional_graph, cpu_synced, megakernel, nemo
+from variants.models.types import TdtModel
+
+FRAME_S = 0.08
+ENCODER_WIDTH, HIDDEN, LAYERS, TOKENS = 1024, 640, 2, 8192
+DURATIONS = (0, 1, 2, 3, 4)
+DURATION_SHARES = (0.08, 0.22, 0.32, 0.25, 0.13)
+CONTEXT_DEVIATION = 0.25
+MEMORY_BYTES_PER_S = 3.0e12
+"""Device memory of an H100, measured as a large copy: the floor of a decoder that re-reads its weights."""
+NAMES = ("cpu_synced", "nemo.full_graph", "nemo.no_while_loops", "conditional_graph", "megakernel")
+
+
+# ---------------------------------------------------------------- a model without an encoder
+
+
+class NoTokenizer:
+    """Token ids are compared as they are."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return " ".join(map(str, tokens))
+
+
+def build_model(seed: int, labels_per_s: float, dtype: torch.dtype, device: torch.device) -> TdtModel:
+    """Prediction network and joint of full size, emitting ``labels_per_s`` on ``random_states``."""
+    from nemo.collections.asr.modules import RNNTDecoder, RNNTJoint
+
+    torch.manual_seed(seed)
+    prednet = RNNTDecoder(prednet={"pred_hidden": HIDDEN, "pred_rnn_layers": LAYERS}, vocab_size=TOKENS)
+    joint = RNNTJoint(
+        jointnet={
+            "encoder_hidden": ENCODER_WIDTH,
+            "pred_hidden": HIDDEN,
+            "joint_hidden": HIDDEN,
+            "activation": "relu",
+        },
+        num_classes=TOKENS,
+        num_extra_outputs=len(DURATIONS),
+        log_softmax=False,
+    )
+    model = TdtModel(
+        name="decoder_bench",
+        encoder=torch.nn.Identity(),
+        prednet=prednet.eval().to(device, dtype),
+        joint=joint.eval().to(device, dtype),
+        tokenizer=NoTokenizer(),
+        device=device,
+        dtype=dtype,
+        durations=DURATIONS,
+        blank_id=TOKENS,
+        max_symbols=10,
+        frame_s=FRAME_S,
+        feature_bins=128,
+    )
+    _calibrate(model, labels_per_s, seed)
+    return model
+
+
+def random_states(batch: int, frames: int, seed: int, model: TdtModel) -> EncoderOutput:
+    """Noise that moves over a few frames, as an encoder's states do: ``[batch, frames, 1024]``."""
+    generator = torch.Generator(device=model.device).manual_seed(seed)
+    noise = torch.randn(batch, frames + 4, ENCODER_WIDTH, generator=generator, device=model.device)
+    smooth = sum(weight * noise[:, i : i + frames] for i, weight in enumerate((0.2, 0.5, 0.66, 0.5, 0.2)))
+    lengths = torch.full((batch,), frames, dtype=torch.int64, device=model.device)
+    return EncoderOutput(torch.as_tensor(smooth).to(model.dtype), lengths)
+
+
+@torch.inference_mode()
+def _calibrate(model: TdtModel, labels_per_s: float, seed: int) -> None:
+    """Standardize the joint's inputs and outputs, fit the durations' shares, bisect the blank bias."""
+    joint: Any = model.joint
+    prednet: Any = model.prednet
+    encoded = random_states(16, 125, seed + 1, model)
+    labels = torch.randint(TOKENS, (256, 4), device=model.device)
+    contexts = prednet.predict(labels, None, add_sos=False, batch_size=256)[0][:, -1]  # [256, H]
+    _standardize(joint.enc, encoded.values.flatten(0, 1), 1.0)
+    _standardize(joint.pred, contexts, CONTEXT_DEVIATION)
+    frames = joint.project_encoder(encoded.values).flatten(0, 1)  # [2000, J]
+    hidden = torch.relu(frames + joint.project_prednet(contexts).repeat(8, 1)[: len(frames)])
+    output = joint.joint_net[-1]
+    _standardize(output, hidden, 1.5)
+    _fit_durations(output, hidden)
+    _fit_blank(model, encoded, labels_per_s)
+
+
+def _standardize(layer: torch.nn.Linear, inputs: torch.Tensor, deviation: float) -> None:
+    outputs = layer(inputs).float()
+    scale = deviation / (outputs.std(dim=0) + 1e-6)
+    layer.weight.mul_(scale[:, None])
+    layer.bias.copy_((layer.bias.float() - outputs.mean(dim=0)) * scale)
+
+
+def _fit_durations(output: torch.nn.Linear, hidden: torch.Tensor) -> None:
+    logits = output(hidden)[:, -len(DURATIONS) :].float()
+    wanted = torch.tensor(DURATION_SHARES, device=logits.device)
+    bias = torch.zeros_like(wanted)
+    for _ in range(60):
+        found = torch.bincount((logits + bias).argmax(dim=-1), minlength=len(DURATIONS)) / len(logits)
+        bias += 0.4 * torch.log((wanted + 0.01) / (found + 0.01))
+    output.bias[-len(DURATIONS) :] += bias.to(output.bias.dtype)
+
+
+def _fit_blank(model: TdtModel, encoded: EncoderOutput, labels_per_s: float) -> None:
+    joint: Any = model.joint
+    bias = joint.joint_net[-1].bias
+    start = float(bias[model.blank_id])
+    seconds = float(encoded.lengths.sum()) * FRAME_S
+    low, high = 0.0, 12.0
+    for _ in range(12):
+        middle = 0.5 * (low + high)
+        bias[model.blank_id] = start + middle
+        found = cpu_synced.CpuSyncedDecoder(model).decode(encoded).hypotheses
+        rate = sum(len(hypothesis.tokens) for hypothesis in found) / seconds
+        low, high = (middle, high) if rate > labels_per_s else (low, middle)
+
+
+# ---------------------------------------------------------------- the same answer
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far a decoder's labels are those of the reference.
+
+    A comparison of two utterances ends at their first difference: what follows has another history.
+    ``largest_margin`` is the greatest gap, among all first differences, between the two best choices that
+    exact arithmetic sees on the frames in question: a difference is a tie that rounding decided.
+    """
+
+    utterances: int
+    identical: int
+    labels_compared: int
+    differences: int
+    largest_margin: float
+    typical_margin: float
+
+
+def compare(
+    model: TdtModel, encoded: EncoderOutput, reference: Sequence[Hypothesis], found: Sequence[Hypothesis]
+) -> Agreement:
+    """``found`` against ``reference``, label by label with frame and duration."""
+    labels = identical = 0
+    margins: list[float] = []
+    for row, (a, b) in enumerate(zip(reference, found, strict=True)):
+        common = _common(a, b)
+        labels += common
+        if a == b:
+            identical += 1
+            continue
+        margins.append(margin_after(model, encoded, row, a, common))
+    typical = [
+        margin_after(model, encoded, row, hypothesis, len(hypothesis.tokens) // 2)
+        for row, hypothesis in list(enumerate(reference))[:8]
+        if hypothesis.tokens
+    ]
+    return Agreement(
+        utterances=len(reference),
+        identical=identical,
+        labels_compared=labels,
+        differences=len(margins),
+        largest_margin=max(margins, default=0.0),
+        typical_margin=statistics.median(typical) if typical else math.nan,
+    )
+
+
+def _common(a: Hypothesis, b: Hypothesis) -> int:
+    count = 0
+    for x, y in zip(
+        zip(a.tokens, a.frames, a.durations, strict=True),
+        zip(b.tokens, b.frames, b.durations, strict=True),
+        strict=False,
+    ):
+        if x != y:
+            break
+        count += 1
+    return count
+
+
+@torch.inference_mode()
+def margin_after(
+    model: TdtModel, encoded: EncoderOutput, row: int, hypothesis: Hypothesis, count: int
+) -> float:
+    """The smallest gap between best and second best (token or duration) on the way to the next label.
+
+    The first ``count`` labels are given; the prediction network and the joint are computed in float64 from
+    the same 16-bit weights; states stay unrounded.
+    """
+    import copy
+
+    prednet: Any = copy.deepcopy(model.prednet).double()
+    joint: Any = copy.deepcopy(model.joint).double()
+    labels = torch.tensor([[model.blank_id, *hypothesis.tokens[:count]]], device=model.device)
+    output, _ = prednet.predict(labels, None, add_sos=False, batch_size=1)
+    prediction = joint.project_prednet(output[:, -1:])  # [1, 1, J]
+    states = joint.project_encoder(encoded.values[row : row + 1].double())
+    frame = hypothesis.frames[count - 1] + hypothesis.durations[count - 1] if count else 0
+    smallest = math.inf
+    while frame < int(encoded.lengths[row]):
+        logits = joint.joint_after_projection(states[:, frame : frame + 1], prediction)[0, 0, 0]
+        tokens, durations = logits[: model.blank_id + 1], logits[model.blank_id + 1 :]
+        for part in (tokens, durations):
+            best = part.topk(2).values
+            smallest = min(smallest, float(best[0] - best[1]))
+        if int(tokens.argmax()) != model.blank_id:
+            break
+        frame += max(model.durations[int(durations.argmax())], 1)
+    return smallest
+
+
+# ---------------------------------------------------------------- timing
+
+
+def make_decoders(model: TdtModel, plan: ShapePlan, names: Sequence[str]) -> dict[str, Decoder | str]:
+    """Decoders by name; in place of one that cannot be built here, the reason."""
+    builders: dict[str, Callable[[], Decoder]] = {
+        "cpu_synced": lambda: cpu_synced.build(model, {}, plan),
+        "conditional_graph": lambda: conditional_graph.build(model, {}, plan),
+        "megakernel": lambda: megakernel.build(model, {}, plan),
+    }
+    for mode in ("full_graph", "no_while_loops"):
+        builders[f"nemo.{mode}"] = lambda mode=mode: nemo.build(model, {"mode": mode}, plan)  # type: ignore[misc]
+    made: dict[str, Decoder | str] = {}
+    for name in names:
+        try:
+            made[name] = builders[name]()
+        except UnavailableError as error:
+            made[name] = str(error)
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Wall seconds of ``decode``; ``low`` and ``high`` bound the median at 95 % (order statistics)."""
+
+    median_s: float
+    low_s: float
+    high_s: float
+    samples_s: tuple[float, ...]
+
+
+def summarize(samples: Sequence[float]) -> Timing:
+    """Median and its distribution-free interval: ranks of the binomial (Conover, section 3.2)."""
+    ordered = sorted(samples)
+    half = 0.98 * math.sqrt(len(ordered))
+    low = max(0, math.floor(len(ordered) / 2 - half))
+    high = min(len(ordered) - 1, math.ceil(len(ordered) / 2 + half) - 1)
+    return Timing(statistics.median(ordered), ordered[low], ordered[max(high, low)], tuple(samples))
+
+
+def time_decoders(
+    decoders: Mapping[str, Decoder], inputs: Sequence[EncoderOutput], rounds: int
+) -> dict[str, Timing]:
+    """Each decoder once per round, in an order that rotates and turns around."""
+    names = list(decoders)
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    for index in range(rounds):
+        shift = index % len(names)
+        order = names[shift:] + names[:shift]
+        for name in order if index % 2 else reversed(order):
+            encoded = inputs[index % len(inputs)]
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            decoders[name].decode(encoded)
+            samples[name].append(time.perf_counter() - start)
+    return {name: summarize(values) for name, values in samples.items()}
+
+
+def floor_s(labels: int, weight_bytes: int) -> float:
+    """Seconds for a batch whose slowest utterance has ``labels``, reading every weight once per label."""
+    return labels * weight_bytes / MEMORY_BYTES_PER_S
+
+
+def bench_batch(model: TdtModel, batch: int, options: argparse.Namespace) -> dict[str, Any]:
+    """All decoders on one batch size."""
+    frames = round(options.seconds / FRAME_S)
+    inputs = [random_states(batch, frames, options.seed + 100 + i, model) for i in range(options.inputs)]
+    made = make_decoders(model, ShapePlan((options.seconds,), batch), options.decoders)
+    decoders = {name: decoder for name, decoder in made.items() if not isinstance(decoder, str)}
+    references = [cpu_synced.build(model, {}, ShapePlan((), batch)).decode(x).hypotheses for x in inputs]
+    agreements = {}
+    for name, decoder in decoders.items():
+        found = [decoder.decode(x).hypotheses for x in inputs]
+        parts = [compare(model, x, a, b) for x, a, b in zip(inputs, references, found, strict=True)]
+        agreements[name] = _merge(parts)
+    timings = time_decoders(decoders, inputs, options.rounds)
+    longest = statistics.mean(max(len(h.tokens) for h in reference) for reference in references)
+    weights = sum(p.numel() * p.element_size() for m in (model.prednet, model.joint) for p in m.parameters())
+    rows = {
+        name: {
+            **asdict(timings[name]),
+            "agreement": asdict(agreements[name]),
+            "weight_reads_floor_share": floor_s(round(longest), weights) / timings[name].median_s,
+            "evidence": dict(decoders[name].evidence()),
+        }
+        for name in decoders
+    }
+    labels = statistics.mean(len(h.tokens) for reference in references for h in reference)
+    return {
+        "batch": batch,
+        "seconds": options.seconds,
+        "labels_per_utterance": labels,
+        "longest_labels": longest,
+        "decoders": rows,
+        "unavailable": {name: reason for name, reason in made.items() if isinstance(reason, str)},
+    }
+
+
+def _merge(parts: Sequence[Agreement]) -> Agreement:
+    return Agreement(
+        utterances=sum(p.utterances for p in parts),
+        identical=sum(p.identical for p in parts),
+        labels_compared=sum(p.labels_compared for p in parts),
+        differences=sum(p.differences for p in parts),
+        largest_margin=max(p.largest_margin for p in parts),
+        typical_margin=statistics.median(p.typical_margin for p in parts),
+    )
+
+
+# ---------------------------------------------------------------- command
+
+
+def provenance(options: argparse.Namespace) -> dict[str, Any]:
+    """What the numbers belong to."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    driver, cuda = None, torch.version.cuda
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        driver = pynvml.nvmlSystemGetDriverVersion()
+    except Exception as error:  # telemetry only: the run does not depend on it
+        driver = f"unknown ({error})"
+    names = ("torch", "nemo_toolkit", "cuda-bindings", "nvidia-cuda-nvrtc", "numpy")
+    return {
+        "gpu": torch.cuda.get_device_name(),
+        "driver": driver,
+        "cuda": cuda,
+        "python": platform.python_version(),
+        "packages": {name: installed(name) for name in names},
+        "commit": options.commit,
+        "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "dtype": options.dtype,
+        "seed": options.seed,
+        "labels_per_s": options.labels_per_s,
+        "rounds": options.rounds,
+    }
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m variants.decoder.bench", description=__doc__)
+    parser.add_argument("--batches", type=_integers, default=(1, 8, 32, 128))
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of each utterance")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument(
+        "--inputs", type=int, default=4, help="batches of different utterances that take turns"
+    )
+    parser.add_argument("--labels-per-s", type=float, default=4.0)
+    parser.add_argument("--decoders", type=lambda text: tuple(text.split(",")), default=NAMES)
+    parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--commit", default=None, help="git commit of the code, where there is no repository")
+    parser.add_argument("--out", type=Path, default=None, help="JSON file to write")
+    return parser.parse_args(arguments)
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def print_batch(result: Mapping[str, Any]) -> None:
+    print(
+        f"\nbatch {result['batch']}, {result['seconds']:g} s, {result['labels_per_utterance']:.1f} labels each"
+        f", longest {result['longest_labels']:.0f}"
+    )
+    for name, row in result["decoders"].items():
+        agreement = row["agreement"]
+        low_ms, median_ms, high_ms = (1e3 * row[key] for key in ("low_s", "median_s", "high_s"))
+        print(
+            f"  {name:20s} {median_ms:8.3f} ms [{low_ms:.3f}, {high_ms:.3f}]"
+            f"  weight-read floor {row['weight_reads_floor_share']:.0%}"
+            f"  identical {agreement['identical']}/{agreement['utterances']}"
+            f"  differences {agreement['differences']} in {agreement['labels_compared']}"
+            f" (margin <= {agreement['largest_margin']:.4f}, typical {agreement['typical_margin']:.3f})"
+        )
+    for name, reason in result["unavailable"].items():
+        print(f"  {name:20s} unavailable: {reason}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    if not torch.cuda.is_available():
+        error = UnavailableError("the decoder bench needs an NVIDIA GPU; torch finds none here")
+        print(error)
+        return int(error.exit_code)
+    try:
+        model = build_model(
+            options.seed, options.labels_per_s, getattr(torch, options.dtype), torch.device("cuda", 0)
+        )
+        results = []
+        for batch in options.batches:
+            results.append(bench_batch(model, batch, options))
+            print_batch(results[-1])
+    except HarnessError as error:
+        print(error)
+        return int(error.exit_code)
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(
+            json.dumps({"provenance": provenance(options), "batches": results}, indent=1) + "\n"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

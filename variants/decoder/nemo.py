@@ -1,0 +1,116 @@
+"""NeMo's own label-looping TDT decoder, in one forced mode: the reference and the peer.
+
+``full_graph`` is one CUDA graph with conditional nodes, ``no_while_loops`` graphs with the loops on the
+host, ``no_graphs`` the same code without graphs, ``torch_impl`` the pure PyTorch search (the only one that
+runs on a CPU). NeMo falls back silently from the first to the second and captures anew whenever batch or
+time grows; here the mode is forced, the largest planned shape is captured at once, and captures are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from harness.errors import UnavailableError, UsageError
+from harness.protocols import Decoded, Hypothesis
+
+if TYPE_CHECKING:
+    from harness.protocols import EncoderOutput, Evidence, ShapePlan
+    from variants.models.types import TdtModel
+
+MODES = ("full_graph", "no_while_loops", "no_graphs", "torch_impl")
+
+
+def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> NemoDecoder:
+    """The decoder of ``model``, captured for ``plan``. Raises ``UnavailableError`` without the GPU."""
+    unknown = sorted(set(options) - {"mode"})
+    mode = options.get("mode", MODES[0])
+    if unknown or mode not in MODES:
+        raise UsageError(f"decoder.options: nemo takes mode, one of {', '.join(MODES)}; got {dict(options)}")
+    if mode != "torch_impl" and (model.device.type != "cuda" or not torch.cuda.is_available()):
+        raise UnavailableError(
+            f"decoder=nemo decoder.options.mode={mode} needs the model on an NVIDIA GPU; "
+            "use decoder.options.mode=torch_impl"
+        )
+    decoder = NemoDecoder(model, mode)
+    if mode != "torch_impl" and plan.buckets_s:
+        decoder.prewarm(plan.max_batch, round(max(plan.buckets_s) / model.frame_s) + 1)
+    return decoder
+
+
+class NemoDecoder:
+    """``harness.protocols.Decoder`` around ``GreedyBatchedTDTLabelLoopingComputer``."""
+
+    def __init__(self, model: TdtModel, mode: str) -> None:
+        from nemo.collections.asr.parts.submodules.transducer_decoding.tdt_label_looping import (
+            GreedyBatchedTDTLabelLoopingComputer,
+        )
+
+        self._model, self._mode = model, mode
+        self._computer: Any = GreedyBatchedTDTLabelLoopingComputer(
+            decoder=model.prednet,
+            joint=model.joint,
+            blank_index=model.blank_id,
+            durations=list(model.durations),
+            max_symbols_per_step=model.max_symbols,
+            include_duration=True,
+            allow_cuda_graphs=mode != "torch_impl",
+        )
+        if mode != "torch_impl":
+            self._computer.force_cuda_graphs_mode(mode)
+        self._captures = self._utterances = self._calls = 0
+        self._captured_state: Any = None
+        self._prewarmed: tuple[int, int] | None = None
+
+    @torch.inference_mode()
+    def prewarm(self, batch: int, frames: int) -> None:
+        """Capture for ``batch`` utterances of ``frames`` encoder frames."""
+        joint: Any = self._model.joint
+        width = joint.enc.in_features
+        states = torch.zeros(batch, frames, width, device=self._model.device, dtype=self._model.dtype)
+        self._run(states, torch.ones(batch, dtype=torch.int64, device=self._model.device), None)
+        self._prewarmed = (batch, frames)
+
+    def evidence(self) -> Evidence:
+        return {
+            "mode": self._mode,
+            "mode_in_use": "torch_impl"
+            if self._mode == "torch_impl"
+            else str(self._computer.cuda_graphs_mode),
+            "full_graph": self._computer.full_graph is not None,
+            "captures": self._captures,
+            "prewarmed_shape": list(self._prewarmed) if self._prewarmed else None,
+            "calls": self._calls,
+            "utterances": self._utterances,
+        }
+
+    @torch.inference_mode()
+    def decode(self, encoded: EncoderOutput, state: Any = None) -> Decoded:
+        """Decode ``encoded.values [B, T, D]``; frames count from the first frame of this chunk."""
+        batch = int(encoded.values.shape[0])
+        self._calls += 1
+        self._utterances += batch
+        if batch == 0 or encoded.values.shape[1] == 0:
+            return Decoded([Hypothesis(())] * batch, state)
+        found, following = self._run(encoded.values, encoded.lengths.to(self._model.device), state)
+        if state is not None:  # NeMo counts frames from the beginning of the stream
+            found.timestamps[:batch] -= state.decoded_lengths[:batch].unsqueeze(1)
+        return Decoded(_hypotheses(found, batch), following)
+
+    def _run(self, states: torch.Tensor, lengths: torch.Tensor, previous: Any) -> tuple[Any, Any]:
+        result = self._computer(states, lengths, previous)
+        if self._computer.state is not self._captured_state:
+            self._captured_state = self._computer.state
+            self._captures += 1
+        return result[0], result[1]
+
+
+def _hypotheses(found: Any, batch: int) -> list[Hypothesis]:
+    lengths = found.current_lengths[:batch].tolist()
+    longest = max(lengths)
+    rows = torch.stack(
+        [part[:batch, :longest] for part in (found.transcript, found.timestamps, found.token_durations)]
+    ).tolist()
+    return [Hypothesis(*(tuple(part[row][:length]) for part in rows)) for row, length in enumerate(lengths)]
