@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.errors import RequestError
 from harness.frontend.completeness import what_is_missing
-from harness.protocols import Audio
+from harness.protocols import Allocate, Audio
 
 #: FFmpeg's demuxers that may look at a payload. A list, because others (playlists) would open
 #: further files and addresses that the payload names.
@@ -24,14 +24,14 @@ CONTAINERS = "aac,aiff,caf,flac,m4a,matroska,mov,mp3,mp4,ogg,w64,wav,webm"
 # search of DTS hidden in them, at thirty times the cost of reading the samples.
 _OPTIONS = {"format_whitelist": CONTAINERS, "max_probe_packets": "1"}
 
-#: No codec in use stores a float32 sample in fewer than one of this many bytes for long: Opus at
-#: 6 kbit/s is 256. Bounds how much memory a header may claim ahead of its samples.
+#: Decoded bytes a payload byte may stand for when room is made ahead (Opus at 6 kbit/s: 256), so that
+#: a header cannot claim memory that its payload does not back. Longer audio grows the buffer instead.
 _MAX_EXPANSION = 512
 
 _SCALES = {"u8": 2.0**-7, "s16": 2.0**-15, "s32": 2.0**-31, "s64": 2.0**-63, "flt": 1.0, "dbl": 1.0}
 
 
-def decode(payload: bytes, *, max_audio_s: float) -> Audio:
+def decode(payload: bytes, *, max_audio_s: float, allocate: Allocate = np.empty) -> Audio:
     """First audio track of ``payload``: float32 ``[channels, n]`` at its own rate, nominally in [-1, 1].
 
     One thread decodes, so the cost does not depend on what else the machine does. Raises
@@ -45,7 +45,8 @@ def decode(payload: bytes, *, max_audio_s: float) -> Audio:
         stream = _audio_stream(container)
         declared_s = _declared_s(container, stream)
         _refuse_long(declared_s or 0.0, max_audio_s)
-        audio = _read(container, stream, _expected_samples(declared_s, stream, len(payload)), max_audio_s)
+        expected = _expected_samples(declared_s, stream, len(payload))
+        audio = _read(container, stream, expected, max_audio_s, allocate)
         missing = what_is_missing(payload, container.format.name, declared_s, audio.duration_s)
     if missing:
         raise RequestError(f"the recording is truncated or damaged: {missing}; send it whole")
@@ -100,12 +101,16 @@ def _expected_samples(declared_s: float | None, stream: av.AudioStream, payload_
 
 
 def _read(
-    container: av.container.InputContainer, stream: av.AudioStream, expected: int, max_audio_s: float
+    container: av.container.InputContainer,
+    stream: av.AudioStream,
+    expected: int,
+    max_audio_s: float,
+    allocate: Allocate,
 ) -> Audio:
     samples: _SampleBuffer | None = None
     try:
         for frame in container.decode(stream):
-            samples = samples or _SampleBuffer(frame, expected)
+            samples = samples or _SampleBuffer(frame, expected, allocate)
             samples.append(frame)
             _refuse_long(samples.duration_s, max_audio_s)
     except av.FFmpegError as error:
@@ -121,10 +126,11 @@ def _read(
 class _SampleBuffer:
     """Growing float32 ``[channels, n]``: each decoded frame is converted once, in place."""
 
-    def __init__(self, frame: av.AudioFrame, expected: int) -> None:
+    def __init__(self, frame: av.AudioFrame, expected: int, allocate: Allocate) -> None:
+        self._allocate = allocate
         self.sample_rate = frame.sample_rate
         self._layout = (frame.sample_rate, frame.layout.nb_channels)
-        self._data = np.empty((frame.layout.nb_channels, max(expected, frame.samples)), np.float32)
+        self._data = allocate((frame.layout.nb_channels, max(expected, frame.samples)), np.float32)
         self._length = 0
 
     @property
@@ -144,7 +150,7 @@ class _SampleBuffer:
         self._length = end
 
     def _grow(self, needed: int) -> None:
-        data = np.empty((self._data.shape[0], max(needed, self._data.shape[1] * 3 // 2)), np.float32)
+        data = self._allocate((self._data.shape[0], max(needed, self._data.shape[1] * 3 // 2)), np.float32)
         data[:, : self._length] = self._data[:, : self._length]
         self._data = data
 

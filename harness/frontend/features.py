@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from harness.frontend.config import FeatureConfig
-from harness.protocols import Segment, SegmentFeatures
+from harness.protocols import Allocate, Segment, SegmentFeatures
 
 _LOG_GUARD = np.float32(2.0**-24)
 _STD_GUARD = 1e-5
@@ -30,19 +30,21 @@ class LogMel:
         self._window = np.hanning(round(config.window_s * sample_rate)).astype(np.float32)
         self._mel = mel_filterbank(sample_rate, config.n_fft, config.n_mels).T.copy()  # [n_fft / 2 + 1, F]
 
-    def __call__(self, segments: Sequence[Segment]) -> list[SegmentFeatures]:
+    def __call__(self, segments: Sequence[Segment], allocate: Allocate = np.empty) -> list[SegmentFeatures]:
         """One ``[F, T]`` per segment, ``T = samples // hop``; segments shorter than a hop are left out."""
         return [
-            SegmentFeatures(self._features(segment.samples), segment.start_s)
+            SegmentFeatures(self._features(segment.samples, allocate), segment.start_s)
             for segment in segments
             if len(segment.samples) >= self._hop
         ]
 
-    def _features(self, samples: np.ndarray) -> np.ndarray:
+    def _features(self, samples: np.ndarray, allocate: Allocate) -> np.ndarray:
         logs = self._log_mel(samples)  # [T, F]
         if self._normalize:
             _normalize_per_feature(logs)
-        return np.ascontiguousarray(logs.T)
+        features = allocate((logs.shape[1], logs.shape[0]), np.float32)  # [F, T]
+        features[:] = logs.T
+        return features
 
     def _log_mel(self, samples: np.ndarray) -> np.ndarray:
         """Frame ``t`` is centred on sample ``t * hop``; beyond the edges the signal is zero."""

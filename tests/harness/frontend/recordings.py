@@ -38,6 +38,8 @@ def encode(samples: np.ndarray, encoding: Encoding) -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=encoding.container, options=encoding.muxing) as container:
         stream = container.add_stream(encoding.codec, rate=encoding.rate, options=encoding.options)
+        if not isinstance(stream, av.AudioStream):
+            raise TypeError(f"{encoding.codec} is no audio codec")
         stream.layout = encoding.layout
         if encoding.sample_format:
             stream.format = encoding.sample_format
