@@ -100,14 +100,8 @@ def changes(a: StoredRun, b: StoredRun, metrics: Sequence[Metric]) -> list[Chang
     A metric that one of the runs does not have (no GPU, no transcripts, a span that took no time,
     an RTFx that the arrivals set) is left out.
     """
-    scopes = dict(_scopes(a, b))
-    return [
-        change
-        for metric in metrics
-        for scope, pair in scopes.items()
-        if (metric.per_bucket or scope == ALL)
-        if (change := _change(a, b, metric, scope, pair)) is not None
-    ]
+    found = [change for scope, pair in _scopes(a, b) for change in _in_scope(a, b, metrics, scope, pair)]
+    return sorted(found, key=lambda change: metrics.index(change.metric))
 
 
 def _scopes(a: StoredRun, b: StoredRun) -> Iterator[tuple[str, Pair]]:
@@ -129,32 +123,48 @@ def _scopes(a: StoredRun, b: StoredRun) -> Iterator[tuple[str, Pair]]:
             yield bucket, Pair.of(part_a, part_b)
 
 
-def _change(a: StoredRun, b: StoredRun, metric: Metric, scope: str, pair: Pair) -> Change | None:
-    match metric.kind:
-        case Kind.PERCENTILE:
-            return _percentile_change(metric, scope, pair)
-        case Kind.RTFX:
-            scheduled = a.run.mode in (Mode.OPEN, Mode.STREAMING)
-            return None if scheduled else _rtfx_change(metric, pair)
-        case Kind.WER:
-            return _wer_change(metric, pair)
-        case Kind.MEMORY:
-            return _memory_change(metric, a, b)
+def _in_scope(
+    a: StoredRun, b: StoredRun, metrics: Sequence[Metric], scope: str, pair: Pair
+) -> Iterator[Change]:
+    for column in dict.fromkeys(m.column for m in metrics if m.kind is Kind.PERCENTILE):
+        yield from _percentile_changes([m for m in metrics if m.column == column], scope, pair)
+    if scope != ALL:
+        return
+    for single in metrics:
+        change = None if single.per_bucket else _single_change(a, b, single, pair)
+        if change is not None:
+            yield change
 
 
-def _percentile_change(metric: Metric, scope: str, pair: Pair) -> Change | None:
-    values_a = pair.a[metric.column].fillna(0.0).to_numpy()
-    values_b = pair.b[metric.column].fillna(0.0).to_numpy()
-    value_a = nearest_rank(values_a, metric.q, pair.weights_a)
-    value_b = nearest_rank(values_b, metric.q, pair.weights_b)
-    if value_a <= 0 or value_b <= 0:
-        return None
-    needed = minimum_samples(metric.q)
-    if pair.n < needed:
-        return Change(metric, scope, None, None, TooSmall(pair.n, needed), pair.paired)
-    old = pair.sample_a.percentile_replicates(values_a, metric.q, weights=pair.weights_a)
-    new = pair.sample_b.percentile_replicates(values_b, metric.q, weights=pair.weights_b)
-    return Change(metric, scope, value_a, value_b, _ratio(value_b / value_a, new, old, pair), pair.paired)
+def _single_change(a: StoredRun, b: StoredRun, metric: Metric, pair: Pair) -> Change | None:
+    if metric.kind is Kind.WER:
+        return _wer_change(metric, pair)
+    if metric.kind is Kind.MEMORY:
+        return _memory_change(metric, a, b)
+    scheduled = a.run.mode in (Mode.OPEN, Mode.STREAMING)
+    return None if scheduled else _rtfx_change(metric, pair)
+
+
+def _percentile_changes(metrics: Sequence[Metric], scope: str, pair: Pair) -> Iterator[Change]:
+    """The percentiles of one column, which share the work of sorting its replicates."""
+    values_a = pair.a[metrics[0].column].fillna(0.0).to_numpy()
+    values_b = pair.b[metrics[0].column].fillna(0.0).to_numpy()
+    bounded = [m for m in metrics if pair.n >= minimum_samples(m.q)]
+    qs = [m.q for m in bounded]
+    old = pair.sample_a.percentile_replicates(values_a, qs, weights=pair.weights_a)
+    new = pair.sample_b.percentile_replicates(values_b, qs, weights=pair.weights_b)
+    for metric in metrics:
+        value_a = nearest_rank(values_a, metric.q, pair.weights_a)
+        value_b = nearest_rank(values_b, metric.q, pair.weights_b)
+        if value_a <= 0 or value_b <= 0:
+            continue
+        if metric not in bounded:
+            small = TooSmall(pair.n, minimum_samples(metric.q))
+            yield Change(metric, scope, None, None, small, pair.paired)
+            continue
+        row = bounded.index(metric)
+        change = _ratio(value_b / value_a, new[row], old[row], pair)
+        yield Change(metric, scope, value_a, value_b, change, pair.paired)
 
 
 def _rtfx_change(metric: Metric, pair: Pair) -> Change:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
 
 CONFIDENCE = 0.95
 REPLICATES = 2000
@@ -73,15 +75,17 @@ def nearest_rank(values: npt.ArrayLike, q: float, weights: npt.ArrayLike | None 
         raise ValueError("a percentile of no samples does not exist")
     order = np.argsort(data, kind="stable")
     shares = np.ones(data.size) if weights is None else np.asarray(weights, dtype=np.float64)
-    return float(data[order][_rank_index(np.cumsum(shares[order])[None, :], q)[0]])
+    return float(data[order][_rank_indices(np.cumsum(shares[order])[:, None], [q])[0, 0]])
 
 
-def _rank_index(cumulative: Floats, q: float) -> Ints:
-    """Per row of cumulative weights ``[R, n]``: the first index that reaches ``q`` of the total."""
-    total = cumulative[:, -1:]
+def _rank_indices(cumulative: Array, qs: Sequence[float]) -> Ints:
+    """Along axis 0 of cumulative weights ``[n, R]``: the first index that reaches each of ``qs``.
+
+    Returns ``[len(qs), R]``.
+    """
     # 0.07 * 100 is 7.000000000000001 in floats: a hair of tolerance keeps the rank at 7.
-    reached = cumulative >= q * total * (1 - 1e-12)
-    return np.asarray(np.argmax(reached, axis=1), dtype=np.int64)
+    total = cumulative[-1] * (1 - 1e-12)
+    return np.stack([np.count_nonzero(cumulative < q * total, axis=0) for q in qs])
 
 
 # ---------------------------------------------------------------- resampling
@@ -107,51 +111,59 @@ class Groups:
     def processes(self) -> int:
         return len(self.sizes)
 
+    @property
+    def even(self) -> bool:
+        """Whether every process served as many requests."""
+        return bool((self.sizes == self.sizes[0]).all())
+
 
 def draw_processes(processes: int, replicates: int, rng: np.random.Generator) -> Ints:
     """``[replicates, processes]``: the first level. Share it between runs to pair their blocks."""
     return rng.integers(0, processes, size=(replicates, processes))
 
 
-def resampled_counts(groups: Groups, draws: Ints, rng: np.random.Generator) -> Iterator[Floats]:
-    """How often each sample occurs in each replicate: blocks ``[r, n]`` that stack to ``[R, n]``.
+def resampled_counts(groups: Groups, draws: Ints, rng: np.random.Generator) -> Iterator[Array]:
+    """How often each sample occurs in each replicate: blocks ``[n, r]``, side by side ``[n, R]``.
 
     Hierarchical bootstrap (Davison & Hinkley 1997, section 3.8): the processes of a replicate are
     drawn with replacement, then as many requests from each as it served, with replacement.
     """
-    rows = max(1, _CELLS_AT_ONCE // max(1, groups.n))
-    for start in range(0, len(draws), rows):
-        yield _counts(groups, draws[start : start + rows], rng)
+    columns = max(1, _CELLS_AT_ONCE // max(1, groups.n))
+    for start in range(0, len(draws), columns):
+        yield _counts(groups, draws[start : start + columns], rng)
 
 
-def _counts(groups: Groups, draws: Ints, rng: np.random.Generator) -> Floats:
+def _counts(groups: Groups, draws: Ints, rng: np.random.Generator) -> Array:
     replicates, n = len(draws), groups.n
     by_process = np.argsort(groups.labels, kind="stable")
     offsets = np.concatenate(([0], np.cumsum(groups.sizes)[:-1]))
-    width = int(groups.sizes.max())
-    row = np.arange(replicates)[:, None] * n
-    counts = np.zeros(replicates * n)
+    slots = np.arange(int(groups.sizes.max()))[:, None]
+    column = np.arange(replicates)
+    counts = np.zeros(n * replicates, dtype=np.int32)
     for chosen in draws.T:  # one slot of the first level at a time, all replicates at once
-        size = groups.sizes[chosen][:, None]  # [R, 1]
-        position = offsets[chosen][:, None] + (rng.random((replicates, width)) * size).astype(np.int64)
-        taken = np.broadcast_to(np.arange(width) < size, position.shape)
-        counts += np.bincount((row + position)[taken], minlength=replicates * n)
-    unsorted = np.empty((replicates, n))
-    unsorted[:, by_process] = counts.reshape(replicates, n)
+        size = groups.sizes[chosen]  # [R]
+        place = (rng.random((len(slots), replicates)) * size).astype(np.int64) + offsets[chosen]
+        cells = place * replicates + column
+        taken = cells.ravel() if groups.even else cells[slots < size]
+        counts += np.bincount(taken, minlength=n * replicates).astype(np.int32)
+    unsorted = np.empty((n, replicates), dtype=np.int32)
+    unsorted[by_process] = counts.reshape(n, replicates)
     return unsorted
 
 
-def replicate_percentile(values: Floats, counts: Floats, q: float, weights: Floats | None = None) -> Floats:
-    """The percentile in each replicate: ``values [n]``, ``counts [R, n]`` to ``[R]``."""
+def replicate_percentiles(
+    values: Floats, counts: Array, qs: Sequence[float], weights: Floats | None = None
+) -> Floats:
+    """The percentiles in each replicate: ``values [n]``, ``counts [n, R]`` to ``[len(qs), R]``."""
     order = np.argsort(values, kind="stable")
-    weighted = counts[:, order] if weights is None else counts[:, order] * weights[order]
-    return np.asarray(values[order][_rank_index(np.cumsum(weighted, axis=1), q)], dtype=np.float64)
+    counted = counts[order] if weights is None else counts[order] * weights[order, None]
+    return np.asarray(values[order][_rank_indices(np.cumsum(counted, axis=0), qs)], dtype=np.float64)
 
 
-def replicate_ratio(numerator: Floats, denominator: Floats, counts: Floats) -> Floats:
+def replicate_ratio(numerator: Floats, denominator: Floats, counts: Array) -> Floats:
     """Sum over sum in each replicate (RTFx, word error rate); infinite over a sum of zero."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray((counts @ numerator) / (counts @ denominator), dtype=np.float64)
+        return np.asarray((numerator @ counts) / (denominator @ counts), dtype=np.float64)
 
 
 # ---------------------------------------------------------------- intervals
@@ -185,7 +197,7 @@ def percentiles(
 ) -> tuple[Measured, ...]:
     """Each of ``qs`` with its interval; ``process [n]`` says where each of ``values [n]`` ran."""
     sample = Resampled.of(process, replicates=replicates, seed=seed)
-    return tuple(sample.percentile(values, q, weights=weights) for q in qs)
+    return sample.percentiles(values, qs, weights=weights)
 
 
 @dataclass(frozen=True)
@@ -193,7 +205,7 @@ class Resampled:
     """One set of bootstrap replicates, shared by every statistic of the same samples."""
 
     groups: Groups
-    counts: tuple[Floats, ...]
+    counts: tuple[Array, ...]
 
     @classmethod
     def of(
@@ -212,22 +224,35 @@ class Resampled:
         first = draw_processes(groups.processes, replicates, rng) if draws is None else draws
         return cls(groups, tuple(resampled_counts(groups, first, rng)))
 
-    def percentile(
-        self, values: npt.ArrayLike, q: float, *, weights: npt.ArrayLike | None = None
-    ) -> Measured:
-        """The percentile with its interval, or ``TooSmall``."""
-        needed = minimum_samples(q)
-        if self.groups.n < needed:
-            return TooSmall(self.groups.n, needed)
-        low, high = interval(self.percentile_replicates(values, q, weights=weights), self.groups.processes)
-        return Estimate(nearest_rank(values, q, weights), low, high, self.groups.n, self.groups.processes)
+    def percentiles(
+        self, values: npt.ArrayLike, qs: Sequence[float], *, weights: npt.ArrayLike | None = None
+    ) -> tuple[Measured, ...]:
+        """Each percentile with its interval, or ``TooSmall``."""
+        n, processes = self.groups.n, self.groups.processes
+        bounded = [q for q in qs if n >= minimum_samples(q)]
+        replicates = dict(
+            zip(bounded, self.percentile_replicates(values, bounded, weights=weights), strict=True)
+        )
+
+        def figure(q: float) -> Measured:
+            if q not in replicates:
+                return TooSmall(n, minimum_samples(q))
+            low, high = interval(replicates[q], processes)
+            return Estimate(nearest_rank(values, q, weights), low, high, n, processes)
+
+        return tuple(figure(q) for q in qs)
 
     def percentile_replicates(
-        self, values: npt.ArrayLike, q: float, *, weights: npt.ArrayLike | None = None
+        self, values: npt.ArrayLike, qs: Sequence[float], *, weights: npt.ArrayLike | None = None
     ) -> Floats:
+        """``[len(qs), replicates]``."""
+        if not qs:
+            return np.empty((0, 0))
         data = np.asarray(values, dtype=np.float64)
         shares = None if weights is None else np.asarray(weights, dtype=np.float64)
-        return np.concatenate([replicate_percentile(data, block, q, shares) for block in self.counts])
+        return np.concatenate(
+            [replicate_percentiles(data, block, qs, shares) for block in self.counts], axis=1
+        )
 
     def ratio(self, numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Measured:
         """Sum over sum with its interval, or ``TooSmall`` for a single sample."""

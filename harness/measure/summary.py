@@ -113,14 +113,15 @@ def _scope(name: str, rows: pd.DataFrame, sample: Resampled, weights: Floats | N
     complete = len(with_sound) == len(rows)
     rtf_sample = sample if complete else Resampled.of(with_sound["process"])
     rtf_weights = weights if complete or weights is None else weights[rows["rtf"].notna().to_numpy()]
+    qs = list(QUANTILES.values())
+    latencies = sample.percentiles(latency, qs, weights=weights)
+    rtfs = rtf_sample.percentiles(with_sound["rtf"], qs, weights=rtf_weights)
     return Scope(
         name=name,
         requests=len(rows),
         audio_s=float(rows["audio_s"].sum()),
-        latency={k: sample.percentile(latency, q, weights=weights) for k, q in QUANTILES.items()},
-        rtf={
-            k: rtf_sample.percentile(with_sound["rtf"], q, weights=rtf_weights) for k, q in QUANTILES.items()
-        },
+        latency=dict(zip(QUANTILES, latencies, strict=True)),
+        rtf=dict(zip(QUANTILES, rtfs, strict=True)),
         spans={span: _mean(rows[f"span_{span}_s"], weights) for span in SPAN_NAMES},
         unaccounted_s=_mean(rows["unaccounted_s"], weights),
     )

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from harness.measure.stats import Estimate, Measured, nearest_rank
@@ -76,7 +77,7 @@ def latency_ecdf(entries: Sequence[Entry]) -> Figure:
         "Latency of a request",
         "share of requests answered within this time, from their scheduled arrival",
     )
-    _legend(axes, entries)
+    _legend(figure, entries)
     return figure
 
 
@@ -84,6 +85,7 @@ def percentile_bars(entries: Sequence[Entry]) -> Figure:
     """p50 and p95 per length bucket with 95 % intervals, one bar per run."""
     buckets = sorted({scope.name for entry in entries for scope in entry.summary.buckets})
     figure = _figure(2 * 2.5 + 0.6)
+    _legend(figure, entries)
     for row, quantile in enumerate(("p50", "p95")):
         axes = figure.add_subplot(2, 1, row + 1)
         _style(axes)
@@ -95,8 +97,7 @@ def percentile_bars(entries: Sequence[Entry]) -> Figure:
         axes.yaxis.set_major_formatter(FuncFormatter(_seconds_label))
         axes.grid(axis="x", visible=False)
         _title(axes, f"{quantile} of latency per length bucket", "nearest rank, 95 % interval")
-        if row == 0:
-            _legend(axes, entries)
+        axes.set_xlim(-0.55, len(buckets) + 0.55)
     return figure
 
 
@@ -118,7 +119,8 @@ def _bars(
             case _:
                 axes.annotate(
                     "n too small", (x + offset, 0), xycoords=("data", "axes fraction"), xytext=(0, 4),
-                    textcoords="offset points", rotation=90, ha="center", va="bottom", fontsize=7, color=_QUIET,
+                    textcoords="offset points", rotation=90, ha="center", va="bottom", fontsize=7,
+                    color=_QUIET,
                 )  # fmt: skip
 
 
@@ -149,9 +151,9 @@ def span_stacks(entries: Sequence[Entry]) -> Figure:
     axes.xaxis.set_major_formatter(FuncFormatter(_seconds_label))
     axes.grid(axis="y", visible=False)
     _title(axes, "Where the time goes", "mean seconds of each span per request; hatched: in no span")
-    axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.62 / (0.42 * len(bars) + 0.6)), ncols=min(len(names), 7),
-        frameon=False, fontsize=8, handlelength=1.1, handleheight=1.0, columnspacing=1.2,
+    figure.legend(
+        loc="outside lower center", ncols=min(len(names), 7), frameon=False, fontsize=8.5,
+        handlelength=1.1, handleheight=1.0, columnspacing=1.4,
     )  # fmt: skip
     return figure
 
@@ -193,7 +195,7 @@ def rtf_scatter(entries: Sequence[Entry]) -> Figure:
     axes.set_xlabel("audio length", color=_QUIET)
     axes.set_ylabel("RTF", color=_QUIET)
     _title(axes, "RTF against audio length", "processing time over audio length; line: median of each bucket")
-    _legend(axes, entries)
+    _legend(figure, entries)
     return figure
 
 
@@ -216,7 +218,7 @@ def _panel(height: float) -> tuple[Figure, Axes]:
 def _style(axes: Axes) -> None:
     axes.set_axisbelow(True)
     axes.grid(color=_GRID, linewidth=0.8)
-    axes.tick_params(colors=_QUIET, labelsize=8.5, length=0)
+    axes.tick_params(which="both", colors=_QUIET, labelsize=8.5, length=0)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(_GRID)
@@ -230,14 +232,16 @@ def _title(axes: Axes, title: str, subtitle: str) -> None:
     )  # fmt: skip
 
 
-def _legend(axes: Axes, entries: Sequence[Entry]) -> None:
+def _legend(figure: Figure, entries: Sequence[Entry]) -> None:
+    """Below the chart, where it hides no data; one run needs none."""
     if len(entries) < 2:
         return
-    handles = [
-        axes.plot([], [], "s", color=color, markersize=7, label=entry.label)[0]
-        for entry, color in _colored(entries)
-    ]
-    axes.legend(handles=handles, loc="best", frameon=True, framealpha=0.9, edgecolor="none", fontsize=8.5)
+    handles = [Patch(color=color, label=entry.label) for entry, color in _colored(entries)]
+    longest = max(len(entry.label) for entry in entries)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=max(1, min(len(entries), 110 // (longest + 8))),
+        frameon=False, fontsize=8.5, handlelength=1.1, handleheight=1.0, columnspacing=1.4,
+    )  # fmt: skip
 
 
 def _seconds_axis(axes: Axes, values: pd.Series) -> None:
@@ -257,7 +261,12 @@ def _sparse_log(axis: object) -> None:
 
 
 def _seconds_label(value: float, _: object = None) -> str:
-    return "0" if value == 0 else seconds(value)
+    """A tick: no decimals that say nothing."""
+    if value == 0:
+        return "0"
+    if abs(value) < 1e-3:
+        return f"{value * 1e6:g} µs"
+    return f"{value * 1e3:g} ms" if abs(value) < 1 else f"{value:g} s"
 
 
 def _colored(entries: Sequence[Entry]) -> list[tuple[Entry, str]]:

@@ -142,7 +142,7 @@ def warnings(entry: Entry) -> Iterator[str]:
     yield from (str(warning) for warning in run.summary.get("warnings", ()))
     if summary.failed:
         first = str(entry.stored.failed["error"].iloc[0])
-        yield f"{summary.failed} of {summary.requests} requests failed (first: {first}); they are in no percentile"
+        yield f"{summary.failed} of {summary.requests} requests failed, and are in no figure (first: {first})"
     if run.parity is None and summary.overall is not None:
         yield "the output was not compared with the eager reference; set runner.reference=true"
     elif run.parity is not None and run.parity.status is ParityStatus.UNDECIDED:
@@ -160,7 +160,8 @@ def _small_samples(summary: Summary) -> Iterator[str]:
     if small and overall is not None:
         worst = overall.latency[small[-1]]
         needed = worst.needed if isinstance(worst, TooSmall) else 0
-        yield f"n too small for {', '.join(small)}; raise workload.requests until {needed} are measured in all"
+        names = ", ".join(small)
+        yield f"n too small for {names}; raise workload.requests until {needed} are measured in all"
 
 
 def _throttling(telemetry: Telemetry) -> Iterator[str]:
@@ -171,7 +172,8 @@ def _throttling(telemetry: Telemetry) -> Iterator[str]:
     if throttled:
         names = ", ".join(sorted(set().union(*throttled)))
         share = len(throttled) / len(readings)
-        yield f"the GPU throttled ({names}) in {share:.0%} of readings; cool it or fix its clocks (nvidia-smi -lgc)"
+        remedy = "cool it or fix its clocks (nvidia-smi -lgc)"
+        yield f"the GPU throttled ({names}) in {share:.0%} of readings; {remedy}"
 
 
 def transcripts(entry: Entry, count: int = 4) -> list[Spoken]:

@@ -101,8 +101,8 @@ def _headline_table(shown: Sequence[Entry]) -> str:
         _row([*map(escape, headline(entry)[:-1]), _badge(headline(entry)[-1])]) for entry in shown
     )  # fmt: skip
     note = (
-        "Latency from the scheduled arrival; percentiles by nearest rank with 95 % intervals. RTF is processing over "
-        "audio, of one request; RTFx is audio over wall time, of the whole run."
+        "Latency from the scheduled arrival; percentiles by nearest rank with 95 % intervals. RTF is "
+        "processing over audio, of one request; RTFx is audio over wall time, of the whole run."
     )
     return f'<div class="scroll">{_table(HEADER, body)}</div><p class="quiet">{note}</p>'
 
@@ -163,7 +163,8 @@ def _buckets(shown: Sequence[Entry]) -> str:
         blocks.append(
             f'<h3>{escape(entry.label)}</h3><div class="scroll">{_table(header, rows)}</div>{unaccounted}'
         )
-    note = '<p class="quiet">“weighted” gives each bucket its share of the audio set, however often it was served.</p>'
+    remark = "“weighted” gives each bucket its share of the audio set, however often it was served."
+    note = f'<p class="quiet">{remark}</p>'
     return f"<h2>Latency per length bucket</h2>{note}{''.join(blocks)}" if blocks else ""
 
 
