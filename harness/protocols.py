@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 Evidence = Mapping[str, Any]
 """What a variant did, in JSON types: counts and shapes that prove that it engaged."""
 
+Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
+"""``(shape, dtype)`` to an uninitialized array. A stage of a front end that has a parameter
+``allocate`` makes its output there, so that a topology can give it memory which the next process
+reads where it lies."""
+
 
 # ---------------------------------------------------------------- audio, from bytes to features
 

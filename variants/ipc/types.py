@@ -12,16 +12,12 @@ goes on.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
 
 from harness.errors import HarnessError, UsageError
-
-Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
-"""``(shape, dtype)`` to an uninitialized array that the next ``send`` can carry; see ``Sender``."""
 
 
 class PeerGoneError(HarnessError):

@@ -11,9 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from harness.errors import RequestError, UsageError
-from harness.protocols import Engine, Evidence, Frontend, SegmentFeatures
+from harness.protocols import Allocate, Engine, Evidence, Frontend, SegmentFeatures
 from harness.spans import SpanRecorder, now_ns
-from variants.ipc.types import Allocate
 from variants.topology.item import Item
 from variants.topology.streams import StreamTable, describe
 from variants.topology.types import FEATURE_HOP_S

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.protocols import Engine, Frontend
+from harness.protocols import Allocate, Engine, Frontend
 from harness.spans import SpanRecorder
-from variants.ipc.types import Allocate, Lease, PayloadTooLargeError, PeerGoneError, Transport
+from variants.ipc.types import Lease, PayloadTooLargeError, PeerGoneError, Transport
 from variants.topology.item import Item, hop_spans
 from variants.topology.work import FrontendWork, InferenceWork, Work
 
