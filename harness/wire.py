@@ -57,7 +57,7 @@ CONNECTION = 0
 
 _OPEN = struct.Struct("<BBHI")
 _ERROR = struct.Struct("<H")
-_FINAL = struct.Struct("<IHHdqq")
+_FINAL = struct.Struct("<IIIdqq")
 _SPAN = struct.Struct("<Bqq")
 _MAX_MESSAGE_BYTES = 512
 _SPAN_INDEX = {name: index for index, name in enumerate(SPAN_NAMES)}

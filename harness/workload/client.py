@@ -304,8 +304,11 @@ class StreamLoop:
         if not received:
             self._end(stream, stream.error or "the server closed the connection before the final text")
             return
-        for frame in stream.reader.feed(target, received):
-            self._take(stream, frame, now)
+        try:
+            for frame in stream.reader.feed(target, received):
+                self._take(stream, frame, now)
+        except ValueError as error:
+            self._end(stream, f"the server broke the protocol: {error}")
         if stream.reader.error is not None:
             self._end(stream, f"the server broke the protocol: {stream.reader.error}")
 

@@ -12,7 +12,7 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness.protocols import Evidence
@@ -161,7 +161,7 @@ class EpollServer:
         for fd, event in events:
             connection = connections.get(fd)
             if connection is not None:
-                self._ready(connection, event)
+                self._guarded(connection, self._ready, connection, event)
             elif fd == self._completions.fileno():
                 self._complete(self._completions.drain())
             elif fd == self._stop_fd:
@@ -171,6 +171,14 @@ class EpollServer:
         if self._now_ns >= self._next_tick_ns:
             self._next_tick_ns = self._now_ns + self._tick_ns
             self._tick()
+
+    def _guarded(self, connection: _Connection, act: Callable[..., None], *arguments: Any) -> None:
+        """A defect that one client's bytes or answers bring to light costs that client's connection."""
+        try:
+            act(*arguments)
+        except Exception as error:
+            self._traffic.errors[f"internal_{type(error).__name__}"] += 1
+            self._close(connection)
 
     def _ready(self, connection: _Connection, event: int) -> None:
         if event & (select.EPOLLHUP | select.EPOLLERR):  # gone in both directions: nobody to answer
@@ -236,9 +244,9 @@ class EpollServer:
         touched: dict[int, _Connection] = {}
         for completion in completions:
             conversation = completion.job.token[0].conversation
-            conversation.complete(completion)
             connection: _Connection = conversation.owner
             touched[id(connection)] = connection
+            self._guarded(connection, conversation.complete, completion)
         for connection in touched.values():
             self._settle(connection)
         if self._blocked:

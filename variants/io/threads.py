@@ -205,6 +205,8 @@ class _Client:
             self._converse()
         except OSError:
             pass  # the client is gone: nobody to answer
+        except Exception as error:  # a defect costs this client's connection, not the server
+            self.conversation.traffic.errors[f"internal_{type(error).__name__}"] += 1
         finally:
             self.conversation.abandon()
             self._sock.close()
