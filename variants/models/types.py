@@ -37,7 +37,11 @@ class TdtModel:
     frame_s: float
     """Seconds of audio per encoder frame (0.08: ten-millisecond hop, subsampled by eight)."""
     feature_bins: int
+    hop_s: float = 0.01
+    """Seconds between two feature frames."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Weights hash, seed, achieved token rate: whatever identifies the numbers behind the model."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """``model.options`` of the configuration, streaming's contexts among them."""
     synchronize: Callable[[], None] = field(default=lambda: None)
     """Waits for the device; nothing on the CPU."""

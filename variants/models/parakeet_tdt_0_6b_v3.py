@@ -1,0 +1,13 @@
+"""Parakeet-TDT 0.6B v3 at its exact configuration."""
+
+from __future__ import annotations
+
+from variants.models.assemble import assemble
+from variants.models.options import ModelOptions
+from variants.models.parakeet import PARAKEET_TDT_0_6B_V3, PARAKEET_TDT_0_6B_V3_PARAMETERS
+from variants.models.types import TdtModel
+
+
+def build(options: ModelOptions) -> TdtModel:
+    """The model with synthetic weights or those of a ``.nemo`` file; its size is checked."""
+    return assemble(PARAKEET_TDT_0_6B_V3, options, PARAKEET_TDT_0_6B_V3_PARAMETERS)
