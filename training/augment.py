@@ -39,10 +39,9 @@ def augment(
     changed = _filtered(samples, how, generator) * inside
     changed = changed * (level / _active_rms(changed).clamp(min=1e-9))[:, None]
     changed = (changed + _noise(changed, level, how, generator)) * inside
-    gain = 10.0 ** (_uniform(len(samples), how.gain_db, generator) / 20.0)
+    gain = _amplitude(_uniform(len(samples), how.gain_db, generator))
     peak = changed.abs().amax(dim=1).clamp(min=1e-9)
-    quietened: torch.Tensor = changed * torch.minimum(gain, 1.0 / peak)[:, None]
-    return quietened
+    return changed * torch.minimum(gain, 1.0 / peak)[:, None]
 
 
 def _filtered(samples: torch.Tensor, how: Augmentation, generator: torch.Generator) -> torch.Tensor:
@@ -62,7 +61,7 @@ def _impulses(samples: torch.Tensor, how: Augmentation, generator: torch.Generat
     decay = torch.exp(-math.log(1000.0) * time_s / _uniform(batch, how.rt60_s, generator)[:, None])
     tail = torch.randn(batch, taps, device=samples.device, generator=generator) * decay
     wet_db = _uniform(batch, (-15.0, 0.0), generator)
-    wet = 10.0 ** (wet_db / 20.0) * _chosen(batch, how.reverberation_share, generator)
+    wet = _amplitude(wet_db) * _chosen(batch, how.reverberation_share, generator)
     tail = tail * (wet / tail.norm(dim=1))[:, None]
     tail[:, 0] += 1.0
     return tail
@@ -79,7 +78,7 @@ def _microphone(hz: torch.Tensor, batch: int, how: Augmentation, generator: torc
     cutoff = _uniform(batch, how.lowpass_hz, generator)
     lowpass = torch.sigmoid((cutoff[:, None] - hz) / 60.0)
     narrow = _chosen(batch, how.lowpass_share, generator)[:, None]
-    return 10.0 ** (gain_db / 20.0) * (1.0 - narrow + narrow * lowpass)
+    return _amplitude(gain_db) * (1.0 - narrow + narrow * lowpass)
 
 
 def _noise(
@@ -92,10 +91,9 @@ def _noise(
     white = torch.randn(batch, size, device=samples.device, generator=generator)
     noise = torch.fft.irfft(torch.fft.rfft(white) * hz**-exponent, size)[:, : samples.shape[1]]
     noise = noise / _rms(noise)[:, None] + _hum(samples, generator) * _chosen(batch, 0.15, generator)[:, None]
-    scale = level.clamp(min=0.003) * 10.0 ** (-_uniform(batch, how.snr_db, generator) / 20.0)
+    scale = level.clamp(min=0.003) * _amplitude(-_uniform(batch, how.snr_db, generator))
     scale = scale * _chosen(batch, how.noise_share, generator)
-    scaled: torch.Tensor = noise * (scale / _rms(noise).clamp(min=1e-9))[:, None]
-    return scaled
+    return noise * (scale / _rms(noise).clamp(min=1e-9))[:, None]
 
 
 def _hum(samples: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -129,6 +127,10 @@ def _uniform(count: int, between: tuple[float, float], generator: torch.Generato
 def _chosen(count: int, share: float, generator: torch.Generator) -> torch.Tensor:
     """1.0 for the rows that are changed, 0.0 for the others."""
     return (torch.rand(count, device=generator.device, generator=generator) < share).float()
+
+
+def _amplitude(db: torch.Tensor) -> torch.Tensor:
+    return torch.pow(10.0, db / 20.0)
 
 
 def _fast_length(samples: int) -> int:

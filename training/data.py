@@ -9,7 +9,6 @@ the same corpus.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -28,7 +27,7 @@ from harness.errors import UsageError
 from harness.frontend.decode import decode
 from harness.frontend.denoise import denoise
 from harness.protocols import Audio
-from training.text import train_tokenizer, training_sentences
+from training.text import VOCABULARY, train_tokenizer, training_sentences
 from training.voices import pick_voice, training_voices
 
 SAMPLE_RATE = 16_000
@@ -67,12 +66,12 @@ class Corpus:
         return float(self.lengths.sum()) / SAMPLE_RATE
 
 
-def render_corpus(folder: Path, clips: int, seed: int, workers: int) -> None:
+def render_corpus(folder: Path, clips: int, seed: int, workers: int, vocabulary: int = VOCABULARY) -> None:
     """Render ``clips`` sentences into ``folder`` with ``workers`` processes, and train its tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     sentences = training_sentences(Grammar.load(), np.random.default_rng(seed), clips)
     (folder / "sentences.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
-    train_tokenizer(sentences, folder / "tokenizer.model")
+    train_tokenizer(sentences, folder / "tokenizer.model", vocabulary)
     lengths = _write_audio(folder / "audio.i16", sentences, seed, workers)
     ends = np.cumsum(lengths)
     np.savez(folder / "clips.npz", offsets=ends - lengths, lengths=lengths)
@@ -113,7 +112,6 @@ def _rendered(sentences: list[str], seed: int, workers: int) -> Iterator[list[np
 
 
 def _render_chunk(sentences: list[str], first: int, seed: int) -> list[np.ndarray]:
-    os.nice(5)
     voices = training_voices()
     return [
         render_clip(sentence, voices, np.random.default_rng((seed, 1, first + number)))
