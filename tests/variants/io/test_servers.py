@@ -486,7 +486,12 @@ def well_behaved(address: Address, stop: threading.Event) -> list[str]:
 )
 def test_hostile_streams_are_answered_or_closed_and_harm_nobody(io_kind: str, count: int) -> None:
     limit = 50_000
-    options = {"max_frame_bytes": limit, "max_session_bytes": 4 * limit, "slow_peer_timeout_s": 0.5}
+    options = {
+        "max_frame_bytes": limit,
+        "max_session_bytes": 4 * limit,
+        "slow_peer_timeout_s": 0.5,
+        "idle_timeout_s": 3.0,  # a slow loris that stops between two frames is merely silent
+    }
     plan = ServerPlan(ServiceSpec(RawFloats, engine), io=io_kind, io_options=options)
     with ServerProcess(plan) as server, ThreadPoolExecutor(33) as pool:
         stop = threading.Event()
