@@ -19,6 +19,8 @@ _LOWEST_HZ = 20.0
 _BLOCK = 1 << 19
 _FADE = 1 << 10
 _MAINS_HZ = 50.0
+_HUM_HARMONICS = (1, 3, 5, 7)
+_HUM_FLOOR = 0.3
 
 
 def white(samples: int, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
@@ -39,12 +41,16 @@ def brown(samples: int, sample_rate: int, rng: np.random.Generator) -> np.ndarra
 
 def hum(samples: int, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
     """Mains hum: 50 Hz and odd harmonics over a floor of white noise, unit variance, ``[samples]``."""
-    time_s = np.arange(samples) / sample_rate
-    tones = np.zeros(samples, np.float32)
-    for harmonic in (1, 3, 5, 7):
-        phase = rng.random()
-        tones += np.sin(2 * np.pi * (harmonic * _MAINS_HZ * time_s + phase)) / harmonic
-    return _unit(tones + np.float32(0.3) * white(samples, sample_rate, rng))
+    phases = rng.random(len(_HUM_HARMONICS))
+    out = white(samples, sample_rate, rng) * np.float32(_HUM_FLOOR)
+    for start in range(0, samples, _BLOCK):
+        part = out[start : start + _BLOCK]
+        time_s = np.arange(start, start + len(part)) / sample_rate
+        for harmonic, phase in zip(_HUM_HARMONICS, phases, strict=True):
+            part += (np.sin(2 * np.pi * (harmonic * _MAINS_HZ * time_s + phase)) / harmonic).astype(
+                np.float32
+            )
+    return _unit(out)
 
 
 #: The colours by name: (samples, sample rate, generator) to float32 ``[samples]`` of unit variance.
@@ -65,8 +71,9 @@ def mix(audio: Audio, snr_db: float, rng: np.random.Generator) -> Audio:
     if level == 0.0:
         return audio
     noise = colour(len(audio.samples), audio.sample_rate, rng)
-    scale = level / (float(_rms(noise)) * 10.0 ** (snr_db / 20.0))
-    return Audio(audio.samples + np.float32(scale) * noise, audio.sample_rate)
+    noise *= np.float32(level / (_rms(noise) * 10.0 ** (snr_db / 20.0)))
+    noise += audio.samples
+    return Audio(noise, audio.sample_rate)
 
 
 def active_rms(audio: Audio) -> float:
@@ -75,7 +82,7 @@ def active_rms(audio: Audio) -> float:
     A plain form of the active level of ITU-T P.56, without its hangover.
     """
     windows = _windows(audio)
-    powers = np.mean(np.square(windows, dtype=np.float64), axis=1)
+    powers = np.einsum("ij,ij->i", windows, windows, dtype=np.float64) / windows.shape[1]
     if powers.size == 0 or powers.max() == 0.0:
         return 0.0
     active = powers >= powers.max() * 10.0 ** (-_ACTIVE_RANGE_DB / 10.0)
@@ -94,16 +101,16 @@ def reverberate(audio: Audio, rt60_s: float, rng: np.random.Generator) -> Audio:
     tail *= 10.0 ** (-_DIRECT_TO_REVERBERANT_DB / 20.0) / np.sqrt(np.sum(np.square(tail)))
     wet = audio.samples + _convolve(audio.samples, tail)[: len(audio.samples)]
     before, after = active_rms(audio), active_rms(Audio(wet, audio.sample_rate))
-    return Audio((wet * (before / after if after else 1.0)).astype(np.float32), audio.sample_rate)
+    return Audio(wet * np.float32(before / after if after else 1.0), audio.sample_rate)
 
 
 def gain(audio: Audio, gain_db: float, ceiling: float = 0.99) -> Audio:
     """``audio`` amplified, then scaled down as a whole where its peak would pass ``ceiling``."""
-    samples = audio.samples * 10.0 ** (gain_db / 20.0)
-    peak = float(np.max(np.abs(samples), initial=0.0))
+    samples = audio.samples * np.float32(10.0 ** (gain_db / 20.0))
+    peak = max(float(samples.max(initial=0.0)), -float(samples.min(initial=0.0)))
     if peak > ceiling:
-        samples = samples * (ceiling / peak)
-    return Audio(samples.astype(np.float32), audio.sample_rate)
+        samples *= np.float32(ceiling / peak)
+    return Audio(samples, audio.sample_rate)
 
 
 def _coloured(samples: int, sample_rate: int, rng: np.random.Generator, exponent: float) -> np.ndarray:
@@ -162,4 +169,6 @@ def _unit(samples: np.ndarray) -> np.ndarray:
 
 
 def _rms(samples: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) if len(samples) else 0.0
+    """einsum sums in float64 without a float64 copy of what may be an hour."""
+    power = float(np.einsum("i,i->", samples, samples, dtype=np.float64))
+    return (power / len(samples)) ** 0.5 if len(samples) else 0.0

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
 from harness.corpus.buckets import bucket_label, bucket_labels
 from harness.corpus.manifest import AudioSet
@@ -18,6 +18,8 @@ _BARS = 30
 _BAR_COLOUR = "#4c78a8"
 _LINE_COLOUR = "#e45756"
 _EDGE_COLOUR = "#b0b0b0"
+_ROUND_LENGTHS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
+_TICK_DISTANCE = 0.11  # of the axis
 
 
 def plot_distribution(audio_set: AudioSet, path: Path) -> None:
@@ -48,6 +50,7 @@ def _draw_lengths(axes: Axes, lengths_s: np.ndarray, edges_s: tuple[float, ...])
             axes.axvline(edge, color=_EDGE_COLOUR, linestyle=":", linewidth=1, zorder=0)
     axes.set_xlabel("length (dotted: bucket edges)")
     axes.set_ylabel("recordings", color=_BAR_COLOUR)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xticks(_ticks(bars[0], bars[-1]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _duration(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -55,8 +58,8 @@ def _draw_lengths(axes: Axes, lengths_s: np.ndarray, edges_s: tuple[float, ...])
     seconds = axes.twinx()
     seconds.plot(ordered, np.cumsum(ordered) / ordered.sum(), color=_LINE_COLOUR, drawstyle="steps-post")
     seconds.set_ylim(0, 1.02)
-    seconds.yaxis.set_major_formatter(PercentFormatter(1.0))
-    seconds.set_ylabel("share of all seconds in recordings up to this length", color=_LINE_COLOUR)
+    seconds.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    seconds.set_ylabel("cumulative share of seconds", color=_LINE_COLOUR)
 
 
 def _draw_buckets(axes: Axes, lengths_s: np.ndarray, edges_s: tuple[float, ...]) -> None:
@@ -69,7 +72,7 @@ def _draw_buckets(axes: Axes, lengths_s: np.ndarray, edges_s: tuple[float, ...])
     axes.barh(place + 0.2, share_of_seconds, 0.4, color=_LINE_COLOUR, label="of seconds")
     axes.set_yticks(place, labels)
     axes.invert_yaxis()
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel("share of each bucket")
     axes.legend(frameon=False)
 
@@ -81,9 +84,14 @@ def _bars(lengths_s: np.ndarray) -> np.ndarray:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    nice = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400]
-    inside = [tick for tick in nice if low <= tick <= high]
-    return inside or [math.sqrt(low * high)]
+    """Round lengths within the axis, far enough apart for their labels."""
+    ticks: list[float] = []
+    for tick in _ROUND_LENGTHS_S:
+        if low <= tick <= high and (
+            not ticks or math.log(tick / ticks[-1]) > _TICK_DISTANCE * math.log(high / low)
+        ):
+            ticks.append(tick)
+    return ticks or [math.sqrt(low * high)]
 
 
 def _title(audio_set: AudioSet, lengths_s: np.ndarray) -> str:

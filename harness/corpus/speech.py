@@ -13,6 +13,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -91,6 +92,13 @@ def speak(text: str, voice: Voice) -> Audio:
     several threads, which take turns. Raises ``UsageError`` for a voice that espeak-ng lacks and
     ``UnavailableError`` where something else in the process holds espeak-ng loaded.
     """
+    # Python runs signal handlers in the main thread alone. Were the callback to run there, Ctrl-C would
+    # raise inside it, where ctypes drops both the exception and a piece of the speech.
+    with ThreadPoolExecutor(max_workers=1) as own_thread:
+        return own_thread.submit(_speak, text, voice).result()
+
+
+def _speak(text: str, voice: Voice) -> Audio:
     with _ONE_INSTANCE, _fresh_library() as library:
         sample_rate = _initialize(library)
         _select(library, voice)

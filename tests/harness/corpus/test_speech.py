@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -71,6 +72,34 @@ def test_threads_take_turns() -> None:
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda name: _digest(speak(TEXT, VOICES[name])), names))
     assert together == [alone[name] for name in names]
+
+
+class Interrupted(Exception):
+    pass
+
+
+def test_an_interruption_raises_and_never_cuts_speech_short() -> None:
+    whole = _digest(speak(TEXT, VOICES["gb_male"]))
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    interrupted = 0
+    try:
+        for attempt in range(40):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0005 * (1 + attempt % 20))
+                spoken = speak(TEXT, VOICES["gb_male"])
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Interrupted:
+                interrupted += 1
+                continue
+            assert _digest(spoken) == whole
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted > 0
 
 
 def test_speed_and_pitch_are_heard() -> None:
