@@ -140,7 +140,10 @@ def _serve(plan: ServerPlan, control: Connection) -> None:
         policy.after_startup()
         control.send(address)
         server.serve()
-        evidence = {**backend.evidence(), **server.evidence(), **policy.evidence()}
+        evidence = dict(backend.evidence())
+        if "gc" in evidence:  # of the inference process, where that is another
+            evidence["inference_gc"] = evidence.pop("gc")
+        evidence |= {**server.evidence(), **policy.evidence()}
         pauses = tuple(CollectorPause(p.generation, p.start_ns, p.end_ns) for p in policy.pauses())
         control.send(ServerEvidence(evidence, pauses))
     finally:

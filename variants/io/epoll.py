@@ -158,16 +158,21 @@ class EpollServer:
         self._now_ns = now_ns()
         self._wake_ups += 1
         connections = self._connections
+        others = []
         for fd, event in events:
             connection = connections.get(fd)
-            if connection is not None:
-                self._guarded(connection, self._ready, connection, event)
-            elif fd == self._completions.fileno():
-                self._complete(self._completions.drain())
-            elif fd == self._stop_fd:
-                self._begin_drain()
+            if connection is None:
+                others.append(fd)
             else:
-                self._accept()
+                self._guarded(connection, self._ready, connection, event)
+        # Newcomers last: one that were given the number of a connection closed in this turn would
+        # otherwise receive what was meant for that one.
+        if self._completions.fileno() in others:
+            self._complete(self._completions.drain())
+        if self._stop_fd in others:
+            self._begin_drain()
+        if self._door.fileno() in others:
+            self._accept()
         if self._now_ns >= self._next_tick_ns:
             self._next_tick_ns = self._now_ns + self._tick_ns
             self._tick()
