@@ -280,8 +280,8 @@ class Pipeline:
                 item = item._replace(spans=(Span("queue", pending.submitted_ns, now_ns()),))
             try:
                 sender.send(item)
-            except PeerGoneError as error:
-                self._fail([item.job_id], f"{entry.name} is gone: {error}")
+            except PeerGoneError:
+                self._fail_by_death([item.job_id], entry.name, "its link broke")
             except HarnessError as error:  # it does not fit the link
                 self._fail([item.job_id], str(error))
 
@@ -313,15 +313,19 @@ class Pipeline:
                 pending.entry.pending -= 1
         return pending
 
-    def _fail(self, job_ids: Iterable[int], why: str) -> None:
+    def _fail(self, job_ids: Iterable[int], why: str) -> int:
+        """Answer those that nobody has answered yet; how many they were."""
+        answered = 0
         for job_id in job_ids:
             pending = self._settle(job_id)
             if pending is not None:
-                self._failed += 1
+                answered += 1
                 at_ns = now_ns()
                 pending.finish(
                     Item(pending.kind, job_id, 0, None, error=why, started_ns=at_ns, finished_ns=at_ns)
                 )
+        self._failed += answered
+        return answered
 
     # ------------------------------------------------------------ deaths
 
@@ -338,8 +342,11 @@ class Pipeline:
                 self._streams.pop(stream_id, None)
                 self._lost_streams.append(stream_id)
         lost = [job for job, p in list(self._pending.items()) if only is None or p.entry is only]
-        self._failed_by_deaths += len(lost)
-        self._fail(lost, f"the {plan.name} process died ({how}) while this was pending; send it again")
+        self._fail_by_death(lost, plan.name, how)
+
+    def _fail_by_death(self, job_ids: Iterable[int], name: str, how: str) -> None:
+        why = f"the {name} process died ({how}) while this was pending; send it again"
+        self._failed_by_deaths += self._fail(job_ids, why)
 
     def _on_up(self, plan: WorkerPlan) -> None:
         """Open for business again; streams that were lost on the way to the engine end there too."""

@@ -75,7 +75,8 @@ def main(control_fd: int) -> None:
         with contextlib.suppress(OSError):
             control.send(Failed(ours, traceback.format_exc()))
         sys.exit(1)
-    control.send(Ready(os.getpid()))
+    with contextlib.suppress(OSError):  # the service has closed meanwhile
+        control.send(Ready(os.getpid()))
     worker.run(stopping)
 
 

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import os
+import wave
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import numpy as np
+
+from harness.errors import UnavailableError
 from harness.frontend.chain import build_frontend
 from harness.frontend.config import FrontendConfig
-from harness.protocols import Engine, Frontend
+from harness.protocols import Engine, Frontend, SegmentFeatures, ServiceSpec, Transcript
+from harness.spans import SpanRecorder
 from variants.models import fixed_cost
+from variants.topology import collapsed, inprocess, microservices
+from variants.topology.types import Backend
+
+TOPOLOGIES = {"inprocess": inprocess, "collapsed": collapsed, "microservices": microservices}
 
 
 @dataclass(frozen=True)
@@ -16,9 +29,56 @@ class Options:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def whole_frontend(**options: Any) -> Frontend:
+def make_frontend(**options: Any) -> Frontend:
     return build_frontend(FrontendConfig(**{"vad": "webrtc", **options}))
 
 
-def checksum_engine(**options: Any) -> Engine:
+def make_engine(**options: Any) -> Engine:
+    """Its text is a checksum of the features it was given: a byte that differs anywhere changes it."""
     return fixed_cost.build(Options(options))
+
+
+class MortalEngine(fixed_cost.FixedCostEngine):
+    """Dies of speech longer than five seconds, as a bug in native code would have it."""
+
+    def transcribe(self, segments: Sequence[SegmentFeatures], spans: SpanRecorder) -> Transcript:
+        if sum(segment.values.shape[1] for segment in segments) > 500:
+            os._exit(17)
+        return super().transcribe(segments, spans)
+
+
+def make_mortal_engine() -> Engine:
+    return MortalEngine(fixed_cost.FixedCost())
+
+
+def refuse() -> Engine:
+    raise UnavailableError("model=parakeet needs a GPU and this machine has none")
+
+
+def crash() -> Engine:
+    os._exit(9)
+
+
+def build(topology: str, ipc: str = "shared_memory", engine: Any = None, **options: Any) -> Backend:
+    """A service with the real front end, not yet started."""
+    link = {} if topology == "inprocess" else {"name": ipc, "options": {}}
+    spec = ServiceSpec(partial(make_frontend), engine or partial(make_engine), ipc=link, options=options)
+    backend: Backend = TOPOLOGIES[topology].build(spec)
+    return backend
+
+
+def recording(length_s: float, rate: int = 16_000, channels: int = 1, seed: int = 0) -> bytes:
+    """A WAV of bursts of harmonics over noise: voice enough for a voice activity detector."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(round(length_s * rate)) / rate
+    voice = sum(np.sin(2 * np.pi * 140 * k * t) / k for k in range(1, 8))
+    gate = np.sin(2 * np.pi * 0.35 * t + seed) > -0.3
+    sound = 5000 * voice * gate + rng.normal(0, 30, t.shape)
+    frames = np.stack([sound * (1 - 0.3 * channel) for channel in range(channels)], axis=1).astype("<i2")
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as out:
+        out.setnchannels(channels)
+        out.setsampwidth(2)
+        out.setframerate(rate)
+        out.writeframes(frames.tobytes())
+    return buffer.getvalue()

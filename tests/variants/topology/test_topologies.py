@@ -1,0 +1,266 @@
+"""However many processes a request passes through, it gets the same answer, bit for bit."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.errors import UnavailableError, UsageError
+from harness.protocols import Reply, Request, ServiceSpec
+from harness.spans import SPAN_NAMES
+from tests.variants.topology import parts
+from variants.topology import collapsed, inprocess, microservices
+from variants.topology.types import (
+    AbandonStream,
+    Backend,
+    Busy,
+    CommitStream,
+    Completion,
+    Job,
+    OpenStream,
+    PushAudio,
+    Transcribe,
+)
+
+SERVICES = [
+    ("inprocess", "", {}),
+    ("collapsed", "shared_memory", {"frontend_workers": 2}),
+    ("collapsed", "uds_copy", {}),
+    ("collapsed", "zeromq", {}),
+    ("microservices", "shared_memory", {}),
+    ("microservices", "uds_copy", {}),
+    ("microservices", "zeromq", {}),
+]
+REQUESTS = {
+    "short": parts.recording(2.0),
+    "long": parts.recording(40.0, seed=1),
+    "stereo_44k": parts.recording(6.0, rate=44_100, channels=2, seed=2),
+    "silence": parts.recording(0.1),
+    "broken": b"RIFF this is not a recording",
+    "empty": b"",
+    "truncated": parts.recording(5.0)[:-40_000],
+}
+
+
+@pytest.fixture(scope="module", params=SERVICES, ids=lambda p: f"{p[0]}-{p[1] or 'none'}")
+def service(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    topology, ipc, options = request.param
+    backend = parts.build(topology, ipc, **options)
+    backend.start()
+    backend.warm_up([1.0, 5.0])
+    yield backend
+    backend.close()
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, Reply]:
+    reference = parts.build("inprocess")
+    reference.start()
+    replies = {name: reference.handle(Request(name, payload)) for name, payload in REQUESTS.items()}
+    reference.close()
+    return replies
+
+
+def do(service: Backend, *jobs: Job) -> list[Completion]:
+    """Submit, wait for all, and give the completions in their order of arrival."""
+    answers: queue.SimpleQueue[Completion] = queue.SimpleQueue()
+    for job in jobs:
+        service.submit(job, answers.put)
+    return [answers.get(timeout=20) for _ in jobs]
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_the_answer_does_not_depend_on_the_way(
+    service: Backend, expected: dict[str, Reply], name: str
+) -> None:
+    reply, reference = service.handle(Request(name, REQUESTS[name])), expected[name]
+    assert reply.transcript == reference.transcript
+    assert reply.error == reference.error
+    assert (reply.segments, reply.speech_s) == (reference.segments, reference.speech_s)
+    assert reply.request_id == name
+
+
+def test_the_long_recording_is_several_segments(expected: dict[str, Reply]) -> None:
+    assert expected["long"].segments > 1  # or the comparison above would prove little
+    assert expected["broken"].error is not None and "wav" in expected["broken"].error
+
+
+def test_spans_tell_where_the_time_went(service: Backend) -> None:
+    reply = service.handle(Request("a", REQUESTS["long"]))
+    spans = sorted(reply.spans, key=lambda span: span.start_ns)
+    assert {span.name for span in spans} <= set(SPAN_NAMES)
+    assert {"decode", "vad", "segment", "features", "encoder", "decoder", "reply"} <= {s.name for s in spans}
+    for before, after in itertools.pairwise(spans):
+        assert before.end_ns <= after.start_ns  # nothing is counted twice
+    assert reply.started_ns <= spans[0].start_ns and spans[-1].end_ns <= reply.finished_ns
+    hops = service.evidence()["topology"]["hops_per_request"]
+    assert [span.name for span in spans].count("ipc") == hops
+
+
+def test_a_stream_keeps_its_order_and_its_samples(service: Backend) -> None:
+    audio = np.random.default_rng(5).normal(0, 0.1, 48_000).astype(np.float32)
+    chunks = [PushAudio(7, chunk) for chunk in np.split(audio, 30)]
+    *_, final = do(service, OpenStream(7), *chunks, CommitStream(7))
+    reference = parts.make_engine().open_stream()
+    reference.push(audio)
+    assert final.reply is not None and final.error is None
+    assert final.reply.transcript == reference.commit()
+
+
+def test_streams_do_not_mix(service: Backend) -> None:
+    rng = np.random.default_rng(6)
+    audio = {stream: rng.normal(0, 0.1, 16_000).astype(np.float32) for stream in range(100, 120)}
+    jobs: list[Job] = [OpenStream(stream) for stream in audio]
+    for part in range(10):
+        jobs += [PushAudio(s, samples[part * 1600 : (part + 1) * 1600]) for s, samples in audio.items()]
+    jobs += [CommitStream(stream) for stream in audio]
+    finals = {c.job.stream_id: c.reply for c in do(service, *jobs) if isinstance(c.job, CommitStream)}
+    for stream, samples in audio.items():
+        reference = parts.make_engine().open_stream()
+        reference.push(samples)
+        reply = finals[stream]
+        assert reply is not None and reply.transcript == reference.commit()
+
+
+def test_partial_text_comes_when_it_changes(service: Backend) -> None:
+    half_second = np.ones(8000, np.float32)
+    texts = [c.text for c in do(service, OpenStream(3), *[PushAudio(3, half_second)] * 4, CommitStream(3))]
+    assert [text is not None for text in texts] == [False, False, True, False, True, False]
+
+
+@pytest.mark.parametrize("job", [PushAudio(99, np.ones(10, np.float32)), CommitStream(99)])
+def test_a_stream_that_is_not_open_is_an_error_of_its_job(service: Backend, job: Job) -> None:
+    (completion,) = do(service, job)
+    assert completion.error is not None and completion.error.startswith("no open stream 99")
+    assert completion.reply is None
+
+
+def test_an_id_is_free_again_after_the_stream(service: Backend) -> None:
+    first = do(service, OpenStream(4), AbandonStream(4), OpenStream(4), CommitStream(4), OpenStream(4))
+    again = do(service, OpenStream(4), AbandonStream(4), AbandonStream(4))
+    assert [completion.error for completion in first] == [None] * 5
+    assert sorted(completion.error or "" for completion in again) == ["", "", "stream 4 is open already"]
+
+
+def test_every_job_is_answered_once_with_its_token(service: Backend) -> None:
+    jobs = [Transcribe(Request(str(i), REQUESTS["short"]), token=object()) for i in range(20)]
+    completions = do(service, *jobs)
+    assert {id(c.job.token) for c in completions} == {id(job.token) for job in jobs}
+    assert all(c.reply is not None and c.reply.request_id == c.job.request.request_id for c in completions)  # type: ignore[union-attr]
+
+
+def test_evidence_says_what_was_engaged(service: Backend) -> None:
+    service.handle(Request("a", REQUESTS["long"]))
+    evidence = service.evidence()
+    topology = evidence["topology"]
+    assert topology["processes"] == len(set(topology["pids"]))
+    assert evidence["engine"]["requests"] > 0
+    assert "not_engaged" not in topology
+    if topology["processes"] > 1:
+        assert "not_engaged" not in evidence["ipc"]
+        assert topology["supervisor"] == {"deaths": [], "given_up": None}
+
+
+def test_front_end_processes_stay_light(service: Backend) -> None:
+    workers = service.evidence()["topology"].get("workers", [])
+    assert all(worker["heavy_modules"] == [] for worker in workers if worker["name"] != "inference")
+
+
+@pytest.mark.parametrize("topology", ["collapsed", "microservices"])
+def test_nothing_is_copied_from_decoder_to_model(topology: str) -> None:
+    """What ``shared_memory`` still copies is the container itself, on its way in."""
+    service = parts.build(topology)
+    service.start()
+    payload = REQUESTS["long"]
+    assert service.handle(Request("a", payload)).error is None
+    evidence = service.evidence()
+    service.close()
+    assert evidence["ipc"]["copied_bytes"] == {"into_slot": len(payload)}
+    assert evidence["ipc"]["shared_bytes"] > 2 * len(payload)  # the container, and float32 behind it
+
+
+@pytest.mark.parametrize("topology", ["inprocess", "collapsed", "microservices"])
+def test_a_full_backend_is_busy_and_recovers(topology: str) -> None:
+    service = parts.build(topology, max_pending=3)
+    service.start()
+    answers: queue.SimpleQueue[Completion] = queue.SimpleQueue()
+    refused = accepted = 0
+    while refused < 3:
+        try:
+            service.submit(Transcribe(Request("a", REQUESTS["short"])), answers.put)
+            accepted += 1
+        except Busy:
+            refused += 1
+    assert all(answers.get(timeout=20).error is None for _ in range(accepted))
+    assert service.handle(Request("b", REQUESTS["short"])).error is None
+    service.close()
+
+
+@pytest.mark.parametrize("topology", ["inprocess", "collapsed", "microservices"])
+def test_what_waits_at_the_end_is_answered_too(topology: str) -> None:
+    service = parts.build(topology)
+    service.start()
+    answers: queue.SimpleQueue[Completion] = queue.SimpleQueue()
+    for _ in range(30):
+        service.submit(Transcribe(Request("a", REQUESTS["long"])), answers.put)
+    service.close()
+    errors = [answers.get(timeout=1).error for _ in range(30)]
+    assert "the service is closing" in errors
+    assert set(errors) <= {"the service is closing", None}
+    with pytest.raises(RuntimeError, match="needs a started, open service"):
+        service.submit(Transcribe(Request("a", b"")), answers.put)
+    service.close()
+
+
+def test_nothing_is_left_behind() -> None:
+    folder = Path(tempfile.gettempdir())
+    before, shared = set(folder.glob("ssb-*")), set(Path("/dev/shm").iterdir())
+    service = parts.build("microservices")
+    service.start()
+    assert service.handle(Request("a", REQUESTS["short"])).error is None
+    pids = service.evidence()["topology"]["pids"][1:]
+    service.close()
+    assert set(folder.glob("ssb-*")) <= before
+    assert set(Path("/dev/shm").iterdir()) <= shared
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.parametrize("topology", [collapsed, microservices])
+class TestStartUp:
+    def test_what_a_process_lacks_is_raised_here(self, topology: object) -> None:
+        spec = ServiceSpec(parts.make_frontend, parts.refuse, ipc={"name": "shared_memory"})
+        with pytest.raises(UnavailableError, match="needs a GPU"):
+            topology.build(spec).start()  # type: ignore[attr-defined]
+
+    def test_a_process_that_dies_while_starting_is_named(self, topology: object) -> None:
+        spec = ServiceSpec(parts.make_frontend, parts.crash, ipc={"name": "shared_memory"})
+        with pytest.raises(Exception, match="inference did not come up: exit status 9"):
+            topology.build(spec).start()  # type: ignore[attr-defined]
+
+    def test_parts_that_cannot_travel_are_refused(self, topology: object) -> None:
+        spec = ServiceSpec(lambda: parts.make_frontend(), parts.make_engine, ipc={"name": "shared_memory"})
+        with pytest.raises(UsageError, match="cannot be sent to another process"):
+            topology.build(spec).start()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("topology", "options", "message"),
+    [
+        (inprocess, {"max_pending": 0}, "max_pending is 0"),
+        (collapsed, {"frontend_workers": 0}, "frontend_workers=0 has to be a number of at least 1"),
+        (collapsed, {"max_pending": "many"}, "max_pending='many'"),
+        (microservices, {"frontend_workers": 2}, "frontend_workers does not exist"),
+    ],
+)
+def test_wrong_options_are_refused_by_name(
+    topology: object, options: dict[str, object], message: str
+) -> None:
+    spec = ServiceSpec(parts.make_frontend, parts.make_engine, ipc={"name": "uds_copy"}, options=options)
+    with pytest.raises(UsageError, match=message):
+        topology.build(spec)  # type: ignore[attr-defined]
