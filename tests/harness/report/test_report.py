@@ -1,0 +1,199 @@
+"""The page, the charts and the table in the terminal, of one run and of eight."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from harness.record import (
+    GpuSample,
+    Parity,
+    ParityStatus,
+    Reason,
+    RunWriter,
+    Status,
+    Telemetry,
+    Tolerance,
+    Verdict,
+    VerdictStatus,
+    read_run,
+)
+from harness.report import text_summary, write_report
+from harness.report.__main__ import main
+from harness.report.content import entries, transcripts, warnings
+from tests.harness.runs import Recipe, make_run, process_record, samples, unmeasured
+
+CHARTS = ["latency.png", "percentiles.png", "rtf.png", "spans.png"]
+
+
+class Outline(HTMLParser):
+    """Tags that are open, sources of images, and text."""
+
+    VOID = ("meta", "img", "br", "link")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.images: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "img":
+            self.images.append(dict(attrs)["src"])
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("results"), Recipe("one", processes=2, requests=60))
+
+
+def test_one_run_is_one_page_complete_in_itself(stored, tmp_path):
+    page = write_report([stored], tmp_path / "report")
+    outline = Outline(page.read_text())
+    assert outline.open == []
+    assert len(outline.images) == 4
+    assert all(src.startswith("data:image/png;base64,") for src in outline.images)
+    assert not re.search(r"<script|<link|https?://", page.read_text())
+    assert sorted(p.name for p in page.parent.glob("*.png")) == CHARTS
+    for needed in (
+        "VALID",
+        "0123abc",
+        "torch 2.11.0",
+        "p95",
+        "RTFx",
+        "I / D / S",
+        "please turn the lights off",
+    ):
+        assert needed in outline.text
+
+
+def test_the_same_run_gives_the_same_bytes(stored, tmp_path):
+    first, second = write_report([stored], tmp_path / "a"), write_report([stored], tmp_path / "b")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_several_runs_are_compared_with_the_first(stored, tmp_path):
+    slower = make_run(tmp_path, Recipe("two", variant="slower", processes=2, requests=60, encoder_factor=1.5))
+    page = write_report([stored, slower], tmp_path / "report").read_text()
+    assert "Compared with eager" in page
+    assert "worse" in page
+
+
+def test_eight_runs_fit(tmp_path):
+    runs = [
+        make_run(tmp_path, Recipe(f"r{i}", variant=f"v{i}", seed=i, processes=1, requests=20))
+        for i in range(8)
+    ]
+    page = write_report(runs, tmp_path / "report").read_text()
+    assert all(f"v{i}" in Outline(page).text for i in range(8))
+
+
+def test_runs_of_one_variant_are_told_apart(stored):
+    other = replace(stored, run=replace(stored.run, run_id="two"))
+    assert [entry.label for entry in entries([stored, other])] == ["eager · one", "eager · two"]
+    assert entries([stored])[0].label == "eager"
+
+
+def test_what_users_wrote_cannot_break_the_page(stored, tmp_path):
+    rows = stored.samples.assign(text="<b>& 'heard'</b>", reference_text="<i>said</i>")
+    outline = Outline(write_report([replace(stored, samples=rows)], tmp_path).read_text())
+    assert outline.open == []
+    assert "<b>& 'heard'</b>" in outline.text
+
+
+def test_the_terminal_shows_percentiles_spans_words_and_warnings(stored):
+    text = text_summary(stored)
+    for needed in (
+        "00-02s",
+        "weighted",
+        "p99",
+        "encoder",
+        "unaccounted",
+        "RTFx",
+        "WER",
+        "said ",
+        "heard ",
+        "warning:",
+    ):
+        assert needed in text
+    assert "n too small (120 of 299)" in text
+
+
+def test_other_answers_withhold_the_speed_everywhere(stored, tmp_path):
+    parity = Parity(
+        ParityStatus.DIFFERENT, "eager", Tolerance(), 40, 3, "3 of 40 recordings have other tokens"
+    )
+    bad = replace(
+        stored,
+        run=replace(
+            stored.run,
+            parity=parity,
+            verdict=Verdict(VerdictStatus.INVALID, (Reason("parity", parity.message),)),
+        ),
+    )
+    text = text_summary(bad)
+    assert "speed withheld: 3 of 40" in text
+    assert " ms" not in text
+    outline = Outline(write_report([bad], tmp_path).read_text())
+    assert outline.images == []
+    assert "withheld" in outline.text
+
+
+def test_an_interrupted_run_shows_what_it_has(tmp_path):
+    writer = RunWriter.open(tmp_path, unmeasured(Recipe("cut")))
+    with writer.journal(process_record(0)) as journal:
+        for sample in samples(Recipe(requests=8), 0):
+            journal.append(sample)
+    text = text_summary(read_run(writer.folder))
+    assert "INCOMPLETE" in text
+    assert "11 samples were kept. Measure again" in text
+
+
+def test_a_run_without_any_success_still_reads(tmp_path):
+    writer = RunWriter.open(tmp_path, unmeasured(Recipe("failed")))
+    with writer.journal(process_record(0)) as journal:
+        for sample in samples(Recipe(requests=3), 0):
+            journal.append(replace(sample, error="not audio", text="", token_ids=()))
+        journal.finish(process_record(0))
+    failed = writer.finish(replace(writer.run, status=Status.FAILED))
+    assert "3 of 3 requests failed" in text_summary(failed)
+    assert Outline(write_report([failed], tmp_path / "report").read_text()).images == []
+
+
+def test_a_gpu_that_throttled_is_a_warning_with_a_remedy(stored):
+    readings = (
+        GpuSample(0.0, throttle_reasons=("sw_power_cap",)),
+        GpuSample(0.5, throttle_reasons=("gpu_idle",)),
+    )
+    hot = replace(stored, run=replace(stored.run, telemetry=Telemetry("A GPU", 0.5, readings)))
+    (found,) = [w for w in warnings(entries([hot])[0]) if "throttled" in w]
+    assert "sw_power_cap" in found
+    assert "50%" in found
+    assert "nvidia-smi" in found
+
+
+def test_transcripts_come_from_every_bucket(stored):
+    assert len({line.request_id.rsplit("-", 1)[0] for line in transcripts(entries([stored])[0], 3)}) == 3
+
+
+def test_the_command_writes_beside_the_run_and_says_where(stored, capsys):
+    assert main([str(stored.folder)]) == 0
+    assert str(stored.folder / "report" / "report.html") in capsys.readouterr().out
+    assert (stored.folder / "report" / "report.html").is_file()
+
+
+def test_a_folder_that_is_no_run_is_one_line_on_stderr(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
