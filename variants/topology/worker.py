@@ -78,6 +78,12 @@ def main(control_fd: int) -> None:
     with contextlib.suppress(OSError):  # the service has closed meanwhile
         control.send(Ready(os.getpid()))
     worker.run(stopping)
+    _clear(Path(plan.source).parent)
+
+
+def _clear(folder: Path) -> None:
+    """Remove the links' addresses: a service that was killed cannot do it."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _watch_control(control: Connection, stopping: threading.Event, folder: Path) -> None:
@@ -88,7 +94,7 @@ def _watch_control(control: Connection, stopping: threading.Event, folder: Path)
             control.recv()
         stopping.set()
         threading.Event().wait(_GRACE_S)
-        shutil.rmtree(folder, ignore_errors=True)  # a killed service cannot do it
+        _clear(folder)
         os._exit(1)
 
     threading.Thread(target=wait, name="control", daemon=True).start()
