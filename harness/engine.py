@@ -7,19 +7,25 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from harness.errors import UnavailableError
+from harness.frontend.config import FeatureConfig
+from harness.frontend.features import LogMel
 from harness.protocols import (
     Decoder,
     Encoder,
     Evidence,
     FeatureBatch,
     Hypothesis,
+    Segment,
     SegmentFeatures,
     ShapePlan,
     Stream,
     Transcript,
 )
 from harness.spans import SpanRecorder
+from harness.streaming import RollingStream, StreamingOptions
+
+SAMPLE_RATE = 16_000
+"""Of live streams, in hertz: what the models were trained on."""
 
 
 class TextDecoder(Protocol):
@@ -66,6 +72,7 @@ class AsrEngine:
         self._encoder = encoder
         self._decoder = decoder
         self._plan = plan
+        self._log_mel = LogMel(FeatureConfig(n_mels=model.feature_bins, hop_s=model.hop_s), SAMPLE_RATE)
 
     def transcribe(self, segments: Sequence[SegmentFeatures], spans: SpanRecorder) -> Transcript:
         """Encode and decode ``segments`` in batches of similar length; the text joins them in order."""
@@ -102,7 +109,20 @@ class AsrEngine:
         return SegmentFeatures(rng.standard_normal((self._model.feature_bins, frames), dtype=np.float32), 0.0)
 
     def open_stream(self) -> Stream:
-        raise UnavailableError(f"model.name={self._model.name} does not stream")
+        """A rolling window with the contexts of ``model.options`` (see ``harness.streaming``)."""
+        model = self._model
+        options = StreamingOptions.from_mapping(model.options)
+        return RollingStream(
+            encoder=self._encoder,
+            decoder=self._decoder,
+            features=self._features,
+            text=model.tokenizer.decode,
+            contexts=options.in_samples(round(model.frame_s * SAMPLE_RATE), SAMPLE_RATE),
+        )
+
+    def _features(self, samples: np.ndarray) -> np.ndarray | None:
+        found = self._log_mel([Segment(samples, SAMPLE_RATE, 0.0)])
+        return found[0].values if found else None
 
     def evidence(self) -> Evidence:
         return {

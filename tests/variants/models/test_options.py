@@ -1,0 +1,34 @@
+"""What a user may say about a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from harness.errors import UnavailableError, UsageError
+from variants.models.options import ModelOptions, resolve_device, resolve_dtype
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("device", "tpu"), ("precision", "int3"), ("tokens_per_speech_s", 0.0)]
+)
+def test_an_impossible_value_is_refused_by_key(key: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"model.{key}={value}"):
+        ModelOptions(name="m", **{key: value})
+
+
+def test_auto_is_the_gpu_where_there_is_one() -> None:
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert resolve_device(ModelOptions(name="m")).type == expected
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_unavailable() -> None:
+    with pytest.raises(UnavailableError, match="model.device=cuda"):
+        resolve_device(ModelOptions(name="m", device="cuda"))
+
+
+def test_precision_is_a_number_type() -> None:
+    assert resolve_dtype(ModelOptions(name="m", precision="bf16")) == torch.bfloat16
