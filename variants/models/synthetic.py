@@ -65,6 +65,11 @@ def build_synthetic(
 
     Raises ``UsageError`` for a rate that this architecture cannot emit.
     """
+    if tokens_per_speech_s * architecture.frame_s > 1.0:
+        raise UsageError(
+            f"model.tokens_per_speech_s={tokens_per_speech_s}: more than one label per encoder frame; "
+            f"choose at most {1.0 / architecture.frame_s:g}"
+        )
     modules = build_modules(architecture, initialize=False)
     _draw(modules, architecture, seed)
     with _one_thread(), torch.inference_mode():
@@ -209,7 +214,7 @@ class _Calibration:
         if abs(rate / tokens_per_speech_s - 1.0) > _RATE_TOLERANCE:
             raise UsageError(
                 f"model.tokens_per_speech_s={tokens_per_speech_s}: synthetic weights reach {rate:.2f}; "
-                "choose a rate between 1 and 12"
+                "choose another rate or seed"
             )
         return rate, [blank_bias, *duration_bias.tolist()]
 

@@ -1,6 +1,7 @@
-"""Where ``variants/models/calibration.npz`` comes from: ``python -m tests.variants.models.calibration_clips``.
+"""Where ``variants/models/calibration.npz`` comes from.
 
-Four voices of espeak-ng through the front end. Kept as a file because models must not depend on a
+``python -m tests.variants.models.calibration_clips`` writes it: eight voices of espeak-ng through the
+front end. Kept as a file because models must not depend on a
 speech synthesizer, nor their weights on its version.
 """
 
@@ -18,48 +19,25 @@ from variants.models.synthetic import CALIBRATION_FILE, CALIBRATION_STEP
 RATE = 16_000
 SPEECH_S, CLIP_S = 4.0, 2.4
 SPOKEN = (
-    (
-        "us_male_1",
-        0.0,
-        "good morning this is the front desk how may i help you with your reservation and where are you calling from",
-    ),
-    (
-        "gb_female",
-        1e-3,
-        "the package left our warehouse on thursday and should arrive before the end of next week or the one that follows",
-    ),
-    (
-        "us_female_2",
-        1e-3,
-        "we measured the temperature of the river every hour and wrote all of it into a large book that nobody reads",
-    ),
+    ("us_male_1", 0.0, "good morning this is the front desk how may i help you with your reservation today"),
+    ("gb_female", 1e-3, "the package left our warehouse on thursday and should arrive before the end of may"),
+    ("us_female_2", 1e-3, "we measured the temperature of the river and wrote all of it into a large book"),
     (
         "scotland_male",
         1e-2,
-        "my brother plays the violin in a small orchestra which tours the islands every summer and every other winter",
+        "my brother plays the violin in an orchestra which tours the islands every summer",
     ),
-    (
-        "us_male_3",
-        1e-2,
-        "please send the invoice to our office in boston and leave a copy with the woman who sits next to the door",
-    ),
-    (
-        "rp_female",
-        0.0,
-        "yesterday nobody noticed that the museum had been closed for more than twenty years without any reason given",
-    ),
-    (
-        "caribbean_male",
-        1e-3,
-        "i can hear you quite well now but earlier there was so much noise on the line that i understood nothing",
-    ),
+    ("us_male_3", 1e-2, "please send the invoice to our office and leave a copy with the woman at the door"),
+    ("rp_female", 0.0, "yesterday nobody noticed that the museum had been closed for more than twenty years"),
+    ("caribbean_male", 1e-3, "i hear you quite well now but earlier there was so much noise on the line"),
     (
         "us_female_1",
         0.0,
-        "would you rather change the delivery address or cancel the order and receive your money back within ten days",
+        "would you rather change the address or cancel the order and receive your money back",
     ),
 )
-"""Voice, deviation of the noise, text. The front end normalizes ``SPEECH_S``; the middle ``CLIP_S`` is kept."""
+"""Voice, deviation of the noise, text. The texts are spoken twice in a row, so that each lasts
+``SPEECH_S``, which the front end normalizes; the middle ``CLIP_S`` of it are kept."""
 
 
 def render() -> np.ndarray:
@@ -67,7 +45,7 @@ def render() -> np.ndarray:
     rng = np.random.default_rng(0)
     segments = []
     for voice, noise, text in SPOKEN:
-        samples = resample(speak(text, VOICES[voice]), sample_rate=RATE, quality="HQ").samples
+        samples = resample(speak(f"{text} {text}", VOICES[voice]), sample_rate=RATE, quality="HQ").samples
         noisy = samples + np.float32(noise) * rng.standard_normal(len(samples), dtype=np.float32)
         segments.append(Segment(noisy[: round(SPEECH_S * RATE)], RATE, 0.0))
     frames, first = round(CLIP_S * 100), round((SPEECH_S - CLIP_S) * 50)

@@ -26,7 +26,7 @@ def test_auto_is_the_gpu_where_there_is_one() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_unavailable() -> None:
-    with pytest.raises(UnavailableError, match="model.device=cuda"):
+    with pytest.raises(UnavailableError, match=r"model\.device=cuda"):
         resolve_device(ModelOptions(name="m", device="cuda"))
 
 

@@ -108,7 +108,7 @@ def test_provenance_says_what_was_asked_and_what_came(tiny: TdtModel) -> None:
 
 
 def test_a_rate_beyond_reach_is_refused() -> None:
-    with pytest.raises(UsageError, match="model.tokens_per_speech_s=500"):
+    with pytest.raises(UsageError, match=r"model\.tokens_per_speech_s=500"):
         build_synthetic(PARAKEET_TINY, seed=0, tokens_per_speech_s=500.0)
 
 
