@@ -44,7 +44,7 @@ from variants.topology.types import (
 from variants.topology.warmup import tone_wav
 from variants.topology.worker import WorkerPlan
 
-_LOOK_UP_S = 0.2
+_LOOK_UP_S = 0.1
 _BUSY_WAIT_S = 0.001
 _EVIDENCE_TIMEOUT_S = 5.0
 _LONGEST_SOCKET_PATH = 100  # sun_path holds 108 bytes

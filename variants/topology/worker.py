@@ -28,7 +28,7 @@ from variants.ipc.types import Lease, PayloadTooLargeError, PeerGoneError, Trans
 from variants.topology.item import Item, hop_spans
 from variants.topology.work import FrontendWork, InferenceWork, Work
 
-_LOOK_UP_S = 0.5
+_LOOK_UP_S = 0.1
 _GRACE_S = 2.0
 
 

@@ -1,0 +1,1 @@
+"""Measurements of single parts, outside of any run of the harness."""
