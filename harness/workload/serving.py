@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from collections.abc import Mapping
@@ -143,10 +144,16 @@ def _serve(plan: ServerPlan, control: Connection) -> None:
         evidence = dict(backend.evidence())
         if "gc" in evidence:  # of the inference process, where that is another
             evidence["inference_gc"] = evidence.pop("gc")
-        evidence |= {**server.evidence(), **policy.evidence()}
+        evidence |= {**server.evidence(), **policy.evidence(), "process": _process()}
         pauses = tuple(CollectorPause(p.generation, p.start_ns, p.end_ns) for p in policy.pauses())
         control.send(ServerEvidence(evidence, pauses))
     finally:
         # A large heap is torn down object by object; nothing is gained by collecting on the way.
         gc.disable()
         backend.close()
+
+
+def _process() -> dict[str, float | int]:
+    """What the serving process used: CPU seconds and its peak memory (Linux counts in KiB)."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_rss_bytes": usage.ru_maxrss << 10}

@@ -1,0 +1,89 @@
+"""The table of claims: for a terminal, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.claims.model import Finding
+
+_HEADINGS = ("#", "claim", "pair", "measured here", "verdict")
+
+
+def write(findings: Sequence[Finding], folder: Path, conditions: Mapping[str, Any]) -> Path:
+    """``claims.md`` and ``claims.json`` beside the plots; returns the Markdown's path."""
+    machine = {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "python": sys.version.split()[0],
+    }
+    document = {
+        "schema": 1,
+        "machine": machine,
+        "conditions": dict(conditions),
+        "claims": [finding.as_dict() for finding in findings],
+    }
+    _write(folder / "claims.json", json.dumps(document, indent=1, default=str) + "\n")
+    page = folder / "claims.md"
+    _write(page, markdown(findings, machine, conditions))
+    return page
+
+
+def markdown(findings: Sequence[Finding], machine: Mapping[str, Any], conditions: Mapping[str, Any]) -> str:
+    """The whole report."""
+    lines = ["# The published claims, measured here", ""]
+    lines += [", ".join(f"{key}: {value}" for key, value in {**machine, **conditions}.items()), ""]
+    lines += _table(_HEADINGS, [_summary(finding) for finding in findings])
+    for finding in findings:
+        lines += ["", f"## {finding.claim.number}. {finding.claim.statement}", ""]
+        lines += [f"`{finding.claim.baseline}` → `{finding.claim.variant}` — **{finding.verdict}**", ""]
+        lines += [finding.measured, "", f"Rule: {finding.claim.rule}", ""]
+        if finding.rows:
+            headings = list(finding.rows[0])
+            lines += [*_table(headings, [[row.get(key, "") for key in headings] for row in finding.rows]), ""]
+        lines += [f"- {note}" for note in finding.notes]
+        lines += ["", *(f"![claim {finding.claim.number}]({name})" for name in finding.plots)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def terminal(finding: Finding) -> str:
+    """One claim in a few lines."""
+    claim = finding.claim
+    return (
+        f"claim {claim.number}: {claim.statement}\n"
+        f"  {claim.baseline} -> {claim.variant}\n"
+        f"  measured  {finding.measured}\n"
+        f"  verdict   {finding.verdict}"
+    )
+
+
+def _summary(finding: Finding) -> list[str]:
+    claim = finding.claim
+    pair = f"`{claim.baseline}` → `{claim.variant}`"
+    return [str(claim.number), claim.statement, pair, finding.measured, f"**{finding.verdict}**"]
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    return lines + ["| " + " | ".join(row) + " |" for row in cells]
+
+
+def _write(path: Path, text: str) -> None:
+    """All or nothing: a reader never sees half a file."""
+    part = path.with_suffix(path.suffix + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
