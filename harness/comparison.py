@@ -65,7 +65,7 @@ def compare_runs(
     if not any(is_under(subject, _OTHER_OUTPUT) for subject in subjects):
         allowed = tolerance or looser(a.run.tolerance, b.run.tolerance)
         parity = compare_outputs(a.measured, b.measured, allowed, a.run.variant)
-    withheld = _withheld((a.run.parity, b.run.parity, parity))
+    withheld = _withheld((a.run.parity, b.run.parity, parity)) or _failures(a, b)
     wanted = [metric(name) for name in DEFAULT_METRICS] if metrics is None else list(metrics)
     if withheld is not None:
         wanted = [m for m in wanted if m.kind in (Kind.WER, Kind.MEMORY)]
@@ -87,6 +87,17 @@ def looser(first: Tolerance, second: Tolerance) -> Tolerance:
     """The tolerance of the variant that is allowed to differ more from the reference."""
     allowed = [t.max_wer_difference or 0.0 for t in (first, second) if t.kind == "wer"]
     return replace(first, kind="wer", max_wer_difference=max(allowed)) if allowed else Tolerance()
+
+
+def _failures(a: StoredRun, b: StoredRun) -> str | None:
+    """A request that fails is fast: a run that fails more of them must not look faster for it."""
+    rates = [len(run.failed) / max(1, len(run.failed) + len(run.measured)) for run in (a, b)]
+    if set(a.failed["request_id"]) == set(b.failed["request_id"]):
+        return None
+    return (
+        f"other requests fail in {b.run.run_id} ({rates[1]:.1%}) than in {a.run.run_id} ({rates[0]:.1%}); "
+        "see the column error of their samples"
+    )
 
 
 def _withheld(parities: Sequence[Parity | None]) -> str | None:

@@ -24,10 +24,15 @@ _REASONS = {
     0x40: "hw_thermal_slowdown",
     0x80: "hw_power_brake_slowdown",
     0x100: "display_clock_setting",
+    0x200: "board_limit",
+    0x400: "reliability",
 }
-THROTTLING = frozenset(
-    {"sw_power_cap", "hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"}
-)
+THROTTLING = frozenset(_REASONS.values()) - {
+    "gpu_idle",
+    "applications_clocks_setting",
+    "sync_boost",
+    "display_clock_setting",
+}
 
 
 def reason_names(bits: int) -> tuple[str, ...]:

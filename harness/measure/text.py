@@ -59,7 +59,7 @@ def number(figure: Measured | None, factor: float = 1.0, suffix: str = "") -> st
 
 
 def too_small(figure: TooSmall) -> str:
-    return f"n too small ({figure.n} of {figure.needed})"
+    return f"n too small ({figure.n} < {figure.needed})"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import pandas as pd
 
 from harness.measure.ledger import unaccounted_share
-from harness.measure.stats import TooSmall
+from harness.measure.stats import Estimate, TooSmall
 from harness.measure.summary import Summary, summarize
 from harness.measure.telemetry import THROTTLING
 from harness.measure.text import NOTHING, duration, gigabytes, number
 from harness.record import Mode, ParityStatus, StoredRun, Telemetry, VerdictStatus
 
 WITHHELD = "withheld"
+WIDE_SHARE = 0.10
+"""Half width of the interval of p50, relative, above which a run is called unstable."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def entries(runs: Sequence[StoredRun]) -> list[Entry]:
     ]
 
 
+EDITS = "I / D / S / words"
 HEADER = (
     "run",
     "requests",
@@ -70,7 +73,7 @@ HEADER = (
     "RTF p50",
     "RTFx",
     "WER",
-    "I / D / S",
+    EDITS,
     "memory",
     "verdict",
 )
@@ -100,7 +103,7 @@ def _wer_cells(summary: Summary) -> tuple[str, str]:
     if wer is None or wer.point is None:
         return NOTHING, NOTHING
     edits = (
-        f"{wer.errors.insertions} / {wer.errors.deletions} / {wer.errors.substitutions} of {wer.errors.words}"
+        f"{wer.errors.insertions} / {wer.errors.deletions} / {wer.errors.substitutions} / {wer.errors.words}"
     )
     if isinstance(wer.rate, TooSmall):
         return f"{wer.point:.1%} (n too small)", edits
@@ -150,6 +153,7 @@ def warnings(entry: Entry) -> Iterator[str]:
     if len(run.processes) == 1:
         yield "one process: the intervals leave out how processes differ; set runner.processes=5"
     yield from _small_samples(summary)
+    yield from _wide_interval(summary)
     if run.telemetry is not None:
         yield from _throttling(run.telemetry)
 
@@ -162,6 +166,17 @@ def _small_samples(summary: Summary) -> Iterator[str]:
         needed = worst.needed if isinstance(worst, TooSmall) else 0
         names = ", ".join(small)
         yield f"n too small for {names}; raise workload.requests until {needed} are measured in all"
+
+
+def _wide_interval(summary: Summary) -> Iterator[str]:
+    """Unstable: the interval of the median is so wide that few optimizations would show."""
+    p50 = summary.overall.latency["p50"] if summary.overall else None
+    if not isinstance(p50, Estimate):
+        return
+    half_width = (p50.high - p50.low) / 2 / p50.value
+    if half_width > WIDE_SHARE:
+        remedy = "raise runner.processes and workload.requests, and keep the machine otherwise idle"
+        yield f"p50 is known to ±{half_width:.0%} only; {remedy}"
 
 
 def _throttling(telemetry: Telemetry) -> Iterator[str]:

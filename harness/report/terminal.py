@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from harness.measure.stats import Measured, TooSmall
 from harness.measure.summary import Scope
 from harness.measure.text import NOTHING, duration, number, seconds, table
 from harness.record import StoredRun
 from harness.report.content import (
+    EDITS,
     HEADER,
     WITHHELD,
     Entry,
@@ -54,8 +56,13 @@ def _latencies(entry: Entry) -> str:
 
 
 def _scope_cells(scope: Scope) -> tuple[str, ...]:
-    percentiles = [duration(figure) for figure in scope.latency.values()]
-    return (scope.name, str(scope.requests), *percentiles, number(scope.rtf["p50"]))
+    percentiles = [_short(figure, duration) for figure in scope.latency.values()]
+    return (scope.name, str(scope.requests), *percentiles, _short(scope.rtf["p50"], number))
+
+
+def _short(figure: Measured, text: Callable[[Measured], str]) -> str:
+    """A warning below the table says how many samples a percentile needs."""
+    return "n too small" if isinstance(figure, TooSmall) else text(figure)
 
 
 def _where(scope: Scope) -> str:
@@ -74,9 +81,11 @@ def _where(scope: Scope) -> str:
 
 def _figures(entry: Entry) -> str:
     cells = dict(zip(HEADER, headline(entry), strict=True))
-    names = ("RTFx", "WER", "I / D / S", "memory")
-    parts = [f"{name} {cells[name]}" for name in names if cells[name] not in (NOTHING, WITHHELD)]
-    parts.append(f"unaccounted {unaccounted_text(entry)}")
+    if cells[EDITS] != NOTHING:
+        cells["WER"] += f"   insertions / deletions / substitutions / words: {cells[EDITS]}"
+    names = ("RTFx", "WER", "memory")
+    lines = [(name, cells[name]) for name in names if cells[name] not in (NOTHING, WITHHELD)]
+    lines.append(("unaccounted", unaccounted_text(entry)))
     if entry.stored.run.parity is not None:
-        parts.append(f"output {entry.stored.run.parity.status}: {entry.stored.run.parity.message}")
-    return "\n".join(parts)
+        lines.append(("output", f"{entry.stored.run.parity.status}: {entry.stored.run.parity.message}"))
+    return "\n".join(f"{name:<12} {value}" for name, value in lines)

@@ -120,6 +120,19 @@ def test_a_failed_check_against_the_reference_withholds_the_speed(runs):
     assert compare_runs(runs["base"], slower).withheld == bad.message
 
 
+def test_failing_fast_is_not_faster(runs):
+    slower = runs["slower"]
+    rows = slower.samples.copy()
+    rows.loc[rows["bucket"] == "05-10s", "error"] = "out of memory"
+    assert "got no answer" in str(compare_runs(runs["base"], replace(slower, samples=rows)).withheld)
+    again = slower.measured[slower.measured.duplicated("request_id")].index  # earlier ones succeed
+    rows = slower.samples.copy()
+    rows.loc[again, "error"] = "out of memory"
+    assert "other requests fail in slower" in str(
+        compare_runs(runs["base"], replace(slower, samples=rows)).withheld
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -128,7 +128,13 @@ def test_the_terminal_shows_percentiles_spans_words_and_warnings(stored):
         "warning:",
     ):
         assert needed in text
-    assert "n too small (120 of 299)" in text
+    assert "n too small for p99; raise workload.requests until 299" in text
+
+
+def test_a_median_that_is_hardly_known_is_a_warning_with_a_remedy(tmp_path):
+    noisy = make_run(tmp_path, Recipe("noisy", processes=3, requests=20, noise=0.8))
+    (found,) = [w for w in warnings(entries([noisy])[0]) if "is known to" in w]
+    assert "raise runner.processes" in found
 
 
 def test_other_answers_withhold_the_speed_everywhere(stored, tmp_path):
