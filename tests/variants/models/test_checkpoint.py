@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ import numpy as np
 import pytest
 import sentencepiece
 import torch
+from safetensors.torch import save_file
 
 from harness.engine import AsrEngine
-from harness.errors import UsageError
+from harness.errors import UnavailableError, UsageError
 from harness.protocols import SegmentFeatures, ShapePlan
 from harness.spans import SpanRecorder
 from variants.decoder import cpu_synced
 from variants.encoder import eager
+from variants.models.embedded_weights import MODULE_PREFIXES, load_embedded
 from variants.models.options import ModelOptions
+from variants.models.parakeet import PARAKEET_TINY, build_modules
 from variants.models.parakeet_tiny import build
 from variants.models.types import TdtModel
 
@@ -43,7 +47,7 @@ def train_tokenizer(folder: Path) -> int:
     text = folder / "text.txt"
     text.write_text("\n".join(" ".join(rng.choice(WORDS, 6)) for _ in range(200)))
     sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_prefix=str(folder / "tokenizer"), vocab_size=36, minloglevel=2
+        input=str(text), model_prefix=str(folder / "tokenizer"), vocab_size=30, minloglevel=2
     )
     processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     pieces = [processor.id_to_piece(index) for index in range(processor.get_piece_size())]
@@ -132,7 +136,7 @@ def loaded(saved: tuple[Path, Any]) -> TdtModel:
 
 def test_brings_its_own_sizes_and_limits(loaded: TdtModel) -> None:
     assert (loaded.feature_bins, loaded.durations, loaded.max_symbols) == (80, tuple(DURATIONS), 7)
-    assert loaded.blank_id == loaded.prednet.blank_idx == 36
+    assert loaded.blank_id == loaded.prednet.blank_idx == 30
     assert (loaded.hop_s, loaded.frame_s) == (0.01, 0.08)
     assert loaded.provenance["weights"] == "small.nemo"
     assert len(loaded.provenance["weights_hash"]) == 64
@@ -195,9 +199,31 @@ def test_a_transducer_without_durations_is_refused(tmp_path: Path) -> None:
 
 
 def test_embedded_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
-    from harness.errors import UnavailableError
-    from variants.models.embedded_weights import load_embedded
-    from variants.models.parakeet import PARAKEET_TINY
-
     with pytest.raises(UnavailableError, match=r"parakeet_tiny\.safetensors.*tokenizer\.model"):
+        load_embedded("parakeet_tiny", PARAKEET_TINY, tmp_path)
+
+
+def test_embedded_weights_come_back_as_they_were_saved(tmp_path: Path) -> None:
+    train_tokenizer(tmp_path)
+    small = dataclasses.replace(PARAKEET_TINY, vocab_size=30)
+    modules = build_modules(small)
+    tensors = {
+        f"{prefix}.{name}": tensor.clone()
+        for prefix, module in zip(MODULE_PREFIXES, modules, strict=True)
+        for name, tensor in module.state_dict().items()
+    }
+    path = tmp_path / "parakeet_tiny.safetensors"
+    save_file(tensors, path)
+    weights = load_embedded("parakeet_tiny", small, tmp_path)
+    for prefix, module in zip(MODULE_PREFIXES, weights.modules, strict=True):
+        assert all(
+            torch.equal(tensor, tensors[f"{prefix}.{name}"]) for name, tensor in module.state_dict().items()
+        )
+
+
+def test_embedded_weights_of_another_size_are_named(tmp_path: Path) -> None:
+    train_tokenizer(tmp_path)
+    path = tmp_path / "parakeet_tiny.safetensors"
+    save_file({"encoder.nothing": torch.zeros(1)}, path)
+    with pytest.raises(UnavailableError, match=f"{path}: does not fit the encoder"):
         load_embedded("parakeet_tiny", PARAKEET_TINY, tmp_path)
