@@ -160,6 +160,13 @@ class Conversation:
         for session in list(self.sessions.values()):
             self._forget(session)
 
+    def take_out(self) -> bytes:
+        """All bytes that wait to be sent, which do not wait any more."""
+        out = self.out
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        return data
+
     def end_of_input(self, mid_frame: bool) -> None:
         """The client sends no more, though it may still read: only committed sessions go on."""
         if mid_frame:

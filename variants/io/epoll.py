@@ -26,7 +26,8 @@ from variants.topology.types import Backend, Busy, Completion, CompletionQueue
 
 _SCRATCH_BYTES = 256 << 10
 _ACCEPTS_PER_WAKE_UP = 64
-_EVENTS_PER_WAKE_UP = 512
+_EVENTS_PER_WAKE_UP = 128
+"""Answers leave once the events of a turn are dealt with: a bound on what the last waits for the first."""
 _LINGER_S = 1.0
 
 
@@ -40,6 +41,7 @@ class _Connection:
 
     __slots__ = (
         "backlog",
+        "closed",
         "conversation",
         "eof",
         "interest",
@@ -57,13 +59,27 @@ class _Connection:
         self.reader = FrameReader(shared.limits)
         self.conversation = Conversation(shared, completions.put, self)
         self.backlog: list[Frame] = []  # frames that wait for room in the backend
-        self.unsent = memoryview(b"")
+        self.unsent: bytes | memoryview = b""
         self.interest = select.EPOLLIN
         self.eof = False
         self.last_read_ns = at_ns
         self.owes_since_ns = 0  # when the frame that is still incomplete began
         self.unsent_since_ns = 0  # when the client last took a byte of what waits for it
         self.lingering_since_ns = 0
+        self.closed = False
+
+    @property
+    def at_ease(self) -> bool:
+        """The common case, and cheap to tell: it is read, nothing waits, and nothing ends."""
+        conversation = self.conversation
+        return self.interest == select.EPOLLIN and not (
+            self.unsent
+            or conversation.out
+            or self.backlog
+            or self.eof
+            or conversation.ending
+            or conversation.draining
+        )
 
     @property
     def finished(self) -> bool:
@@ -270,10 +286,11 @@ class EpollServer:
 
     def _settle(self, connection: _Connection) -> None:
         """Send what is to be sent, close what is finished, and listen for what matters next."""
-        if connection.sock.fileno() < 0:
-            return
-        if connection.conversation.out and not connection.unsent:
+        conversation = connection.conversation
+        if conversation.out and not connection.unsent and not connection.closed:
             self._flush(connection)
+        elif connection.closed or connection.at_ease:
+            return
         elif connection.finished:
             self._finish(connection)
         else:
@@ -284,18 +301,20 @@ class EpollServer:
         try:
             while connection.unsent or conversation.out:
                 if not connection.unsent:
-                    out = conversation.out
-                    connection.unsent = memoryview(out[0] if len(out) == 1 else b"".join(out))
-                    out.clear()
+                    connection.unsent = conversation.take_out()
                     connection.unsent_since_ns = self._now_ns
                 sent = connection.sock.send(connection.unsent)
                 conversation.traffic.bytes_out += sent
-                connection.unsent = connection.unsent[sent:]
+                connection.unsent = (
+                    memoryview(connection.unsent)[sent:] if sent < len(connection.unsent) else b""
+                )
                 connection.unsent_since_ns = self._now_ns
         except BlockingIOError:
             pass
         except OSError:
             self._close(connection)
+            return
+        if connection.at_ease:
             return
         if connection.finished:
             self._finish(connection)
@@ -361,9 +380,10 @@ class EpollServer:
         self._peak = max(self._peak, len(self._connections))
 
     def _close(self, connection: _Connection) -> None:
-        fd = connection.sock.fileno()
-        if fd < 0:
+        if connection.closed:
             return
+        connection.closed = True
+        fd = connection.sock.fileno()
         connection.conversation.abandon()
         self._traffic.merge(connection.conversation.traffic)
         connection.conversation.traffic = Traffic()

@@ -290,11 +290,9 @@ class _Client:
 
     def _flush(self) -> None:
         """Send every answer, waiting for the client to read. Raises ``OSError`` when it does not."""
-        out = self.conversation.out
-        if not out:
+        if not self.conversation.out:
             return
-        unsent = memoryview(out[0] if len(out) == 1 else b"".join(out))
-        out.clear()
+        unsent = memoryview(self.conversation.take_out())
         deadline_s = time.monotonic() + self._options.slow_peer_timeout_s
         while unsent:
             with contextlib.suppress(BlockingIOError):
