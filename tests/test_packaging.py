@@ -43,8 +43,9 @@ def test_an_installed_wheel_finds_its_configuration(wheel: Path, tmp_path: Path)
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    command = [sys.executable, "-m", "harness", "model=fixed_cost", "runner.processes=1", "workload.requests=3",
-               "runner.warmup.max_passes=1", "runner.warmup.min_passes=1"]  # fmt: skip
+    overrides = ["model=fixed_cost", "runner.processes=1", "workload.requests=3"]
+    warm_up = ["runner.warmup.max_passes=1", "runner.warmup.min_passes=1"]
+    command = [sys.executable, "-m", "harness", *overrides, *warm_up]
     done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert list(elsewhere.glob("results/*/run.json"))

@@ -12,6 +12,8 @@ from harness.config.schema import ChoiceConfig, ModelConfig, RunConfig
 from harness.frontend.config import FrontendConfig
 from harness.protocols import Engine, Frontend, Service, ServiceSpec, ShapePlan
 from harness.run.markers import make_recorder
+from harness.workload.remote import RemoteService
+from harness.workload.serving import ServerPlan
 
 
 def make_frontend(config: FrontendConfig) -> Frontend:
@@ -50,9 +52,34 @@ def make_engine(
     )
 
 
-def make_service(config: RunConfig, lengths_s: Sequence[float]) -> Service:
-    """The service under test, not yet started. ``lengths_s`` are the audio set's lengths."""
-    spec = ServiceSpec(
+def make_service(config: RunConfig, lengths_s: Sequence[float], warm_up_s: Sequence[float]) -> Service:
+    """The service under test, not yet started: in this process, or behind sockets (``io``).
+
+    ``lengths_s`` are the audio set's lengths, ``warm_up_s`` those to warm a server up with.
+    """
+    if config.io.name != "none":
+        plan = server_plan(config, lengths_s, warm_up_s)
+        return RemoteService(plan, config.runner.start_timeout_s)
+    service: Service = registry.load("topology", config.topology.name)(make_spec(config, lengths_s))
+    return service
+
+
+def server_plan(config: RunConfig, lengths_s: Sequence[float], warm_up_s: Sequence[float]) -> ServerPlan:
+    """The server of a configuration: one choice of each axis of the serving path."""
+    return ServerPlan(
+        spec=make_spec(config, lengths_s),
+        topology=config.topology.name,
+        io=config.io.name,
+        io_options=config.io.options,
+        gc=config.gc.name,
+        gc_options=config.gc.options,
+        warm_up_s=tuple(warm_up_s),
+    )
+
+
+def make_spec(config: RunConfig, lengths_s: Sequence[float]) -> ServiceSpec:
+    """What every topology builds its parts from, in whichever process."""
+    return ServiceSpec(
         make_frontend=partial(make_frontend, config.frontend),
         make_engine=partial(
             make_engine, config.model, config.encoder, config.decoder, tuple(lengths_s), config.runner.threads
@@ -63,8 +90,6 @@ def make_service(config: RunConfig, lengths_s: Sequence[float]) -> Service:
         options=dict(config.topology.options),
         make_recorder=partial(make_recorder, config.profiler.name),
     )
-    service: Service = registry.load("topology", config.topology.name)(spec)
-    return service
 
 
 def _plain(choice: ChoiceConfig) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,12 +23,13 @@ from harness.corpus.manifest import AudioItem
 from harness.errors import ExitCode, HarnessError, RequestError
 from harness.measure.memory import peak_memory
 from harness.measure.telemetry import sample_gpu
-from harness.protocols import Reply, Request, Service
-from harness.record import MEASURED, WARMUP, GcPauses, Journal, ProcessRecord
+from harness.protocols import Request, Service
+from harness.record import MEASURED, WARMUP, GcPauses, Journal, Memory, ProcessRecord, Telemetry
 from harness.run.job import Job
 from harness.run.messages import Reporter
 from harness.run.parts import make_service
 from harness.run.samples import to_sample
+from harness.run.streams import StreamRun, write_chunks
 from harness.run.tracing import traced
 from harness.run.warmup import WarmupReport, warm_up
 from harness.spans import now_ns
@@ -72,43 +73,85 @@ class Worker:
         self._items: list[AudioItem] = []
 
     def run(self) -> None:
-        """Everything in order. The journal holds each request as soon as it is answered."""
-        with Journal(Path(self._job.folder), self._record) as journal, self._service() as service:
+        """Do the job. The journal holds each request as soon as it is answered."""
+        with Journal(Path(self._job.folder), self._record) as journal:
             if self._job.role == "reference":
-                self._transcribe_all(service, journal)
-                journal.finish(replace(self._record, evidence=dict(service.evidence())))
-                return
+                self._transcribe_all(journal)
+            elif self._config.workload.mode == "streaming":
+                self._stream(journal)
+            else:
+                self._serve_recordings(journal)
+
+    def _transcribe_all(self, journal: Journal) -> None:
+        """Every recording once, for its text."""
+        with self._service() as service:
+            self._reporter.stage("reference output", len(self._audio.items))
+            for index, item in enumerate(self._audio.items):
+                reply = service.handle(_request(item))
+                sent = Completed(index, reply.started_ns, reply.started_ns, reply)
+                journal.append(to_sample(sent, item, self._record, MEASURED))
+                self._reporter.progress(index + 1)
+            journal.finish(replace(self._record, evidence=dict(service.evidence())))
+
+    def _serve_recordings(self, journal: Journal) -> None:
+        """Warm up, apply the collector's policy, drive the workload."""
+        with self._service() as service:
             report = self._warm_up(service, journal)
             policy = self._gc_policy()
             measured_from_ns = now_ns()
             with sample_gpu(self._record.epoch_ns) as sampler, traced(self._config, self._job.trace):
                 self._measure(service, journal)
             telemetry = sampler.result()
+            memory = peak_memory(telemetry)  # a server is still there; asking it for evidence ends it
             evidence: dict[str, Any] = {**service.evidence(), "warmup": asdict(report)}
-            pauses = None
             if policy is not None:
                 evidence.update(policy.evidence())
-                pauses = _pauses(policy.pauses(), measured_from_ns)
-            journal.finish(
-                replace(
-                    self._record,
-                    memory=peak_memory(telemetry),
-                    telemetry=telemetry,
-                    gc=pauses,
-                    evidence=evidence,
-                )
-            )
+            pauses = getattr(policy or service, "pauses", list)()
+            self._finish(journal, evidence, memory, telemetry, _pauses(pauses, measured_from_ns))
+
+    def _stream(self, journal: Journal) -> None:
+        """Live streams from clients in processes of their own."""
+        streams = StreamRun(self._config, self._audio.items, self._lengths_s, self._shapes_s(), self._seed)
+        with sample_gpu(self._record.epoch_ns) as sampler:
+            outcome = streams.measure(self._reporter)
+        for row in streams.rows(outcome.result, self._record):
+            journal.append(row)
+        write_chunks(outcome.result, Path(self._job.folder) / f"chunks-{self._record.index}.parquet")
+        evidence = {**outcome.server.evidence, "streaming": outcome.figures}
+        pauses = _pauses(outcome.server.pauses, outcome.result.start_ns)
+        telemetry = sampler.result()
+        self._finish(journal, evidence, peak_memory(telemetry), telemetry, pauses)
+
+    def _finish(
+        self,
+        journal: Journal,
+        evidence: Mapping[str, Any],
+        memory: Memory,
+        telemetry: Telemetry | None,
+        pauses: GcPauses,
+    ) -> None:
+        journal.finish(
+            replace(self._record, memory=memory, telemetry=telemetry, gc=pauses, evidence=evidence)
+        )
 
     @contextlib.contextmanager
     def _service(self) -> Iterator[Service]:
         self._reporter.stage(f"building {self._config.model.name} ({self._config.model.weights} weights)")
-        lengths = [item.duration_s for item in self._audio.items if item.duration_s]
-        service = make_service(self._config, lengths)
+        service = make_service(self._config, self._lengths_s, self._shapes_s())
         service.start()
         try:
             yield service
         finally:
             service.close()
+
+    @property
+    def _lengths_s(self) -> list[float]:
+        return [item.duration_s for item in self._audio.items if item.duration_s]
+
+    @property
+    def _seed(self) -> int:
+        """A seed of this process's own, the same in every run of the same workload."""
+        return self._config.workload.seed * 1000 + self._record.index
 
     def _warm_up(self, service: Service, journal: Journal) -> WarmupReport:
         self._reporter.stage("warming up")
@@ -118,7 +161,7 @@ class Worker:
 
         def serve(bucket: str) -> float:
             nonlocal count
-            reply = self._serve(service, first[bucket])
+            reply = service.handle(_request(first[bucket]))
             sent = Completed(count, reply.started_ns, reply.started_ns, reply)
             journal.append(to_sample(sent, first[bucket], self._record, WARMUP))
             count += 1
@@ -141,7 +184,7 @@ class Worker:
 
     def _gc_policy(self) -> Any:
         """Apply the collector's policy to this process where the service itself lives in it."""
-        if self._config.topology.name != "inprocess":
+        if self._config.topology.name != "inprocess" or self._config.io.name != "none":
             return None
         policy = registry.load("gc", self._config.gc.name)(self._config.gc.options)
         policy.after_startup()
@@ -149,8 +192,7 @@ class Worker:
 
     def _measure(self, service: Service, journal: Journal) -> None:
         workload = self._config.workload
-        seed = workload.seed * 1000 + self._record.index
-        self._items = order(self._audio.items, workload.requests, seed)
+        self._items = order(self._audio.items, workload.requests, self._seed)
         self._reporter.stage("measuring", workload.requests)
 
         def on_completed(done: Completed) -> None:
@@ -158,21 +200,10 @@ class Worker:
             self._reporter.progress(done.index + 1)
 
         if workload.mode == "open":
-            offsets = arrival_offsets_s(workload.requests, workload.rate_per_s, workload.arrivals, seed)
+            offsets = arrival_offsets_s(workload.requests, workload.rate_per_s, workload.arrivals, self._seed)
             open_loop(service, self._fetch, offsets.tolist(), workload.clients, on_completed)
         else:
             closed_loop(service, self._fetch, workload.requests, on_completed)
-
-    def _transcribe_all(self, service: Service, journal: Journal) -> None:
-        self._reporter.stage("reference output", len(self._audio.items))
-        for index, item in enumerate(self._audio.items):
-            reply = self._serve(service, item)
-            sent = Completed(index, reply.started_ns, reply.started_ns, reply)
-            journal.append(to_sample(sent, item, self._record, MEASURED))
-            self._reporter.progress(index + 1)
-
-    def _serve(self, service: Service, item: AudioItem) -> Reply:
-        return service.handle(_request(item))
 
     def _fetch(self, index: int) -> Request:
         return _request(self._items[index])

@@ -36,7 +36,12 @@ class ProjectCopy:
         """``python ARGUMENTS`` in the copy, which shadows the installed project."""
         environment = {**os.environ, "PYTHONPATH": str(self.root)}
         return subprocess.run(
-            [sys.executable, *arguments], cwd=self.root, env=environment, capture_output=True, text=True, timeout=600
+            [sys.executable, *arguments],
+            cwd=self.root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
         )
 
     def harness(self, *overrides: str) -> subprocess.CompletedProcess[str]:

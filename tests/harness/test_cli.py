@@ -86,7 +86,9 @@ def test_the_same_seed_gives_the_same_transcripts_and_the_same_shape(harness: Ha
     assert first.run.content_hash == second.run.content_hash
     assert first.run.comparability.key == second.run.comparability.key
     columns = ["phase", "index", "request_id", "bucket", "text", "segments"]
-    assert first.measured[columns].reset_index(drop=True).equals(second.measured[columns].reset_index(drop=True))
+    assert (
+        first.measured[columns].reset_index(drop=True).equals(second.measured[columns].reset_index(drop=True))
+    )
 
 
 def test_the_ledger_balances_on_every_request_path(harness: Harness) -> None:
@@ -239,7 +241,10 @@ def test_a_broken_recording_costs_its_own_row(harness: Harness, manifest: Path) 
     names = [json.loads(line)["audio_filepath"] for line in manifest.read_text().splitlines()]
     served = {names[int(i) - 1] for i in run.measured["request_id"]}
     assert {"good.flac", "good.mp3"} <= served
-    failed = {names[int(i) - 1]: error for i, error in zip(run.failed["request_id"], run.failed["error"], strict=True)}
+    failed = {
+        names[int(i) - 1]: error
+        for i, error in zip(run.failed["request_id"], run.failed["error"], strict=True)
+    }
     assert {"empty.wav", "words.wav", "nan.wav", "missing.wav"} <= set(failed)
     assert all(len(error) > 15 and "internal" not in error for error in failed.values())
     assert served | set(failed) == set(names)
@@ -258,8 +263,12 @@ def test_an_hour_passes(harness: Harness, tmp_path: Path) -> None:
     (tmp_path / "hour.mp3").write_bytes(encode(sound(3600.0), "mp3", 16_000, 1, 32_000))
     (tmp_path / "hour.jsonl").write_text('{"audio_filepath": "hour.mp3"}\n')
     done = harness(
-        *FAST, f"dataset.manifest={tmp_path / 'hour.jsonl'}", "workload.requests=1", "runner.warmup.max_passes=1",
-        "runner.warmup.min_passes=1", "frontend=webrtc",
+        *FAST,
+        f"dataset.manifest={tmp_path / 'hour.jsonl'}",
+        "workload.requests=1",
+        "runner.warmup.max_passes=1",
+        "runner.warmup.min_passes=1",
+        "frontend=webrtc",
     )
     run = harness.only_run()
     assert len(run.measured) == 1, done.stderr
@@ -312,7 +321,9 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, Status.INTERRUPTED), (signal.SIGKILL, Status.RUNNING)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, Status.INTERRUPTED), (signal.SIGKILL, Status.RUNNING)]
+)
 def test_a_run_that_is_stopped_keeps_what_it_measured(
     harness: Harness, number: signal.Signals, status: Status
 ) -> None:

@@ -58,7 +58,10 @@ def test_a_new_decoder_is_three_files(tmp_path: Path) -> None:
     project.add("tests/variants/decoder/test_toy.py", TOY_TEST)
 
     done = project.harness(
-        "decoder=toy", "decoder.options.greeting=hi", "runner.processes=1", "workload.requests=12",
+        "decoder=toy",
+        "decoder.options.greeting=hi",
+        "runner.processes=1",
+        "workload.requests=12",
         "runner.warmup.max_passes=2",
     )
 

@@ -15,7 +15,18 @@ VARIANTS = sorted(path.stem for path in (conf_dir() / "variant").glob("*.yaml"))
 DATASETS = sorted(path.stem for path in datasets_dir().glob("*.yaml"))
 LEAVES = sorted(
     (path.parent.name, path.stem)
-    for axis in ("model", "encoder", "decoder", "topology", "ipc", "io", "gc", "workload", "runner", "profiler")
+    for axis in (
+        "model",
+        "encoder",
+        "decoder",
+        "topology",
+        "ipc",
+        "io",
+        "gc",
+        "workload",
+        "runner",
+        "profiler",
+    )
     for path in (conf_dir() / axis).glob("*.yaml")
 )
 
@@ -26,7 +37,7 @@ class Workstation(Machine):
     compute_capability = (9, 0)
     cuda_driver = (13, 0)
 
-    def has_package(self, name: str) -> bool:
+    def has_package(self, name: str) -> bool:  # noqa: ARG002
         return True
 
 
@@ -48,7 +59,9 @@ def test_every_audio_set_is_a_choice(name: str) -> None:
     assert compose_run([f"dataset={name}"]).dataset.name == name
 
 
-@pytest.mark.parametrize("leaf", sorted(conf_dir().rglob("*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}")
+@pytest.mark.parametrize(
+    "leaf", sorted(conf_dir().rglob("*.yaml")), ids=lambda p: f"{p.parent.name}/{p.stem}"
+)
 def test_a_leaf_fits_on_a_screen(leaf: Path) -> None:
     assert len(leaf.read_text().splitlines()) <= 30
 
@@ -97,7 +110,9 @@ def test_a_mistake_is_named(override: str, names: str) -> None:
         (["dataset.manifest=nowhere.jsonl"], ("dataset.manifest=nowhere.jsonl",)),
     ],
 )
-def test_an_impossible_combination_is_refused_in_one_line(overrides: list[str], keys: tuple[str, ...]) -> None:
+def test_an_impossible_combination_is_refused_in_one_line(
+    overrides: list[str], keys: tuple[str, ...]
+) -> None:
     with pytest.raises(UsageError) as error:
         check(compose_run(overrides), Workstation())
     assert all(key in str(error.value) for key in keys)
@@ -108,10 +123,12 @@ def test_what_the_machine_lacks_is_named() -> None:
     class Laptop(Machine):
         compute_capability = None
 
-        def has_package(self, name: str) -> bool:
+        def has_package(self, name: str) -> bool:  # noqa: ARG002
             return False
 
-    config = from_dict({**to_dict(compose_run([])), "encoder": {"name": "x", "needs": ["gpu", "package:tensorrt"]}})
+    config = from_dict(
+        {**to_dict(compose_run([])), "encoder": {"name": "x", "needs": ["gpu", "package:tensorrt"]}}
+    )
     with pytest.raises(UnavailableError, match="no NVIDIA GPU") as error:
         check(config, Laptop())
     assert "tensorrt" in str(error.value)

@@ -41,9 +41,7 @@ def test_variants_know_only_the_seams_of_the_harness(path: Path) -> None:
     assert known <= SEAMS
 
 
-@pytest.mark.parametrize(
-    "path", sorted(HARNESS.rglob("*.py")), ids=lambda p: str(p.relative_to(HARNESS))
-)
+@pytest.mark.parametrize("path", sorted(HARNESS.rglob("*.py")), ids=lambda p: str(p.relative_to(HARNESS)))
 def test_the_harness_reaches_variants_through_the_registry(path: Path) -> None:
     allowed = {"variants.models.options"}
     assert {name for name in imported(path) if name.split(".")[0] == "variants"} <= allowed
