@@ -149,8 +149,10 @@ def _streams(processes: Sequence[ProcessRecord]) -> Iterator[Reason]:
 def _parity(run: Run, served: pd.DataFrame, folder: Path) -> Parity | None:
     """Against the reference process where there was one. The reference itself is held to its first
     process: the same tokens for the same recording, every time."""
-    if served.empty or run.mode is Mode.STREAMING:
-        return None  # streams are held to their own texts in one piece
+    if run.mode is Mode.STREAMING:
+        return _stream_parity(run.processes)
+    if served.empty:
+        return None
     journal = folder / "reference" / "process-0.jsonl"
     if journal.is_file():
         content = read_journal(journal)
@@ -163,6 +165,18 @@ def _parity(run: Run, served: pd.DataFrame, folder: Path) -> Parity | None:
         return compare_outputs(expected, served, run.tolerance, "the eager reference")
     first = served.drop_duplicates("request_id")
     return compare_outputs(first, served, Tolerance(), "its own first answers")
+
+
+def _stream_parity(processes: Sequence[ProcessRecord]) -> Parity | None:
+    """Streams are held to the text of the same recording, given to an engine in one piece."""
+    found = [p.evidence["streaming"] for p in processes if "streaming" in p.evidence]
+    if not found:
+        return None
+    compared = sum(figures["connections"] for figures in found)
+    wrong = sum(figures["wrong_texts"] for figures in found)
+    status = ParityStatus.DIFFERENT if wrong else ParityStatus.SAME
+    message = f"{compared - wrong} of {compared} streams have the text of their recording in one piece"
+    return Parity(status, "the recording in one piece", Tolerance(), compared, wrong, message)
 
 
 def _merged(processes: Sequence[ProcessRecord]) -> dict[str, Any]:

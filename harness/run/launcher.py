@@ -10,6 +10,7 @@ from harness.config.schema import RunConfig
 from harness.errors import ExitCode
 from harness.record import StoredRun, VerdictStatus
 from harness.run.session import RunSession
+from harness.run.streams import figures_text
 
 
 def measure_and_report(config: RunConfig, overrides: Sequence[str], resume: bool) -> int:
@@ -33,6 +34,9 @@ def report(stored: StoredRun) -> int:
     from harness.report import text_summary, write_report
 
     print(text_summary(stored))
+    for process in stored.run.processes:
+        if figures := process.evidence.get("streaming"):
+            print(f"\nprocess {process.index}, live\n{figures_text(figures)}")
     page = write_report([stored], stored.folder / "report")
     print(f"\nresults  {stored.folder}\nreport   {_relative(page)}")
     return exit_code(stored)

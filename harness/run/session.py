@@ -114,7 +114,8 @@ class RunSession:
 
     def reference(self) -> None:
         """Transcribe the set once with the eager reference, for its output."""
-        if not self.config.runner.reference or is_reference(self.config):
+        streaming = self.config.workload.mode == "streaming"  # held to the recordings in one piece
+        if streaming or not self.config.runner.reference or is_reference(self.config):
             return
         folder = self._open.folder / "reference"
         folder.mkdir()

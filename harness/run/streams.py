@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from harness.frontend.resample import resample
 from harness.record import MEASURED, ProcessRecord, Sample
 from harness.run.messages import Reporter
 from harness.run.parts import server_plan
+from harness.wire import Encoding, decode_samples
 from harness.workload.serving import ServerEvidence, ServerProcess
 from harness.workload.streaming import (
     SloStep,
@@ -28,6 +29,7 @@ from harness.workload.streaming import (
     fit,
     search_slo,
     stream_load,
+    to_wire,
 )
 
 Samples = npt.NDArray[np.float32]
@@ -89,12 +91,15 @@ class StreamRun:
         ]
 
     def _expected_texts(self) -> list[str]:
-        """The final text of each recording from an engine that is given it in one piece."""
+        """The final text of each recording, as the wire carries it, from an engine that is given it
+        in one piece."""
         engine = self._server.spec.make_engine()
+        encoding = Encoding[self._plan.encoding.upper()]
         texts = []
         for recording in self._recordings:
+            sent = to_wire(fit(recording, self._plan), self._plan)
             stream = engine.open_stream()
-            stream.push(fit(recording, self._plan))
+            stream.push(decode_samples(memoryview(sent.tobytes()), encoding))
             texts.append(stream.commit().text)
         return texts
 
@@ -122,6 +127,34 @@ class StreamRun:
         with ServerProcess(self._server, self._config.runner.start_timeout_s) as server:
             result = stream_load(server.address, self._recordings, plan)
             return result, server.stop()
+
+
+def figures_text(figures: Mapping[str, Any]) -> str:
+    """The figures of a streaming process for a terminal; seconds as milliseconds."""
+
+    def ms(value: Any) -> str:
+        """A measured percentile with its interval, a plain one, or why there is none."""
+        if isinstance(value, Mapping):
+            if "value" not in value:
+                return f"n too small ({value['n']} of {value['needed']})"
+            return f"{value['value'] * 1e3:.2f} [{value['low'] * 1e3:.2f}, {value['high'] * 1e3:.2f}] ms"
+        return "n too small" if value is None else f"{value * 1e3:.2f} ms"
+
+    rows = [
+        ("streams", f"{figures['connections']}, of {figures['chunks']} chunks {figures['lost_chunks']} lost"),
+        ("chunk latency p50", ms(figures["p50"])),
+        ("chunk latency p95", ms(figures["p95"])),
+        ("chunk latency p99", ms(figures["p99"])),
+        ("jitter p50, p95", f"{ms(figures['jitter_p50_s'])}, {ms(figures['jitter_p95_s'])}"),
+        ("first text p50, p95", f"{ms(figures['first_text_p50_s'])}, {ms(figures['first_text_p95_s'])}"),
+        ("final text p50, p95", f"{ms(figures['final_p50_s'])}, {ms(figures['final_p95_s'])}"),
+        ("worst stream's p95", ms(figures["worst_connection_p95_s"])),
+        ("clients' lag p99", ms(figures["lag_p99_s"])),
+    ]
+    if search := figures.get("search"):
+        limit = ms(search["limit_s"])
+        rows.append(("largest load", f"{search['largest']} streams under a p95 of {limit}"))
+    return "\n".join(f"{name:20} {text}" for name, text in rows)
 
 
 def write_chunks(result: StreamingResult, path: Path) -> None:
