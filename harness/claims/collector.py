@@ -41,7 +41,7 @@ CLAIM = Claim(
     rule=(
         "reproduced: p95 of chunk latency falls with gc=frozen, intervals apart, and p50 changes by less "
         "than a fifth. Partly: p99 falls, intervals apart, or the longest collection shrinks tenfold, but "
-        "p95 does not tell. Not here: otherwise."
+        "p95 does not tell. Cannot run: the clients could not keep their schedule. Not here: otherwise."
     ),
 )
 POLICIES = ("default", "frozen")
@@ -95,10 +95,9 @@ def _finding(
         "breaker), with the same generations and the same rule for a full collection, so pauses are as long; "
         "3.14 collects the old generation in increments, so its single pauses are shorter."
     )
-    invalid = [run for run in everything if not run.summary.valid]
     return Finding(
         claim=CLAIM,
-        verdict=Verdict.NOT_HERE if invalid else _verdict(runs),
+        verdict=_verdict(runs),
         measured=_sentence(bench, runs),
         rows=[{**_pauses_of(run), **row_of(run)} for run in everything],
         notes=notes,
@@ -130,6 +129,11 @@ def _longest_s(runs: Sequence[StreamRun]) -> float:
 
 
 def _verdict(runs: Mapping[str, Sequence[StreamRun]]) -> Verdict:
+    everything = [run for of in runs.values() for run in of]
+    if any(run.summary.late for run in everything):
+        return Verdict.CANNOT_RUN  # the clients were late: nothing is known about the server
+    if not all(run.summary.valid for run in everything):
+        return Verdict.NOT_HERE
     default, frozen = (pooled(runs[policy]) for policy in POLICIES)
     if not isinstance(default[0], Estimate) or not isinstance(frozen[0], Estimate):
         return Verdict.NOT_HERE

@@ -301,6 +301,7 @@ class StreamingResult:
             final_p95_s=_percentile(self.final_s, 0.95),
             worst_connection_p95_s=float(self.connection_percentile_s(0.95).max(initial=0.0)),
             client_cpu_s=self.records.cpu_s,
+            late=lag_p99 > self.plan.lag_budget_s,
             reasons=tuple(reasons),
         )
 
@@ -340,6 +341,8 @@ class StreamingSummary:
     final_p95_s: float | None
     worst_connection_p95_s: float
     client_cpu_s: float
+    late: bool = False
+    """The clients were late: nothing is known about the server."""
     reasons: tuple[str, ...] = ()
 
     @property

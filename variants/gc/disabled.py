@@ -7,10 +7,10 @@ evidence of a run shows its memory.
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from variants.gc.types import Policy, parse_options
+from variants.gc.types import Pause, Policy, parse_options
 
 
 def build(options: Mapping[str, Any]) -> DisabledPolicy:
@@ -25,3 +25,8 @@ class DisabledPolicy(Policy):
 
     def _apply(self) -> None:
         gc.disable()
+
+    def _not_engaged(self, pauses: Sequence[Pause]) -> str:
+        if gc.isenabled() or pauses:
+            return f"something enabled the collector again: {len(pauses)} collections"
+        return ""

@@ -7,10 +7,10 @@ A full collection comes first, so that no garbage is frozen with the rest (the d
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from variants.gc.types import Policy, parse_options
+from variants.gc.types import Pause, Policy, parse_options
 
 
 def build(options: Mapping[str, Any]) -> FrozenPolicy:
@@ -26,3 +26,9 @@ class FrozenPolicy(Policy):
     def _apply(self) -> None:
         gc.collect()
         gc.freeze()
+
+    def _not_engaged(self, _pauses: Sequence[Pause]) -> str:
+        frozen = gc.get_freeze_count()
+        if frozen < max(1, self._options.objects):
+            return f"{frozen} objects are frozen, fewer than the {self._options.objects} made at start-up"
+        return ""

@@ -12,14 +12,23 @@ from __future__ import annotations
 import gc
 import sys
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from harness.errors import UsageError
 from harness.protocols import Evidence
 from harness.spans import now_ns
-from variants.topology.types import AbandonStream, Backend, CommitStream, Completion, Done, Job, PushAudio, Transcribe
+from variants.topology.types import (
+    AbandonStream,
+    Backend,
+    CommitStream,
+    Completion,
+    Done,
+    Job,
+    PushAudio,
+    Transcribe,
+)
 
 CONTAINERS_PER_SESSION = 10
 
@@ -149,6 +158,10 @@ class Policy:
     def _apply(self) -> None:
         """Tell the collector what this choice has to say."""
 
+    def _not_engaged(self, _pauses: Sequence[Pause]) -> str:
+        """Why this choice was not in force, in words; empty where it was."""
+        return ""
+
     def watch(self, backend: Backend) -> Backend:
         if self._options.words_per_answer == 0:
             return backend
@@ -159,8 +172,10 @@ class Policy:
 
     def evidence(self) -> Evidence:
         pauses = self.pauses()
+        why = self._not_engaged(pauses)
         return {
             "gc": {
+                **({"not_engaged": why} if why else {}),
                 "policy": self.name,
                 "python": sys.version.split()[0],
                 "enabled": gc.isenabled(),
@@ -202,7 +217,9 @@ class RememberingBackend:
         self._history: dict[int, list[Any]] = {}
 
     def submit(self, job: Job, done: Done) -> None:
-        self._backend.submit(job, done if isinstance(job, Transcribe) else _Remember(self._history, self._words, done))
+        self._backend.submit(
+            job, done if isinstance(job, Transcribe) else _Remember(self._history, self._words, done)
+        )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)

@@ -153,6 +153,7 @@ class EpollServer:
         return {
             "io": {
                 "kind": "epoll",
+                **({} if self._accepted else {"not_engaged": "no client connected"}),
                 "connections": self._accepted,
                 "peak_connections": self._peak,
                 "io_threads": 1,

@@ -85,6 +85,7 @@ class ThreadServer:
         return {
             "io": {
                 "kind": "threads",
+                **({} if self._accepted else {"not_engaged": "no client connected"}),
                 "connections": self._accepted,
                 "peak_connections": self._peak,
                 "io_threads": self._peak,

@@ -67,6 +67,22 @@ def test_disabled_never_collects(policy: GcPolicy) -> None:
     del keep
 
 
+@with_options("frozen", objects=1000)
+def test_a_heap_that_was_thawed_again_is_told(policy: GcPolicy) -> None:
+    policy.after_startup()
+    assert "not_engaged" not in policy.evidence()["gc"]
+    gc.unfreeze()
+    assert "fewer than the 1000" in policy.evidence()["gc"]["not_engaged"]
+
+
+@with_options("disabled", objects=100)
+def test_a_collector_that_was_enabled_again_is_told(policy: GcPolicy) -> None:
+    policy.after_startup()
+    assert "not_engaged" not in policy.evidence()["gc"]
+    gc.enable()
+    assert "enabled the collector again" in policy.evidence()["gc"]["not_engaged"]
+
+
 @with_options(*POLICIES, objects=100)
 def test_closing_gives_the_defaults_back(policy: GcPolicy) -> None:
     callbacks = list(gc.callbacks)
