@@ -109,11 +109,12 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     """The numbers of a run that are worth changing; ``training.train.Recipe`` has the rest."""
     parser.add_argument("--minutes", type=float, default=9.0, help="time to train; the schedule ends with it")
     parser.add_argument("--steps", type=int, help="also end, and finish the schedule, after so many steps")
-    parser.add_argument("--batch-s", type=float, default=1000.0, help="seconds of speech in a batch")
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3, help="peak of the schedule")
-    parser.add_argument("--warm-up-steps", type=int, default=400, help="steps to the peak")
+    parser.add_argument("--batch-s", type=float, default=1200.0, help="seconds of speech in a batch")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak of the schedule")
+    parser.add_argument("--warm-up-steps", type=int, default=500, help="steps to the peak")
     parser.add_argument("--probe-s", type=float, default=60.0, help="seconds between checkpoints")
     parser.add_argument("--seed", type=int, default=0, help="of initialization, batches and noise")
+    parser.add_argument("--no-graphs", dest="graphs", action="store_false", help="launch kernels one by one")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
 
 

@@ -49,9 +49,8 @@ def _filtered(samples: torch.Tensor, how: Augmentation, generator: torch.Generat
     size = _fast_length(samples.shape[1] + round(how.rt60_s[1] * SAMPLE_RATE))
     response = torch.fft.rfft(_impulses(samples, how, generator), size)
     hz = torch.fft.rfftfreq(size, 1.0 / SAMPLE_RATE, device=samples.device)
-    response = response * _microphone(hz, len(samples), how, generator)
-    filtered: torch.Tensor = torch.fft.irfft(torch.fft.rfft(samples, size) * response, size)
-    return filtered[:, : samples.shape[1]]
+    spectrum = torch.fft.rfft(samples, size) * response * _microphone(hz, len(samples), how, generator)
+    return torch.fft.irfft(spectrum, size)[:, : samples.shape[1]]
 
 
 def _impulses(samples: torch.Tensor, how: Augmentation, generator: torch.Generator) -> torch.Tensor:

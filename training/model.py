@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
+from training.graphs import Encode
 from training.tdt_loss import tdt_loss
 from variants.models.parakeet import Modules, TdtArchitecture, build_modules
 from variants.models.types import TdtModel, Tokenizer
@@ -53,40 +55,49 @@ class Trainee(nn.Module):
         frames: torch.Tensor,
         targets: torch.Tensor,
         target_lengths: torch.Tensor,
-        autocast: torch.dtype | None,
+        encode: Encode | None = None,
     ) -> Losses:
         """Losses of features ``[B, F, T]``, on the model's device; the rest lies on the host, where
         reading it does not wait for the device: frame counts ``[B]``, targets ``[B, U]``, their counts.
 
-        ``autocast`` is the number type of matrix products, None for that of the parameters.
+        ``encode`` stands in for the encoder, to run the same weights in another way. Matrix products
+        are in bfloat16 on a GPU.
         """
         device = features.device
         labels = targets.to(device, non_blocking=True)
-        counts = target_lengths.to(device, non_blocking=True)
-        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            lengths = frames.to(device, non_blocking=True)
-            states, _ = self.encoder(audio_signal=features, length=lengths)  # [B, D, T']
-            states = states.transpose(1, 2)
-            predictions, _, _ = self.prednet(targets=labels, target_length=counts)  # [B, H, U + 1]
+        on_gpu = device.type == "cuda"
+        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu, cache_enabled=False):
+            states = (encode or self._encode)(features, frames.to(device, non_blocking=True))
+            states = states.transpose(1, 2)  # [B, T', D]
+            predictions, _, _ = self.prednet(targets=labels, target_length=target_lengths)  # [B, H, U + 1]
             joint: Any = self.joint
             logits = joint.joint(states, predictions.transpose(1, 2))  # [B, T', U + 1, V + 1 + D]
             ctc_logits = self.ctc(states)
-        encoded = encoded_frames(frames, self.architecture)
-        durations = self.architecture.durations
+        lengths = encoded_frames(frames, self.architecture)
         # Per piece, not per utterance: batches hold as much speech each, in few long turns or many short.
         pieces = max(1, int(target_lengths.sum()))
-        tdt = tdt_loss(logits, labels, encoded, target_lengths, durations, self._sigma).sum() / pieces
-        ctc = functional.ctc_loss(
-            ctc_logits.float().log_softmax(-1).transpose(0, 1),
+        durations = self.architecture.durations
+        tdt = tdt_loss(logits, labels, lengths, target_lengths, durations, self._sigma).sum() / pieces
+        ctc = self._ctc_loss(ctc_logits, labels, lengths, target_lengths) / pieces
+        return Losses((1 - self._ctc_weight) * tdt + self._ctc_weight * ctc, tdt, ctc)
+
+    def _encode(self, features: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+        states: torch.Tensor = self.encoder(audio_signal=features, length=frames)[0]  # [B, D, T']
+        return states
+
+    def _ctc_loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, lengths: torch.Tensor, counts: torch.Tensor
+    ) -> torch.Tensor:
+        """Summed over the batch; nothing for an utterance with fewer frames than CTC needs."""
+        return functional.ctc_loss(
+            logits.float().log_softmax(-1).transpose(0, 1),
             labels,
-            encoded,
-            target_lengths,
+            lengths,
+            counts,
             blank=self.architecture.blank_id,
             reduction="sum",
             zero_infinity=True,
         )
-        ctc = ctc / pieces
-        return Losses((1 - self._ctc_weight) * tdt + self._ctc_weight * ctc, tdt, ctc)
 
     def as_served(self, tokenizer: Tokenizer) -> TdtModel:
         """The same modules as encoders and decoders take them, in ``eval()`` mode until trained on."""
@@ -120,7 +131,9 @@ def encoded_frames(frames: torch.Tensor, architecture: TdtArchitecture) -> torch
 
 
 def padded(pieces: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pieces of each text as int64 ``[B, U]`` and their counts ``[B]``."""
-    counts = [len(row) for row in pieces]
-    table = [[*row, *[0] * (max(counts) - len(row))] for row in pieces]
-    return torch.tensor(table, dtype=torch.int64).view(len(pieces), max(counts)), torch.tensor(counts)
+    """Pieces of each text as int64 ``[B, U]`` and their counts ``[B]``, on the host."""
+    counts = torch.tensor([len(row) for row in pieces])
+    table = np.zeros((len(pieces), int(counts.max())), np.int64)
+    for row, tokens in enumerate(pieces):
+        table[row, : len(tokens)] = tokens
+    return torch.from_numpy(table), counts

@@ -76,6 +76,6 @@ def test_digital_silence_survives_augmentation() -> None:
 def test_masks_remove_bands_and_stretches_and_leave_most() -> None:
     features, frames = torch.ones(32, 128, 200), torch.full((32,), 200)
     masked = mask_features(features, frames, torch.Generator().manual_seed(0))
-    assert set(masked.unique().tolist()) == {0.0, 1.0}
+    assert set(masked.flatten().tolist()) == {0.0, 1.0}
     assert 0.7 < masked.mean() < 0.99
     assert ((masked == 1).all(dim=2) | (masked == 0).any(dim=2)).all()
