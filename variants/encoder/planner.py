@@ -329,7 +329,8 @@ def draw(shapes: Histogram, chosen: Plan, path: Path, hop_s: float = HOP_S) -> N
     axes.set_ylabel("segments")
     axes.set_title(
         f"{len(chosen.profiles)} profiles waste {chosen.waste(chosen.expected_s):.1%}, "
-        f"equal widths {chosen.waste(chosen.equal_width_s):.1%}, one profile {chosen.waste(chosen.single_s):.1%}"
+        f"equal widths {chosen.waste(chosen.equal_width_s):.1%}, "
+        f"one profile {chosen.waste(chosen.single_s):.1%}"
     )
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)

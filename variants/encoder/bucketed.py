@@ -1,0 +1,222 @@
+"""An encoder whose shapes were all prepared ahead: pad to the nearest, run, cut off the padding.
+
+What a prepared shape runs is a ``Call``: a replayed CUDA graph or a TensorRT context. This module places
+batches, moves them through static buffers and counts; it knows neither.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from harness.protocols import EncoderOutput, FeatureBatch
+from variants.encoder.eager import EagerEncoder
+from variants.encoder.parity import LIMITS, Agreement, States, probe, require
+from variants.encoder.shapes import ShapeGrid, Slot, output_frames
+
+if TYPE_CHECKING:
+    from harness.protocols import Evidence
+    from variants.models.types import TdtModel
+
+
+class Call(Protocol):
+    """One prepared shape. ``run`` reads the static inputs and leaves its results in these."""
+
+    @property
+    def states(self) -> torch.Tensor:
+        """``[B, T', D]``, valid until the next ``run``."""
+        ...
+
+    @property
+    def lengths(self) -> torch.Tensor:
+        """int64 ``[B]``."""
+        ...
+
+    def run(self) -> None: ...
+
+
+class StaticInputs:
+    """Input buffers at fixed addresses, one arena for all shapes: float32 ``[B, F, T]``, int64 ``[B]``.
+
+    Host memory is pinned for a GPU, so that the copy is one transfer that does not stop the host.
+    """
+
+    def __init__(self, grid: ShapeGrid, bins: int, device: torch.device) -> None:
+        numbers = bins * max(slot.batch * slot.frames for slot in grid.slots())
+        rows, pinned = grid.batches[-1], device.type == "cuda"
+        self._bins = bins
+        self._host = torch.zeros(numbers, dtype=torch.float32, pin_memory=pinned)
+        self._host_lengths = torch.zeros(rows, dtype=torch.int64, pin_memory=pinned)
+        self._features = torch.zeros(numbers, dtype=torch.float32, device=device)
+        self._lengths = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._copied = torch.cuda.Event() if pinned else None
+
+    @property
+    def device_bytes(self) -> int:
+        return self._features.nbytes + self._lengths.nbytes
+
+    def views(self, slot: Slot) -> tuple[torch.Tensor, torch.Tensor]:
+        """The device buffers as ``slot`` sees them."""
+        return self._shape(self._features, slot), self._lengths[: slot.batch]
+
+    def load(self, batch: FeatureBatch, rows: slice, slot: Slot) -> None:
+        """Copy ``rows`` of ``batch`` in; excess frames become zero, and excess rows have length 0."""
+        if self._copied is not None:
+            self._copied.synchronize()  # the last transfer may still read the host's buffer
+        values = batch.values[rows]
+        count, _, frames = values.shape
+        host = self._shape(self._host, slot).numpy()
+        host[:count, :, :frames] = values
+        host[:count, :, frames:] = 0.0
+        host[count:] = 0.0
+        lengths = self._host_lengths.numpy()
+        lengths[:count] = batch.lengths[rows]
+        lengths[count : slot.batch] = 0
+        features, device_lengths = self.views(slot)
+        features.copy_(self._shape(self._host, slot), non_blocking=True)
+        device_lengths.copy_(self._host_lengths[: slot.batch], non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()
+
+    def _shape(self, flat: torch.Tensor, slot: Slot) -> torch.Tensor:
+        numbers = slot.batch * self._bins * slot.frames
+        return flat[:numbers].view(slot.batch, self._bins, slot.frames)
+
+
+class BucketedEncoder:
+    """``harness.protocols.Encoder`` over prepared calls.
+
+    A batch of more rows than the largest shape is split. A segment longer than every shape runs eagerly,
+    and the evidence says that the variant did not engage.
+    """
+
+    def __init__(
+        self,
+        model: TdtModel,
+        grid: ShapeGrid,
+        inputs: StaticInputs,
+        calls: Mapping[Slot, Call],
+        describe: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self._model, self._grid, self._inputs, self._calls = model, grid, inputs, calls
+        self._describe = describe
+        self._eager = EagerEncoder(model)
+        encoder: Any = model.encoder
+        self._width, self._factor = int(encoder.d_model), int(encoder.subsampling_factor)
+        self._runs: Counter[Slot] = Counter()
+        self._splits = 0
+        self._outside: Counter[int] = Counter()
+        self._valid_frames = self._padded_frames = 0
+        self._last_profile: int | None = None
+        self._switches = 0
+        self._parity: dict[Slot, Agreement] = {}
+
+    @torch.inference_mode()
+    def encode(self, batch: FeatureBatch) -> EncoderOutput:
+        """``[B, F, T]`` on the host to ``[B, T', D]`` on the device, in memory of its own."""
+        rows, _, frames = batch.values.shape
+        if rows == 0 or frames == 0:
+            return self._eager.encode(batch)
+        if frames > self._grid.longest:
+            self._outside[frames] += 1
+            return self._eager.encode(batch)
+        pieces = [self._encode_piece(batch, piece, frames) for piece in self._grid.pieces(rows)]
+        if len(pieces) == 1:
+            return pieces[0]
+        self._splits += 1
+        return EncoderOutput(
+            torch.cat([piece.values for piece in pieces]), torch.cat([piece.lengths for piece in pieces])
+        )
+
+    def _encode_piece(self, batch: FeatureBatch, rows: slice, frames: int) -> EncoderOutput:
+        count = rows.stop - rows.start
+        slot = self._grid.slot(count, frames)
+        if slot is None:
+            raise RuntimeError(f"no prepared shape for {count} x {frames}: the grid split the batch wrongly")
+        self._count(slot, int(batch.lengths[rows].sum()))
+        self._inputs.load(batch, rows, slot)
+        call = self._calls[slot]
+        call.run()
+        states = call.states[:count, : output_frames(frames, self._factor)]
+        # Static outputs are overwritten by the next run of this shape; what leaves here is not.
+        return EncoderOutput(
+            states.clone(memory_format=torch.contiguous_format), call.lengths[:count].clone()
+        )
+
+    def _count(self, slot: Slot, valid_frames: int) -> None:
+        self._runs[slot] += 1
+        self._valid_frames += valid_frames
+        self._padded_frames += slot.batch * slot.frames
+        self._switches += self._last_profile not in (None, slot.profile)
+        self._last_profile = slot.profile
+
+    def verify(self, name: str) -> None:
+        """Hold every prepared shape to the eager encoder, at its full length and at its shortest.
+
+        Raises ``InvalidMeasurementError`` naming the bucket. Leaves the counts as if it had not been.
+        """
+        precision = str(self._model.dtype).removeprefix("torch.")
+        for slot in self._grid.slots():
+            profile = self._grid.profiles[slot.profile]
+            low_s, high_s = profile.min * self._model.hop_s, profile.max * self._model.hop_s
+            bucket = f"bucket {slot.profile} (batch {slot.batch}, {low_s:.2f} to {high_s:.2f} s, {precision})"
+            what = f"encoder={name}: {bucket}"
+            shortest = max(1, profile.min, profile.max // 4)
+            for longest in {profile.max, max(shortest, profile.max - 5)}:
+                batch = probe(slot.batch, shortest, longest, self._model.feature_bins, seed=slot.frames)
+                found, expected = self.encode(batch), self._eager.encode(batch)
+                agreement = require(_host(expected), _host(found), LIMITS[precision], what)
+                self._parity[slot] = _worse(self._parity.get(slot, agreement), agreement)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._runs.clear()
+        self._outside.clear()
+        self._splits = self._valid_frames = self._padded_frames = self._switches = 0
+        self._last_profile = None
+        self._eager = EagerEncoder(self._model)
+
+    def evidence(self) -> Evidence:
+        profiles = Counter(dict.fromkeys(range(len(self._grid.profiles)), 0))
+        for slot, count in self._runs.items():
+            profiles[slot.profile] += count
+        return {
+            **self._describe(),
+            "calls": sum(self._runs.values()) + sum(self._outside.values()),
+            "replays": sum(self._runs.values()),
+            "shapes": {str(slot): self._runs[slot] for slot in reversed(self._grid.slots())},
+            "profiles": [asdict(profile) for profile in self._grid.profiles],
+            "runs_by_profile": {str(index): count for index, count in sorted(profiles.items())},
+            "profile_switches": self._switches,
+            "split_batches": self._splits,
+            "outside": sum(self._outside.values()),
+            "padding_share": 1.0 - self._valid_frames / self._padded_frames if self._padded_frames else 0.0,
+            "parity": {str(slot): asdict(agreement) for slot, agreement in self._parity.items()},
+            "device": str(self._model.device),
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "not_engaged": self._not_engaged(),
+        }
+
+    def _not_engaged(self) -> str | None:
+        if not self._outside:
+            return None
+        prepared_s, longest_s = (n * self._model.hop_s for n in (self._grid.longest, max(self._outside)))
+        return (
+            f"{sum(self._outside.values())} batches were longer than every prepared shape "
+            f"({prepared_s:.2f} s) and ran eagerly, the longest {longest_s:.2f} s: "
+            "raise encoder.options.longest_s, or lower frontend.segment.max_segment_s"
+        )
+
+
+def _host(output: EncoderOutput) -> States:
+    return States(output.values.float().cpu().numpy(), output.lengths.cpu().numpy())
+
+
+def _worse(a: Agreement, b: Agreement) -> Agreement:
+    return Agreement(
+        a.lengths_equal and b.lengths_equal, min(a.cosine, b.cosine), max(a.relative, b.relative)
+    )

@@ -1,0 +1,273 @@
+"""The encoder as CUDA graphs, one for each planned bucket and batch size, with or without inductor.
+
+``backend: graph`` captures NeMo's own kernels: the GPU's work is unchanged and the host's launches are
+gone. ``backend: inductor`` compiles the Conformer layers for each shape before capture. ``backend: best``
+captures both and keeps the faster of each shape. All graphs share one memory pool: they never run at the
+same time, so what one needs during its run the next may use.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from harness.errors import HarnessError, UnavailableError, UsageError
+from variants.encoder.bucketed import BucketedEncoder, Call, StaticInputs
+from variants.encoder.eager import extend_positions
+from variants.encoder.memory import DeviceMemory, module_bytes
+from variants.encoder.options import choose, read_options
+from variants.encoder.planner import AffineCost, CostCurve, MeasuredCost, seconds_to_frames
+from variants.encoder.shapes import ShapeGrid, Slot, make_grid
+
+if TYPE_CHECKING:
+    from harness.protocols import ShapePlan
+    from variants.models.types import TdtModel
+
+NAME = "compiled"
+DEFAULTS: Mapping[str, Any] = {
+    "backend": "graph",
+    "mode": "default",
+    "buckets": 6,
+    "longest_s": 30.0,
+    "batches": None,
+    "cost": "modelled",
+}
+BACKENDS = ("graph", "inductor", "best")
+MODES = ("default", "max-autotune-no-cudagraphs")
+
+Forward = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""float32 features ``[B, F, T]`` and lengths ``[B]`` to states ``[B, T', D]`` and lengths ``[B]``."""
+
+_WARM_UP_RUNS = (
+    3  # cuBLAS and cuDNN choose kernels and allocate workspaces in the first, never during capture
+)
+_TIMED_RUNS = 20
+
+
+class Recorder(Protocol):
+    """Prepares one shape: runs ``forward`` on the static inputs now and makes it repeatable."""
+
+    def record(self, forward: Forward, features: torch.Tensor, lengths: torch.Tensor) -> Call: ...
+
+
+def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> BucketedEncoder:
+    """Plan buckets, capture every shape, hold each to the eager encoder.
+
+    Raises ``UnavailableError`` without a GPU, ``InvalidMeasurementError`` naming a bucket that differs.
+    """
+    chosen = read_options(options, NAME, DEFAULTS)
+    choose(chosen, NAME, "backend", BACKENDS)
+    choose(chosen, NAME, "mode", MODES)
+    choose(chosen, NAME, "cost", ("modelled", "measured"))
+    if model.device.type != "cuda":
+        raise UnavailableError(
+            f"encoder={NAME} captures CUDA graphs and the model is on {model.device}: use a GPU"
+        )
+    encoder = build_with(model, chosen, plan, GraphRecorder(model.device))
+    encoder.verify(NAME)
+    return encoder
+
+
+def build_with(
+    model: TdtModel, chosen: Mapping[str, Any], plan: ShapePlan, recorder: Recorder
+) -> BucketedEncoder:
+    """``build`` over any recorder, not verified yet."""
+    longest_s = float(chosen["longest_s"])
+    extend_positions(model, max((longest_s, *plan.buckets_s, *plan.segment_lengths_s)) + 1.0)
+    before = DeviceMemory.read(model.device)
+    cost = _cost(model, chosen, recorder)
+    grid = make_grid(
+        plan,
+        k=_positive(chosen, "buckets"),
+        longest_s=longest_s,
+        hop_s=model.hop_s,
+        cost=cost,
+        batches=_batches(chosen["batches"], plan.max_batch),
+    )
+    inputs = StaticInputs(grid, model.feature_bins, model.device)
+    captured = _capture(model, chosen, grid, inputs, recorder)
+    after = DeviceMemory.read(model.device)
+    memory = {
+        "weights_bytes": module_bytes(model.encoder),
+        "input_buffers_bytes": inputs.device_bytes,
+        **after.since(before),
+    }
+
+    def describe() -> Mapping[str, Any]:
+        return {"backend": chosen["backend"], "mode": chosen["mode"], **captured.evidence(), "memory": memory}
+
+    return BucketedEncoder(model, grid, inputs, captured.calls, describe)
+
+
+# ---------------------------------------------------------------- capture
+
+
+class GraphCall:
+    """A captured graph and the tensors that it writes."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, states: torch.Tensor, lengths: torch.Tensor) -> None:
+        self._graph, self.states, self.lengths = graph, states, lengths
+
+    def run(self) -> None:
+        self._graph.replay()
+
+
+class GraphRecorder:
+    """Captures into one memory pool, and counts."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
+        self.captures = 0
+
+    @torch.inference_mode()
+    def record(self, forward: Forward, features: torch.Tensor, lengths: torch.Tensor) -> GraphCall:
+        """Raises ``HarnessError`` where the encoder does something that a graph cannot hold."""
+        side = torch.cuda.Stream(self._device)
+        side.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP_RUNS):
+                forward(features, lengths)
+        torch.cuda.current_stream(self._device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool):
+                states, state_lengths = forward(features, lengths)
+        except RuntimeError as error:
+            shape = "x".join(map(str, features.shape))
+            raise HarnessError(f"encoder={NAME}: capture of {shape} failed: {error}") from error
+        self.captures += 1
+        return GraphCall(graph, states, state_lengths)
+
+
+@dataclass(frozen=True)
+class Captured:
+    """Prepared calls, and which backend each shape got."""
+
+    calls: Mapping[Slot, Call]
+    backends: Mapping[Slot, str]
+    seconds: Mapping[Slot, Mapping[str, float]]
+    """With ``best``: median seconds of a run, by backend."""
+    recorder: Recorder
+    captures: int
+    positions: torch.Tensor
+    """The table of positions whose address the graphs hold: NeMo replaces it for longer audio."""
+
+    def evidence(self) -> Mapping[str, Any]:
+        now = int(getattr(self.recorder, "captures", self.captures))
+        return {
+            "captures": self.captures,
+            "captures_after_build": now - self.captures,
+            "backends": {str(slot): backend for slot, backend in self.backends.items()},
+            "median_s": {str(slot): dict(times) for slot, times in self.seconds.items()},
+        }
+
+
+def _capture(
+    model: TdtModel, chosen: Mapping[str, Any], grid: ShapeGrid, inputs: StaticInputs, recorder: Recorder
+) -> Captured:
+    backends = ("graph", "inductor") if chosen["backend"] == "best" else (str(chosen["backend"]),)
+    encoder: Any = model.encoder
+    calls: dict[Slot, Call] = {}
+    kept: dict[Slot, str] = {}
+    seconds: dict[Slot, dict[str, float]] = {}
+    with many_shapes(len(grid.slots())):
+        forwards = {backend: _forward(model, backend, str(chosen["mode"])) for backend in backends}
+        for slot in grid.slots():
+            made = {name: recorder.record(forward, *inputs.views(slot)) for name, forward in forwards.items()}
+            if len(made) > 1:
+                seconds[slot] = {name: median_run_s(call, model.synchronize) for name, call in made.items()}
+            kept[slot] = min(made, key=lambda name: seconds[slot][name]) if len(made) > 1 else backends[0]
+            calls[slot] = made[kept[slot]]
+    captures = int(getattr(recorder, "captures", len(calls)))
+    return Captured(calls, kept, seconds, recorder, captures, encoder.pos_enc.pe)
+
+
+def _forward(model: TdtModel, backend: str, mode: str) -> Forward:
+    """NeMo's encoder without its type checks and its growing table, as a graph can hold it."""
+    encoder: Any = model.encoder if backend == "graph" else with_compiled_layers(model.encoder, mode=mode)
+
+    def forward(features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        states, state_lengths = encoder.forward_internal(features.to(model.dtype), lengths)  # [B, D, T']
+        return states.transpose(1, 2), state_lengths
+
+    return forward
+
+
+def with_compiled_layers(encoder: Any, *, mode: str | None, backend: str = "inductor") -> Any:
+    """A second encoder over the same weights. Layers are compiled one by one: they are alike, so each
+    shape is compiled once, not once per layer. Subsampling and masks stay as NeMo runs them."""
+    twin = copy.copy(encoder)
+    twin._modules = dict(encoder._modules)
+    layers: Any = encoder.layers
+    twin.layers = torch.nn.ModuleList(
+        [torch.compile(layer, dynamic=False, fullgraph=True, mode=mode, backend=backend) for layer in layers]
+    )
+    return twin.eval()
+
+
+@contextmanager
+def many_shapes(count: int) -> Iterator[None]:
+    """Past its limit of compilations (8 for each function) Dynamo runs eagerly without a word; here it
+    may compile every shape, and one more is an error."""
+    import torch._dynamo.config as config
+
+    limits = {"recompile_limit": count + 8, "accumulated_recompile_limit": 64 * (count + 8)}
+    with config.patch(**limits, fail_on_recompile_limit_hit=True):  # type: ignore[attr-defined]
+        yield
+
+
+def median_run_s(call: Call, synchronize: Callable[[], None], runs: int = _TIMED_RUNS) -> float:
+    """Median wall seconds of ``run`` until the device has finished."""
+    times = []
+    for _ in range(runs + 2):
+        synchronize()
+        start = time.perf_counter()
+        call.run()
+        synchronize()
+        times.append(time.perf_counter() - start)
+    return sorted(times[2:])[runs // 2]
+
+
+# ---------------------------------------------------------------- options
+
+
+def _cost(model: TdtModel, chosen: Mapping[str, Any], recorder: Recorder) -> CostCurve:
+    """The model of a cost curve, or one measured here: graphs of five lengths at batch 1."""
+    if chosen["cost"] == "modelled":
+        return AffineCost()
+    longest = seconds_to_frames(float(chosen["longest_s"]), model.hop_s)
+    forward = _forward(model, "graph", "default")
+    points = []
+    for share in (0.02, 0.1, 0.3, 0.6, 1.0):
+        frames = max(8, round(longest * share))
+        features = torch.zeros((1, model.feature_bins, frames), device=model.device)
+        lengths = torch.full((1,), frames, dtype=torch.int64, device=model.device)
+        call = recorder.record(forward, features, lengths)
+        points.append((float(frames), median_run_s(call, model.synchronize)))
+    return MeasuredCost(tuple(points))
+
+
+def _positive(chosen: Mapping[str, Any], name: str) -> int:
+    value = int(chosen[name])
+    if value < 1:
+        raise UsageError(f"encoder.options.{name}={value}: {NAME} takes a whole number above 0")
+    return value
+
+
+def _batches(value: Any, max_batch: int) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    sizes = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not sizes or not all(isinstance(size, int) and 1 <= size <= max_batch for size in sizes):
+        raise UsageError(
+            f"encoder.options.batches={value}: {NAME} takes null or sizes from 1 to "
+            f"model.max_batch={max_batch}"
+        )
+    return sizes

@@ -1,0 +1,38 @@
+"""Device memory of an encoder, measured the same way for each: what the device lost while it was built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """One reading, in bytes: used on the device by anybody, and reserved by torch's allocator."""
+
+    used_bytes: int
+    reserved_bytes: int
+
+    @classmethod
+    def read(cls, device: torch.device) -> DeviceMemory:
+        """After the device has finished and torch has given back what it does not need. Zero on a CPU."""
+        if device.type != "cuda":
+            return cls(0, 0)
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+        free, total = torch.cuda.mem_get_info(device)
+        return cls(total - free, torch.cuda.memory_reserved(device))
+
+    def since(self, before: DeviceMemory) -> dict[str, int]:
+        """What was added: buffers and graph pools through torch, the rest (graphs themselves, kernels,
+        workspaces, TensorRT) through the driver."""
+        torch_bytes = self.reserved_bytes - before.reserved_bytes
+        used = self.used_bytes - before.used_bytes
+        return {"torch_bytes": torch_bytes, "driver_bytes": used - torch_bytes, "added_bytes": used}
+
+
+def module_bytes(module: torch.nn.Module) -> int:
+    """Parameters and buffers."""
+    tensors = (*module.parameters(), *module.buffers())
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

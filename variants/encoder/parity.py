@@ -1,0 +1,112 @@
+"""The same answer before any speed: encoder states of a variant against the eager encoder's.
+
+NumPy only, so that an engine is held to the same rule in a process without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from harness.errors import InvalidMeasurementError
+from harness.protocols import FeatureBatch
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """Encoder states ``[B, T', D]`` and valid lengths ``[B]`` on the host."""
+
+    values: np.ndarray
+    lengths: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far states may be from the reference's: least cosine of a valid frame, largest difference
+    relative to the largest value of the utterance."""
+
+    cosine: float
+    relative: float
+
+
+#: Sums in another order differ in the last places of the number type; 24 layers add such differences up.
+LIMITS: Mapping[str, Limits] = MappingProxyType(
+    {
+        "float32": Limits(cosine=0.9999, relative=0.01),
+        "float16": Limits(cosine=0.999, relative=0.05),
+        "bfloat16": Limits(cosine=0.99, relative=0.15),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """The worst over all valid frames of a batch. NaN anywhere makes ``cosine`` NaN."""
+
+    lengths_equal: bool
+    cosine: float
+    relative: float
+
+    def within(self, limits: Limits) -> bool:
+        return self.lengths_equal and self.cosine >= limits.cosine and self.relative <= limits.relative
+
+
+def compare(reference: States, found: States) -> Agreement:
+    """Per valid frame; what lies beyond an utterance's length is nobody's business."""
+    equal = bool(np.array_equal(reference.lengths, found.lengths))
+    cosine, relative = 1.0, 0.0
+    for row, valid in enumerate(reference.lengths.tolist()):
+        a = reference.values[row, :valid].astype(np.float64)  # [T, D]
+        b = found.values[row, :valid].astype(np.float64)
+        if a.shape != b.shape:
+            return Agreement(False, float("nan"), float("nan"))
+        if not a.size:
+            continue
+        cosine = _worst(np.minimum, cosine, _cosines(a, b).min())
+        relative = _worst(np.maximum, relative, np.abs(a - b).max() / max(np.abs(a).max(), 1e-12))
+    return Agreement(equal, cosine, relative)
+
+
+def require(reference: States, found: States, limits: Limits, what: str) -> Agreement:
+    """``compare``, or ``InvalidMeasurementError`` that names ``what`` (variant, bucket, precision)."""
+    agreement = compare(reference, found)
+    if not agreement.within(limits):
+        raise InvalidMeasurementError(
+            f"{what} differs from the eager encoder: "
+            f"lengths {'equal' if agreement.lengths_equal else 'DIFFER'}, "
+            f"least cosine of a frame {agreement.cosine:.6f} (at least {limits.cosine}), "
+            f"largest relative difference {agreement.relative:.4f} (at most {limits.relative}); "
+            "its speed is withheld. Find the layer with python -m variants.encoder.tensorrt.bisect, "
+            "or use a wider model.precision"
+        )
+    return agreement
+
+
+def probe(rows: int, shortest: int, longest: int, bins: int, seed: int = 0) -> FeatureBatch:
+    """Features that move over a few frames, as speech does, for one shape: ``[rows, bins, longest]``.
+
+    The first row is the longest, the others spread down to ``shortest``, so that masks are put to work.
+    """
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((rows, bins, longest + 4), dtype=np.float32)
+    weights = (0.2, 0.5, 0.66, 0.5, 0.2)
+    values = np.zeros((rows, bins, longest), dtype=np.float32)
+    for shift, weight in enumerate(weights):
+        values += weight * noise[:, :, shift : shift + longest]
+    lengths = np.linspace(longest, max(1, shortest), rows).round().astype(np.int64)
+    for row, length in enumerate(lengths):
+        values[row, :, length:] = 0.0
+    return FeatureBatch(values, lengths)
+
+
+def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    both_zero = (np.abs(a).max(axis=1) == 0) & (np.abs(b).max(axis=1) == 0)
+    return np.where(both_zero, 1.0, (a * b).sum(axis=1) / np.maximum(norms, 1e-30))
+
+
+def _worst(pick: np.ufunc, before: float, value: float) -> float:
+    return float(pick(before, value))  # numpy's minimum and maximum keep a NaN
