@@ -30,6 +30,7 @@ Samples = npt.NDArray[np.float32]
 QS = (0.5, 0.95, 0.99)
 _START_MARGIN_S = 0.2
 _CHUNK_RANGE_S = (0.020, 1.120)
+_STEP = {Encoding.S16LE.name: np.float32(1 / 32768), Encoding.F32LE.name: np.float32(1)}
 
 
 @dataclass(frozen=True)
@@ -122,15 +123,16 @@ def schedule(plan: StreamingPlan, recordings: int) -> tuple[npt.NDArray[np.int64
 
 
 def fit(recording: Samples, plan: StreamingPlan) -> Samples:
-    """The recording, repeated or cut to the plan's duration."""
+    """What the server hears of a recording: repeated or cut to the plan's duration, in the steps of the
+    wire's encoding. An engine that is given this in one piece has to find the same text."""
     length = round(plan.duration_s * plan.sample_rate)
     if recording.ndim != 1 or len(recording) == 0:
         raise UsageError(f"a stream needs mono samples [n]; this recording has shape {recording.shape}")
-    return np.resize(recording, length)
+    return np.asarray(to_wire(np.resize(recording, length), plan) * _STEP[plan.encoding.upper()], np.float32)
 
 
 def to_wire(samples: Samples, plan: StreamingPlan) -> npt.NDArray[np.generic]:
-    """Samples in the wire's encoding."""
+    """Samples in the wire's encoding; exact for what ``fit`` returns."""
     if plan.encoding.upper() == Encoding.F32LE.name:
         return samples.astype("<f4")
     return np.asarray(np.clip(np.rint(samples * 32768.0), -32768, 32767), dtype="<i2")
