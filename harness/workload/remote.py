@@ -60,6 +60,11 @@ class RemoteService:
             self._forget()
             return Reply(request.request_id, None, (), sent_ns, now_ns(), error=f"connection: {error}")
 
+    @property
+    def pid(self) -> int:
+        """The serving process."""
+        return self._server.pid
+
     def evidence(self) -> Evidence:
         """Drains and ends the server: what it did is known when it has done it."""
         return self._end().evidence
