@@ -65,6 +65,7 @@ def entries(runs: Sequence[StoredRun]) -> list[Entry]:
 EDITS = "I / D / S / words"
 HEADER = (
     "run",
+    "verdict",
     "requests",
     "p50",
     "p90",
@@ -75,7 +76,6 @@ HEADER = (
     "WER",
     EDITS,
     "memory",
-    "verdict",
 )
 
 
@@ -90,11 +90,11 @@ def headline(entry: Entry) -> tuple[str, ...]:
     requests = f"{summary.requests}" + (f" ({summary.failed} failed)" if summary.failed else "")
     return (
         entry.label,
+        verdict_text(entry),
         requests,
         *speed,
         *_wer_cells(summary),
         memory_text(entry.stored),
-        verdict_text(entry),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from harness.compare import change_cells, notes
 from harness.comparison import compare_runs
 from harness.errors import InvalidMeasurementError, NotComparableError
-from harness.measure.metrics import metric
+from harness.measure.metrics import ALL, metric
 from harness.measure.text import duration, number, seconds
 from harness.measure.wer import normalize
 from harness.record import StoredRun, write_atomically
@@ -33,6 +34,7 @@ from harness.report.content import (
 )
 
 PAGE = "report.html"
+_WITH_INTERVAL = re.compile(r"(?P<value>\S+) (?P<interval>\[.*\])(?P<unit>.*)")
 _ALT = {
     "latency.png": "Share of requests answered within a time, per run",
     "percentiles.png": "Median and 95th percentile of latency per length bucket",
@@ -74,8 +76,8 @@ def page(shown: Sequence[Entry], images: dict[str, bytes]) -> str:
         _top(shown),
         _headline_table(shown),
         _warnings(shown),
-        _comparisons(shown),
         "".join(_image(name, png) for name, png in images.items()),
+        _comparisons(shown),
         _buckets(shown),
         _transcripts(shown),
         _provenance(shown),
@@ -97,9 +99,10 @@ def _top(shown: Sequence[Entry]) -> str:
 
 
 def _headline_table(shown: Sequence[Entry]) -> str:
-    body = "".join(
-        _row([*map(escape, headline(entry)[:-1]), _badge(headline(entry)[-1])]) for entry in shown
-    )  # fmt: skip
+    body = ""
+    for entry in shown:
+        label, verdict, *figures = headline(entry)
+        body += _row([escape(label), _badge(verdict), *map(_figure, figures)])
     note = (
         "Latency from the scheduled arrival; percentiles by nearest rank with 95 % intervals. RTF is "
         "processing over audio, of one request; RTFx is audio over wall time, of the whole run."
@@ -132,7 +135,8 @@ def _comparison(base: Entry, other: Entry) -> str:
     except (NotComparableError, InvalidMeasurementError) as error:
         return f'{title}<p class="quiet">no ratios: {escape(str(error))}</p>'
     header = ("metric", "scope", base.label, other.label, "ratio", "95 % interval", "verdict")
-    rows = "".join(_row(map(escape, change_cells(change))) for change in compared.changes)
+    told = [c for c in compared.changes if c.scope == ALL or c.metric.name.startswith("latency")]
+    rows = "".join(_row(map(escape, change_cells(change))) for change in told)
     withheld = f"<p>speed withheld: {escape(compared.withheld)}</p>" if compared.withheld else ""
     remarks = "".join(f'<p class="quiet">{escape(note)}</p>' for note in notes(compared))
     return f'{title}{withheld}<div class="scroll">{_table(header, rows)}</div>{remarks}'
@@ -153,8 +157,8 @@ def _buckets(shown: Sequence[Entry]) -> str:
                     escape(scope.name),
                     str(scope.requests),
                     seconds(scope.audio_s),
-                    *(duration(figure) for figure in scope.latency.values()),
-                    number(scope.rtf["p50"]),
+                    *(_figure(duration(figure)) for figure in scope.latency.values()),
+                    _figure(number(scope.rtf["p50"])),
                 ]
             )
             for scope in entry.summary.scopes
@@ -242,6 +246,14 @@ def _details(title: str, document: object) -> str:
 def _image(name: str, png: bytes) -> str:
     data = base64.b64encode(png).decode()
     return f'<figure><img alt="{_ALT[name]}" src="data:image/png;base64,{data}"></figure>'
+
+
+def _figure(cell: str) -> str:
+    """A figure above its interval, so that a table of many figures fits the page."""
+    match = _WITH_INTERVAL.fullmatch(cell)
+    if match is None:
+        return escape(cell)
+    return f"{escape(match['value'] + match['unit'])}<small>{escape(match['interval'])}</small>"
 
 
 def _badge(verdict: str) -> str:
