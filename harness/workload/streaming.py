@@ -128,7 +128,9 @@ def fit(recording: Samples, plan: StreamingPlan) -> Samples:
     length = round(plan.duration_s * plan.sample_rate)
     if recording.ndim != 1 or len(recording) == 0:
         raise UsageError(f"a stream needs mono samples [n]; this recording has shape {recording.shape}")
-    return np.asarray(to_wire(np.resize(recording, length), plan) * _STEP[plan.encoding.upper()], np.float32)
+    step = _STEP[plan.encoding.upper()]
+    heard = np.multiply(to_wire(np.resize(recording, length), plan), step, dtype=np.float32)
+    return np.asarray(heard)
 
 
 def to_wire(samples: Samples, plan: StreamingPlan) -> npt.NDArray[np.generic]:
