@@ -217,7 +217,7 @@ def margin_after(
     output, _ = prednet.predict(labels, None, add_sos=False, batch_size=1)
     prediction = joint.project_prednet(output[:, -1:])  # [1, 1, J]
     states = joint.project_encoder(encoded.values[row : row + 1].double())
-    frame = hypothesis.frames[count - 1] + hypothesis.durations[count - 1] if count else 0
+    frame = _next_frame(model, hypothesis, count)
     smallest = math.inf
     while frame < int(encoded.lengths[row]):
         logits = joint.joint_after_projection(states[:, frame : frame + 1], prediction)[0, 0, 0]
@@ -229,6 +229,15 @@ def margin_after(
             break
         frame += max(model.durations[int(durations.argmax())], 1)
     return smallest
+
+
+def _next_frame(model: TdtModel, hypothesis: Hypothesis, count: int) -> int:
+    """The frame at which the search stands after ``count`` labels."""
+    if not count:
+        return 0
+    last, skip = hypothesis.frames[count - 1], hypothesis.durations[count - 1]
+    exhausted = hypothesis.frames[:count].count(last) >= model.max_symbols
+    return last + (1 if skip == 0 and exhausted else skip)
 
 
 # ---------------------------------------------------------------- timing
@@ -400,7 +409,7 @@ def _integers(text: str) -> tuple[int, ...]:
 
 def print_batch(result: Mapping[str, Any]) -> None:
     print(
-        f"\nbatch {result['batch']}, {result['seconds']:g} s, {result['labels_per_utterance']:.1f} labels each"
+        f"\nbatch {result['batch']} of {result['seconds']:g} s, {result['labels_per_utterance']:.1f} labels"
         f", longest {result['longest_labels']:.0f}"
     )
     for name, row in result["decoders"].items():

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from variants.models.types import TdtModel
 
 NAME = "conditional_graph"
-DEFAULTS: Mapping[str, Any] = {"slots": 128, "columns": 128, "cache_dir": None}
+DEFAULTS: Mapping[str, Any] = {"slots": 128, "columns": 128, "lookahead": 4, "unroll": 4, "cache_dir": None}
 _CAPABILITY = (8, 0)
 _JOINT_TILES = 4
 _DRIVER_VERSION = 12040  # conditional nodes (12.3), and their handles in kernels of a loaded module
@@ -49,7 +49,14 @@ def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> GpuDe
     cache_dir = Path(chosen["cache_dir"]) if chosen["cache_dir"] else default_cache_dir()
     cubin = compile_kernels(Path(__file__).with_name("kernels.cu"), shape.macros(), capability, cache_dir)
     packed = pack(weights, shape, _joint_blocks(shape))
-    return GpuDecoder(model, weights, shape, GraphLauncher(cubin, shape, packed), columns=shape.columns)
+    return GpuDecoder(
+        model,
+        weights,
+        shape,
+        GraphLauncher(cubin, shape, packed, chosen["unroll"]),
+        columns=chosen["columns"],
+        lookahead=chosen["lookahead"],
+    )
 
 
 def _require_driver() -> None:
@@ -78,8 +85,8 @@ class _Search(ctypes.Structure):
 class GraphLauncher:
     """``Launcher``: copies a call's arguments to the device and launches the graph."""
 
-    def __init__(self, cubin: Cubin, shape: KernelShape, packed: PackedWeights) -> None:
-        self._cubin, self._packed = cubin, packed
+    def __init__(self, cubin: Cubin, shape: KernelShape, packed: PackedWeights, unroll: int) -> None:
+        self._cubin, self._packed, self._unroll = cubin, packed, unroll
         device = packed.joint.device
         self._buffers = _search_buffers(shape, device)
         self._module = Module(cubin.image)
@@ -102,6 +109,7 @@ class GraphLauncher:
         return {
             "conditional_nodes": self._conditional_nodes,
             "kernels_per_iteration": self._graph.kernels_per_iteration,
+            "steps_per_iteration": self._unroll,
             "graph_launches_per_call": 1,
             "graph_builds": 1,
             "kernel_key": self._cubin.key,
@@ -137,7 +145,7 @@ class GraphLauncher:
                 kernel("project"), shape.pred_tiles + shape.unit_blocks, threads, batch, search, model
             ),
         ]
-        self._graph.build([KernelNode(kernel("begin"), 1, threads, batch, search)], body)
+        self._graph.build([KernelNode(kernel("begin"), 1, threads, batch, search)], body * self._unroll)
 
 
 def _search_buffers(shape: KernelShape, device: torch.device) -> tuple[torch.Tensor, ...]:

@@ -52,21 +52,20 @@ __device__ __forceinline__ const Control& current(const Search& search) {
     return search.control[search.iteration[1] & 1];
 }
 
-template <int PAIRS, int PAIRS_TOTAL>
-__device__ __forceinline__ void load_vector(uint4 (&x)[PAIRS], const u16* vector, bool wanted) {
-    const int warp = threadIdx.x / 32, quad = threadIdx.x & 3;
-#pragma unroll
-    for (int p = 0; p < PAIRS; ++p) {
-        const int pair = warp * PAIRS + p;
-        x[p] = make_uint4(0, 0, 0, 0);
-        if (wanted && pair < PAIRS_TOTAL) x[p] = *(const uint4*)(vector + pair * 32 + quad * 8);
-    }
-}
-
 extern "C" __global__ void __launch_bounds__(kThreads) begin(const Batch* call, const Search search) {
     for (int i = threadIdx.x; i < 2 * COLUMNS * 2; i += kThreads) search.best[i] = 0;
     if (threadIdx.x < 2) search.iteration[threadIdx.x] = 0;
     if (threadIdx.x < 32) begin_control(search.control[0], *call);
+}
+
+__device__ __forceinline__ void load_column(uint4 (&states)[kJointPairsPerWarp], uint4 (&prediction)[kJointPairsPerWarp],
+                                            const Search& search, const Batch& batch, const Control& c, int first) {
+    const Column column = joint_column(c, batch, first);
+    load_vector<kJointPairsPerWarp, kJointPairs>(states, column.states, column.valid);
+    load_vector<kJointPairsPerWarp, kJointPairs>(prediction,
+                                                 column.prediction ? search.prediction + (size_t)column.slot * JOINT
+                                                                   : initial_row(batch, column.utterance) + kPredictionAt,
+                                                 column.valid);
 }
 
 // grid: tiles of outputs
@@ -75,20 +74,9 @@ evaluate_joint(const Batch* call, const Search search, const Model model) {
     __shared__ float partial[WARPS * JOINT_TILES * 4 * 32];
     __shared__ float bias[JOINT_TILES * 16];
     __shared__ u32 best[16];
-    const int warp = threadIdx.x / 32, lane = threadIdx.x & 31, first_tile = blockIdx.x * JOINT_TILES;
+    const int first_tile = blockIdx.x * JOINT_TILES;
     uint4 weights[JOINT_TILES][kJointPairsPerWarp][2];
-#pragma unroll
-    for (int tile = 0; tile < JOINT_TILES; ++tile)
-#pragma unroll
-        for (int p = 0; p < kJointPairsPerWarp; ++p)
-#pragma unroll
-            for (int step = 0; step < 2; ++step) {
-                const int pair = warp * kJointPairsPerWarp + p;
-                weights[tile][p][step] = make_uint4(0, 0, 0, 0);
-                if (pair < kJointPairs)
-                    weights[tile][p][step] =
-                        load_constant(model.joint + fragment_index(first_tile + tile, kJointPairs, pair, step));
-            }
+    load_joint_weights(weights, model.joint, first_tile);
     for (int i = threadIdx.x; i < JOINT_TILES * 16; i += kThreads) bias[i] = model.joint_bias[first_tile * 16 + i];
     if (threadIdx.x < 16) best[threadIdx.x] = 0;
 
@@ -96,32 +84,16 @@ evaluate_joint(const Batch* call, const Search search, const Model model) {
     const Control& c = current(search);
     u32* out = search.best + (search.iteration[1] & 1) * COLUMNS * 2;
     if (blockIdx.x == 0 && threadIdx.x == 0) search.iteration[0] = search.iteration[1];
-    const int lookahead = c.lookahead, columns = c.active_count * lookahead;
+    const int columns = column_count(c);
+    uint4 states[kJointPairsPerWarp], prediction[kJointPairsPerWarp];
+    load_column(states, prediction, search, batch, c, 0);
     __syncthreads();
     for (int first = 0; first < columns; first += 8) {
-        const int column = first + lane / 4;
-        const int slot = c.active[column < columns ? column / lookahead : 0];
-        const Slot at = c.slot[slot];
-        const int frame = at.frame + (column & (lookahead - 1));
-        const bool valid = column < columns && frame < at.length;
-        uint4 x[kJointPairsPerWarp], states[kJointPairsPerWarp];
-        load_vector<kJointPairsPerWarp, kJointPairs>(
-            states, batch.projected + ((size_t)at.utterance * batch.frames + (valid ? frame : 0)) * JOINT, valid);
-        load_vector<kJointPairsPerWarp, kJointPairs>(
-            x, at.prediction ? search.prediction + (size_t)slot * JOINT
-                             : batch.initial_state + (size_t)initial_row(batch, at.utterance) * kState + 2 * LAYERS * HIDDEN,
-            valid);
-        float acc[JOINT_TILES][4] = {};
+        uint4 x[kJointPairsPerWarp];
 #pragma unroll
-        for (int p = 0; p < kJointPairsPerWarp; ++p) {
-            const uint4 b = add_relu(states[p], x[p]);
-#pragma unroll
-            for (int tile = 0; tile < JOINT_TILES; ++tile) {
-                mma(acc[tile], weights[tile][p][0], b.x, b.y);
-                mma(acc[tile], weights[tile][p][1], b.z, b.w);
-            }
-        }
-        store_partial<JOINT_TILES>(partial, acc);
+        for (int p = 0; p < kJointPairsPerWarp; ++p) x[p] = add_relu(states[p], prediction[p]);
+        load_column(states, prediction, search, batch, c, first + 8);  // under way while this one is computed
+        multiply_joint(partial, weights, x);
         __syncthreads();
         fold_candidates(partial, bias, first_tile, best);
         __syncthreads();
@@ -137,26 +109,32 @@ evaluate_joint(const Batch* call, const Search search, const Model model) {
 extern "C" __global__ void __launch_bounds__(kThreads)
 advance(const Batch* call, const Search search, const Model model, const cudaGraphConditionalHandle again) {
     __shared__ Control c;
-    __shared__ u16 tokens[COLUMNS], durations[COLUMNS];
+    __shared__ u32 choices[COLUMNS];
     const u32 iteration = search.iteration[0];
     const u32* best = search.best + (iteration & 1) * COLUMNS * 2;
     const Batch& batch = *call;
     const u32* from = (const u32*)(search.control + (iteration & 1));
     for (int i = threadIdx.x; i < (int)(sizeof(Control) / 4); i += kThreads) ((u32*)&c)[i] = from[i];
     __syncthreads();
-    for (int i = threadIdx.x; i < c.active_count * c.lookahead; i += kThreads) {
-        tokens[i] = (u16)candidate_index(best[2 * i]);
-        durations[i] = (u16)candidate_index(best[2 * i + 1]);
-    }
+    for (int i = threadIdx.x; i < column_count(c); i += kThreads) choices[i] = make_choice(best[2 * i], best[2 * i + 1]);
     for (int i = threadIdx.x; i < c.assigned_count * kUnits * LAYERS; i += kThreads) {
         const int owned = blockIdx.x * kUnits + i % kUnits, layer = i / kUnits % LAYERS, slot = c.assigned[i / (kUnits * LAYERS)];
-        const int row = initial_row(batch, c.slot[slot].utterance);
+        const int utterance = c.slot[slot].utterance;
+        const u16* row = initial_row(batch, utterance);
+        u16* out = final_row(batch, utterance);
         const size_t at = ((size_t)layer * SLOTS + slot) * HIDDEN + owned;
-        search.recurrent[at] = batch.initial_recurrent[((size_t)row * LAYERS + layer) * HIDDEN + owned];
-        search.cell[at] = to_float(batch.initial_state[(size_t)row * kState + (LAYERS + layer) * HIDDEN + owned]);
+        search.recurrent[at] = initial_recurrent(batch, utterance, layer)[owned];
+        search.cell[at] = to_float(row[cell_at(layer) + owned]);
+        out[hidden_at(layer) + owned] = row[hidden_at(layer) + owned];
+        out[cell_at(layer) + owned] = row[cell_at(layer) + owned];
     }
+    for (int at = kPredictionAt + blockIdx.x; at < kState; at += gridDim.x)
+        for (int i = threadIdx.x; i < c.assigned_count; i += kThreads) {
+            const int utterance = c.slot[c.assigned[i]].utterance;
+            final_row(batch, utterance)[at] = initial_row(batch, utterance)[at];
+        }
     __syncthreads();
-    if (threadIdx.x < 32) advance_control(c, batch, tokens, durations, iteration + 1, blockIdx.x == 0);
+    if (threadIdx.x < 32) advance_control(c, batch, choices, iteration + 1, blockIdx.x == 0);
     __syncthreads();
     for (int i = threadIdx.x; i < c.found_count * kUnits; i += kThreads) {
         const int owned = blockIdx.x * kUnits + i % kUnits;
@@ -166,9 +144,9 @@ advance(const Batch* call, const Search search, const Model model, const cudaGra
         const u16 hidden = lstm_cell(make_float4(table.x + prepared.x, table.y + prepared.y, table.z + prepared.z,
                                                  table.w + prepared.w), search.cell[at]);
         search.hidden[at] = hidden;
-        u16* state = batch.state + (size_t)f.utterance * kState;
-        state[owned] = hidden;
-        state[LAYERS * HIDDEN + owned] = to_16bit(search.cell[at]);
+        u16* state = final_row(batch, f.utterance);
+        state[hidden_at(0) + owned] = hidden;
+        state[cell_at(0) + owned] = to_16bit(search.cell[at]);
     }
     if (blockIdx.x != 0) return;
     u32* to = (u32*)(search.control + (~iteration & 1));
@@ -240,9 +218,9 @@ upper_layer(const Batch* call, const Search search, const Model model, const int
                                              sum_partial<2>(partial, 6 + parity, lane) + prepared.w);
             const u16 hidden = lstm_cell(gates, search.cell[at]);
             search.hidden[at] = hidden;
-            u16* state = call->state + (size_t)f.utterance * kState;
-            state[layer * HIDDEN + owned] = hidden;
-            state[(LAYERS + layer) * HIDDEN + owned] = to_16bit(search.cell[at]);
+            u16* state = final_row(*call, f.utterance);
+            state[hidden_at(layer) + owned] = hidden;
+            state[cell_at(layer) + owned] = to_16bit(search.cell[at]);
         }
         __syncthreads();
     }
@@ -273,7 +251,7 @@ project(const Batch* call, const Search search, const Model model) {
                 const Found f = c.found[column];
                 const u16 value = to_16bit(sum_partial<1>(partial, reg, lane) + __ldg(model.pred_bias + row));
                 search.prediction[(size_t)f.slot * JOINT + row] = value;
-                call->state[(size_t)f.utterance * kState + 2 * LAYERS * HIDDEN + row] = value;
+                final_row(*call, f.utterance)[kPredictionAt + row] = value;
             }
         }
         __syncthreads();

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from variants.models.types import TdtModel
 
 _REPORT_WORDS = 16
+_ROW_TAIL = 8
 _MAX_BATCH, _MAX_FRAMES = 1 << 16, 1 << 24
 
 
@@ -36,11 +37,9 @@ class BatchArguments(ctypes.Structure):
     _fields_ = (
         ("projected", ctypes.c_void_p),
         ("lengths", ctypes.c_void_p),
-        ("start", ctypes.c_void_p),
         ("initial_state", ctypes.c_void_p),
         ("initial_recurrent", ctypes.c_void_p),
         ("state", ctypes.c_void_p),
-        ("overrun", ctypes.c_void_p),
         ("log", ctypes.c_void_p),
         ("report", ctypes.c_void_p),
         ("utterances", ctypes.c_int),
@@ -48,6 +47,7 @@ class BatchArguments(ctypes.Structure):
         ("initial_rows", ctypes.c_int),
         ("slots", ctypes.c_int),
         ("columns", ctypes.c_int),
+        ("max_lookahead_shift", ctypes.c_int),
     )
 
 
@@ -67,12 +67,16 @@ class Launcher(Protocol):
 class StreamState:
     """Where each stream of a batch stands between two chunks, in one row per stream.
 
-    A row holds hidden and cell state of each layer and the prediction network's output, projected for
-    the joint: the order in which the kernels write it.
+    A row is what the kernels write: hidden and cell state of each layer, the prediction network's output
+    projected for the joint, and ``_ROW_TAIL`` numbers' room whose first four bytes are the overrun.
     """
 
-    rows: torch.Tensor  # [B, 2LH + J]
-    overrun: torch.Tensor  # int32 [B], frames of the next chunk that the last duration has skipped
+    rows: torch.Tensor  # [B, 2LH + J + 8]
+
+    @property
+    def overrun(self) -> torch.Tensor:
+        """Frames of the next chunk that the last duration has skipped: int32 ``[B]``."""
+        return self.rows[:, -_ROW_TAIL : 2 - _ROW_TAIL].contiguous().view(torch.int32).squeeze(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +146,19 @@ class GpuDecoder:
     """``harness.protocols.Decoder`` over a ``Launcher``."""
 
     def __init__(
-        self, model: TdtModel, weights: TdtWeights, shape: KernelShape, launcher: Launcher, *, columns: int
+        self,
+        model: TdtModel,
+        weights: TdtWeights,
+        shape: KernelShape,
+        launcher: Launcher,
+        *,
+        columns: int,
+        lookahead: int,
     ) -> None:
         self._weights, self._shape, self._launcher, self._columns = weights, shape, launcher, columns
+        self._lookahead = lookahead
         self._device = model.device
-        self._start_rows = _state_after_start(model, shape)  # [1, 2LH + J]
+        self._start_rows = _state_after_start(model, shape)  # [1, 2LH + J + 8]
         self._start_recurrent = self._recurrent(self._start_rows)
         self._log = PinnedLog(1 << 16)
         self.totals = SearchTotals()
@@ -181,27 +193,26 @@ class GpuDecoder:
         encoder = self._weights.encoder
         projected = linear(encoded.values.to(encoder.weight.dtype), encoder.weight, encoder.bias).contiguous()
         lengths = encoded.lengths.to(device=self._device, dtype=torch.int64)
-        rows = self._start_rows.repeat(batch, 1) if state is None else state.rows.clone()
+        start = self._start_rows if state is None else state.rows
         recurrent = self._start_recurrent if state is None else self._recurrent(state.rows)
-        overrun = torch.empty(batch, dtype=torch.int32, device=self._device)
+        rows = torch.empty(batch, start.shape[1], dtype=start.dtype, device=self._device)
         arguments = BatchArguments(
             projected=projected.data_ptr(),
             lengths=lengths.data_ptr(),
-            start=None if state is None else state.overrun.data_ptr(),
-            initial_state=(self._start_rows if state is None else state.rows).data_ptr(),
+            initial_state=start.data_ptr(),
             initial_recurrent=recurrent.data_ptr(),
             state=rows.data_ptr(),
-            overrun=overrun.data_ptr(),
             log=self._log.labels.data_ptr(),
             report=self._log.report.data_ptr(),
             utterances=batch,
             frames=frames,
-            initial_rows=1 if state is None else batch,
+            initial_rows=start.shape[0],
             slots=min(batch, self._shape.slots),
             columns=self._columns,
+            max_lookahead_shift=self._lookahead.bit_length() - 1,
         )
         self._launcher.launch(arguments, torch.cuda.current_stream(self._device).cuda_stream)
-        return StreamState(rows, overrun)
+        return StreamState(rows)
 
     def _make_room(self, batch: int, frames: int) -> None:
         if batch >= _MAX_BATCH or frames >= _MAX_FRAMES:
@@ -226,23 +237,25 @@ def _check_state(state: Any, batch: int) -> None:
 
 @torch.inference_mode()
 def _state_after_start(model: TdtModel, shape: KernelShape) -> torch.Tensor:
-    """State row ``[1, 2LH + J]`` after the start symbol (blank), by the model's own modules."""
+    """State row ``[1, 2LH + J + 8]`` after the start symbol (blank), by the model's own modules."""
     prednet: Any = model.prednet
     joint: Any = model.joint
     blank = torch.full((1, 1), model.blank_id, dtype=torch.int64, device=model.device)
     output, (hidden, cell) = prednet.predict(blank, None, add_sos=False, batch_size=1)
     projected = joint.project_prednet(output)  # [1, 1, J]
-    row = torch.cat([part.reshape(1, -1) for part in (hidden, cell, projected)], dim=1)
-    if row.shape[1] != shape.state_width:
+    parts = [part.reshape(1, -1) for part in (hidden, cell, projected)]
+    row = torch.cat([*parts, torch.zeros_like(parts[0][:, :_ROW_TAIL])], dim=1)
+    if row.shape[1] != shape.state_width + _ROW_TAIL:
         raise UsageError(
-            f"model {model.name}: the start state has {row.shape[1]} numbers, not {shape.state_width}"
+            f"model {model.name}: its start state has {row.shape[1] - _ROW_TAIL} numbers, "
+            f"not {shape.state_width}"
         )
-    return row.contiguous()
+    return row
 
 
 def hypotheses(log: np.ndarray, batch: int) -> list[Hypothesis]:
     """Sort a call's log by utterance. A word: utterance, token (16 bits each), frame (24), duration (8)."""
-    utterances = log >> 48
+    utterances = (log >> 48).astype(np.uint16)  # numpy sorts sixteen bits by radix
     if batch > 1:
         order = np.argsort(utterances, kind="stable")  # within an utterance the log is in order
         log = log[order]

@@ -7,6 +7,8 @@ from typing import Any
 
 from harness.errors import UsageError
 
+LOOKAHEADS = (1, 2, 4, 8)
+
 
 def read_options(options: Mapping[str, Any], decoder: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """``options`` over ``defaults``. Raises ``UsageError`` for a key or a value that means nothing."""
@@ -17,6 +19,9 @@ def read_options(options: Mapping[str, Any], decoder: str, defaults: Mapping[str
     merged = {**defaults, **options}
     for name, default in defaults.items():
         _check(decoder, name, merged[name], default)
+    lookahead = merged.get("lookahead", 1)
+    if lookahead not in LOOKAHEADS:
+        raise UsageError(f"decoder.options.lookahead={lookahead}: {decoder} takes one of {LOOKAHEADS}")
     return merged
 
 

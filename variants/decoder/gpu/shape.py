@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 UNITS_PER_BLOCK = 8
 """LSTM units whose 32 gate rows (two tensor-core tiles) one block owns."""
 MAX_LOOKAHEAD = 8
-_MIN_WARPS, _MAX_WARPS = 8, 16
+WARPS = 8
+"""Warps of a block: two on each of a multiprocessor's schedulers leave a thread 255 registers."""
 _NUMBER_TYPES = (torch.float16, torch.bfloat16)
 _MAX_UTTERANCES, _MAX_TOKENS, _MAX_DURATION = 1 << 16, 1 << 16, 1 << 8
 
@@ -106,16 +107,7 @@ def kernel_shape(
         max_symbols=weights.max_symbols,
         slots=slots,
         columns=max(columns, slots, MAX_LOOKAHEAD),
-        warps=choose_warps(weights.hidden, weights.joint),
+        warps=WARPS,
         joint_tiles=joint_tiles,
         bfloat16=dtype == torch.bfloat16,
     )
-
-
-def choose_warps(*widths: int) -> int:
-    """Warps of a block: K is split between them in runs of 32; the fewest runs of padding win."""
-
-    def padded_runs(warps: int) -> int:
-        return sum(warps * -(-(width // 32) // warps) for width in widths)
-
-    return min(range(_MIN_WARPS, _MAX_WARPS + 1), key=lambda warps: (padded_runs(warps), warps))

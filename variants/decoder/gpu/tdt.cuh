@@ -31,7 +31,7 @@ constexpr int kUnitBlocks = HIDDEN / kUnits;
 constexpr int kPredTiles = JOINT / 16;
 constexpr int kTokenTiles = (VOCAB + 15) / 16;  // the durations follow in a tile of their own
 constexpr int kState = 2 * LAYERS * HIDDEN + JOINT;  // hidden, cell, projected output: one utterance's state
-constexpr int kMaxLookahead = 8;
+constexpr int kRow = kState + 8;  // a state's row: 16 bytes more hold the overrun and keep rows aligned
 constexpr u32 kAll = 0xffffffffu;
 
 // ------------------------------------------------------------------------------------ number format
@@ -148,13 +148,16 @@ __device__ __forceinline__ int accumulator_column(int reg, int lane) { return 2 
 
 // ------------------------------------------------------------------------------------ LSTM
 
-__device__ __forceinline__ float sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
+// Within 2e-7 of the exact values: far below the 16 bits that the result is rounded to, and a third of the
+// time of the library's functions, which sit on the critical path of every label.
+__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.f, 1.f + __expf(-x)); }
+__device__ __forceinline__ float hyperbolic_tangent(float x) { return 1.f - __fdividef(2.f, 1.f + __expf(2.f * x)); }
 
 // gates: input, forget, candidate, output, before their nonlinearities. `cell` is rounded to 16 bits, as
 // it is between two calls of a half-precision torch.nn.LSTM. Returns the hidden state, rounded.
 __device__ __forceinline__ u16 lstm_cell(float4 gates, float& cell) {
-    const float next = sigmoid(gates.y) * cell + sigmoid(gates.x) * tanhf(gates.z);
-    const float hidden = sigmoid(gates.w) * tanhf(next);
+    const float next = sigmoid(gates.y) * cell + sigmoid(gates.x) * hyperbolic_tangent(gates.z);
+    const float hidden = sigmoid(gates.w) * hyperbolic_tangent(next);
     cell = to_float(to_16bit(next));
     return to_16bit(hidden);
 }
@@ -178,6 +181,7 @@ __device__ __forceinline__ int candidate_index(u32 word) { return (int)(0xffffu 
 // of this block into best[0..7] (tokens) and best[8..15] (durations), one per column. `best` starts at 0.
 __device__ __forceinline__ void fold_candidates(const float* partial, const float* bias, int first_tile, u32* best) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x & 31;
+#pragma unroll 1
     for (int item = warp; item < 2 * JOINT_TILES; item += WARPS) {
         const int tile = item / 2, parity = item & 1, global_tile = first_tile + tile;
         if (global_tile > kTokenTiles) continue;  // padding
@@ -204,11 +208,10 @@ __device__ __forceinline__ void fold_candidates(const float* partial, const floa
 struct Batch {
     const u16* projected;             // [utterances, frames, JOINT] encoder states, projected for the joint
     const long long* lengths;         // [utterances] valid frames
-    const int* start;                 // [utterances] first frame to look at (an earlier chunk's last skip), or null
-    const u16* initial_state;         // [1 or utterances, kState] hidden, cell, projected output
+    const u16* initial_state;         // [1 or utterances, kRow] hidden, cell, projected output, overrun
     const float4* initial_recurrent;  // [1 or utterances, LAYERS, HIDDEN] W_hh h + b of the initial state, by gate
-    u16* state;                       // [utterances, kState] out
-    int* overrun;                     // [utterances] out: frames of the next chunk that are already skipped
+    u16* state;                       // [utterances, kRow] out; the overrun is an int: frames of the next chunk
+                                      // that the last duration has already skipped
     u64* log;                         // out: utterance << 48 | token << 32 | frame << 8 | duration, as emitted
     u64* report;                      // out: see report_run
     int utterances;
@@ -216,14 +219,33 @@ struct Batch {
     int initial_rows;  // 1: every utterance begins alike
     int slots;         // in use, at most SLOTS
     int columns;       // joint evaluations of a step that lookahead may fill, at most COLUMNS
+    int max_lookahead_shift;
 };
+
+__device__ __forceinline__ const u16* initial_row(const Batch& batch, int utterance) {
+    return batch.initial_state + (size_t)(batch.initial_rows == 1 ? 0 : utterance) * kRow;
+}
+
+__device__ __forceinline__ const float4* initial_recurrent(const Batch& batch, int utterance, int layer) {
+    return batch.initial_recurrent + ((size_t)(batch.initial_rows == 1 ? 0 : utterance) * LAYERS + layer) * HIDDEN;
+}
+
+__device__ __forceinline__ u16* final_row(const Batch& batch, int utterance) {
+    return batch.state + (size_t)utterance * kRow;
+}
+
+// Columns of a state's row.
+__device__ __forceinline__ int hidden_at(int layer) { return layer * HIDDEN; }
+__device__ __forceinline__ int cell_at(int layer) { return (LAYERS + layer) * HIDDEN; }
+constexpr int kPredictionAt = 2 * LAYERS * HIDDEN;
+constexpr int kOverrunAt = kState;
 
 // ------------------------------------------------------------------------------------ control
 //
 // An utterance in flight occupies a slot. A step evaluates the joint for each active slot on a window of
-// `lookahead` successive frames, all with the same prediction: a run of blanks is then walked without
-// another evaluation, and the first label found ends the walk. Frames behind it were computed for nothing,
-// which costs columns of a product whose weights had to be read anyway.
+// successive frames, all with the same prediction: a run of blanks is then walked without another
+// evaluation, and the first label found ends the walk. Frames behind it were computed for nothing, which
+// costs columns of a product whose weights had to be read anyway.
 
 struct Slot {
     int utterance;
@@ -244,7 +266,7 @@ struct Control {
     int active_count;
     int found_count;
     int assigned_count;
-    int lookahead;
+    int lookahead_shift;  // a window has 1 << lookahead_shift frames
     int next_utterance;
     int log_count;
     int steps;        // joint evaluations of the whole grid
@@ -257,23 +279,35 @@ struct Control {
     Slot slot[SLOTS];
 };
 
-__device__ __forceinline__ int initial_row(const Batch& batch, int utterance) {
-    return batch.initial_rows == 1 ? 0 : utterance;
+__device__ __forceinline__ int column_count(const Control& c) { return c.active_count << c.lookahead_shift; }
+
+// What one column of the joint decided: label | frames to skip << 16. A blank skips at least one frame.
+__device__ __forceinline__ u32 make_choice(u32 token_candidate, u32 duration_candidate) {
+    constexpr int kDuration[DURATIONS] = {DURATION_VALUES};
+    const int label = candidate_index(token_candidate), index = candidate_index(duration_candidate);
+    int skip = kDuration[0];
+#pragma unroll
+    for (int d = 1; d < DURATIONS; ++d) skip = index == d ? kDuration[d] : skip;
+    if (label == BLANK) skip = max(skip, 1);
+    return (u32)label | (u32)skip << 16;
 }
 
 __device__ __forceinline__ Slot begin_utterance(const Batch& batch, int utterance) {
-    return Slot{utterance, batch.start ? batch.start[utterance] : 0, (int)batch.lengths[utterance], -1, 0, 0};
+    const int overrun = *(const int*)(initial_row(batch, utterance) + kOverrunAt);
+    return Slot{utterance, overrun, (int)batch.lengths[utterance], -1, 0, 0};
 }
 
 __device__ __forceinline__ int choose_lookahead(const Batch& batch, int active) {
-    int lookahead = kMaxLookahead;
-    while (lookahead > 1 && active * lookahead > batch.columns) lookahead >>= 1;
-    return lookahead;
+    int shift = batch.max_lookahead_shift;
+#pragma unroll 1
+    while (shift > 0 && (active << shift) > batch.columns) --shift;
+    return shift;
 }
 
 // The first warp fills the slots with the first utterances.
 __device__ __forceinline__ void begin_control(Control& c, const Batch& batch) {
     const int count = min(batch.slots, batch.utterances);
+#pragma unroll 1
     for (int slot = threadIdx.x; slot < count; slot += 32) {
         c.slot[slot] = begin_utterance(batch, slot);
         c.active[slot] = slot;
@@ -282,102 +316,94 @@ __device__ __forceinline__ void begin_control(Control& c, const Batch& batch) {
     if (threadIdx.x == 0) {
         c.active_count = c.assigned_count = c.next_utterance = count;
         c.found_count = c.log_count = c.steps = c.label_steps = c.columns = 0;
-        c.lookahead = choose_lookahead(batch, count);
+        c.lookahead_shift = choose_lookahead(batch, count);
     }
     __syncwarp();
 }
 
-struct Emission {
-    int label;
-    int frame;
-    int duration;
-};
-
-// Walk one slot through its window. tokens and durations hold `lookahead` chosen indices. True: a label.
-__device__ __forceinline__ bool walk_window(Slot& s, const u16* tokens, const u16* durations, int lookahead,
-                                            Emission& out) {
-    constexpr int kDuration[DURATIONS] = {DURATION_VALUES};
-    const int first = s.frame;
-    while (s.frame < s.length && s.frame - first < lookahead) {
-        const int column = s.frame - first;
-        const int label = tokens[column];
-        int skip = 0;
-#pragma unroll
-        for (int d = 0; d < DURATIONS; ++d) skip = durations[column] == d ? kDuration[d] : skip;
-        if (label == BLANK) {
-            s.frame += max(skip, 1);
-            continue;
-        }
-        out = Emission{label, s.frame, skip};
-        s.symbols = s.last_frame == s.frame ? s.symbols + 1 : 1;
-        s.last_frame = s.frame;
-        if (skip == 0 && s.symbols >= MAX_SYMBOLS) skip = 1;
-        s.frame += skip;
-        return true;
-    }
-    return false;
-}
-
-__device__ __forceinline__ u64 log_entry(int utterance, const Emission& e) {
-    return (u64)utterance << 48 | (u64)e.label << 32 | (u64)e.frame << 8 | (u64)e.duration;
-}
-
-// One step of the search, by one warp. `tokens` and `durations` hold the choices of the columns in the
-// order of c.active. Only where `writes` do the log and the overruns go to memory: every block may run the
-// same control on the same choices and reach the same state. `step` numbers the predictions to come.
-__device__ __forceinline__ void advance_control(Control& c, const Batch& batch, const u16* tokens,
-                                                const u16* durations, u32 step, bool writes) {
+// Finished slots take the next utterances. True: this lane's slot goes on.
+__device__ __forceinline__ bool replace_finished(Control& c, const Batch& batch, u32 finished, bool done, int slot,
+                                                 int& next_utterance, int& assigned_count, bool writes) {
     const int lane = threadIdx.x & 31;
     const u32 below = (1u << lane) - 1;
-    const int count = c.active_count, lookahead = c.lookahead;
+    if (done && writes) {
+        const Slot& s = c.slot[slot];
+        *(int*)(final_row(batch, s.utterance) + kOverrunAt) = s.frame - s.length;
+    }
+    const int next = next_utterance + __popc(finished & below);
+    const bool takes = done && next < batch.utterances;
+    const u32 takers = __ballot_sync(kAll, takes);
+    if (takes) {
+        c.slot[slot] = begin_utterance(batch, next);
+        c.assigned[assigned_count + __popc(takers & below)] = slot;
+    }
+    next_utterance = min(next_utterance + __popc(finished), batch.utterances);
+    assigned_count += __popc(takers);
+    return !done || takes;
+}
+
+// One step of the search, by one warp. `choices` holds the columns' choices in the order of c.active. Only
+// where `writes` do the log and the overruns go to memory: every block may run the same control on the
+// same choices and reach the same state. `step` numbers the predictions to come.
+__device__ __forceinline__ void advance_control(Control& c, const Batch& batch, const u32* choices, u32 step,
+                                                bool writes) {
+    const int lane = threadIdx.x & 31;
+    const u32 below = (1u << lane) - 1;
+    const int count = c.active_count, shift = c.lookahead_shift, log_count = c.log_count;
     int found_count = 0, assigned_count = 0, active_count = 0, next_utterance = c.next_utterance;
+#pragma unroll 1
     for (int base = 0; base < count; base += 32) {
         const int index = base + lane;
         const bool valid = index < count;
         const int slot = c.active[valid ? index : 0];
-        Slot s = c.slot[slot];
-        Emission emission;
-        bool found = false;
-        if (valid) found = walk_window(s, tokens + index * lookahead, durations + index * lookahead, lookahead, emission);
+        Slot& s = c.slot[slot];
+        const u32* window = choices + (index << shift);
+        const int first = s.frame, length = s.length, utterance = s.utterance;
+        const int end = min(length, first + (1 << shift));
+        int frame = first, label = BLANK, skip = 0;
+#pragma unroll 1
+        while (valid && frame < end) {
+            const u32 choice = window[frame - first];
+            label = choice & 0xffff;
+            skip = choice >> 16;
+            if (label != BLANK) break;
+            frame += skip;
+        }
+        const bool found = valid && label != BLANK && frame < end;
         const u32 finders = __ballot_sync(kAll, found);
         if (found) {
             const int rank = found_count + __popc(finders & below);
-            c.found[rank] = Found{slot, emission.label, s.utterance};
-            if (writes) batch.log[c.log_count + rank] = log_entry(s.utterance, emission);
+            c.found[rank] = Found{slot, label, utterance};
+            if (writes)
+                batch.log[log_count + rank] = (u64)utterance << 48 | (u64)label << 32 | (u64)frame << 8 | (u64)skip;
+            const int symbols = s.last_frame == frame ? s.symbols + 1 : 1;
+            s.symbols = symbols;
+            s.last_frame = frame;
             s.prediction = step;
+            frame += skip == 0 && symbols >= MAX_SYMBOLS ? 1 : skip;
         }
         found_count += __popc(finders);
-
-        const bool done = valid && s.frame >= s.length;
-        const u32 finished = __ballot_sync(kAll, done);
-        if (done && writes) batch.overrun[s.utterance] = s.frame - s.length;
-        const int next = next_utterance + __popc(finished & below);
-        const bool takes = done && next < batch.utterances;
-        if (takes) s = begin_utterance(batch, next);
-        next_utterance = min(next_utterance + __popc(finished), batch.utterances);
-        const u32 takers = __ballot_sync(kAll, takes);
-        if (takes) c.assigned[assigned_count + __popc(takers & below)] = slot;
-        assigned_count += __popc(takers);
-
-        const bool stays = valid && (!done || takes);
+        if (valid) s.frame = frame;
+        const u32 finished = __ballot_sync(kAll, valid && frame >= length);
+        bool stays = valid;
+        if (finished)
+            stays &= replace_finished(c, batch, finished, valid && frame >= length, slot, next_utterance,
+                                      assigned_count, writes);
         const u32 staying = __ballot_sync(kAll, stays);
-        if (stays) {
-            c.active[active_count + __popc(staying & below)] = slot;  // never beyond what was read
-            c.slot[slot] = s;
-        }
+        if (stays) c.active[active_count + __popc(staying & below)] = slot;  // never beyond what was read
         active_count += __popc(staying);
         __syncwarp();
     }
     if (lane == 0) {
-        c.active_count = active_count;
         c.found_count = found_count;
+        c.active_count = active_count;
         c.assigned_count = assigned_count;
         c.next_utterance = next_utterance;
-        c.log_count += found_count;
-        c.steps += 1;
+        c.log_count = log_count + found_count;
+        c.steps += count > 0;
         c.label_steps += found_count > 0;
-        c.columns += count * lookahead;
-        c.lookahead = choose_lookahead(batch, active_count);
+        c.columns += count << shift;
+        c.lookahead_shift = choose_lookahead(batch, active_count);
     }
     __syncwarp();
 }
@@ -388,4 +414,70 @@ __device__ __forceinline__ void report_run(const Control& c, const Batch& batch)
     batch.report[1] = (u64)c.steps;
     batch.report[2] = (u64)c.label_steps;
     batch.report[3] = (u64)c.columns;
+}
+
+// ------------------------------------------------------------------------------------ a column of the joint
+
+struct Column {
+    bool valid;
+    int slot;
+    int utterance;
+    u32 prediction;     // as Slot's
+    const u16* states;  // the frame's row
+};
+
+// The column that this lane's part of a column tile belongs to.
+__device__ __forceinline__ Column joint_column(const Control& c, const Batch& batch, int first) {
+    const int column = first + (threadIdx.x & 31) / 4, shift = c.lookahead_shift;
+    const bool present = column < column_count(c);
+    const int slot = c.active[present ? column >> shift : 0];
+    const Slot& at = c.slot[slot];
+    const int frame = at.frame + (column & ((1 << shift) - 1));
+    const bool valid = present && frame < at.length;
+    const size_t row = (size_t)at.utterance * batch.frames + (valid ? frame : 0);
+    return Column{valid, slot, at.utterance, at.prediction, batch.projected + row * JOINT};
+}
+
+// This lane's part of a plain vector of 16-bit numbers.
+template <int PAIRS, int PAIRS_TOTAL>
+__device__ __forceinline__ void load_vector(uint4 (&x)[PAIRS], const u16* vector, bool wanted) {
+    const int warp = threadIdx.x / 32, quad = threadIdx.x & 3;
+#pragma unroll
+    for (int p = 0; p < PAIRS; ++p) {
+        const int pair = warp * PAIRS + p;
+        x[p] = make_uint4(0, 0, 0, 0);
+        if (wanted && pair < PAIRS_TOTAL) x[p] = *(const uint4*)(vector + pair * 32 + quad * 8);
+    }
+}
+
+// Load this block's output rows into registers, for good.
+__device__ __forceinline__ void load_joint_weights(uint4 (&weights)[JOINT_TILES][kJointPairsPerWarp][2],
+                                                   const uint4* packed, int first_tile) {
+    const int warp = threadIdx.x / 32;
+#pragma unroll
+    for (int tile = 0; tile < JOINT_TILES; ++tile)
+#pragma unroll
+        for (int p = 0; p < kJointPairsPerWarp; ++p)
+#pragma unroll
+            for (int step = 0; step < 2; ++step) {
+                const int pair = warp * kJointPairsPerWarp + p;
+                weights[tile][p][step] = make_uint4(0, 0, 0, 0);
+                if (pair < kJointPairs)
+                    weights[tile][p][step] =
+                        load_constant(packed + fragment_index(first_tile + tile, kJointPairs, pair, step));
+            }
+}
+
+// Partial sums of this block's outputs for one column tile, x = relu(state + prediction).
+__device__ __forceinline__ void multiply_joint(float* partial, const uint4 (&weights)[JOINT_TILES][kJointPairsPerWarp][2],
+                                               const uint4 (&x)[kJointPairsPerWarp]) {
+    float acc[JOINT_TILES][4] = {};
+#pragma unroll
+    for (int p = 0; p < kJointPairsPerWarp; ++p)
+#pragma unroll
+        for (int tile = 0; tile < JOINT_TILES; ++tile) {
+            mma(acc[tile], weights[tile][p][0], x[p].x, x[p].y);
+            mma(acc[tile], weights[tile][p][1], x[p].z, x[p].w);
+        }
+    store_partial<JOINT_TILES>(partial, acc);
 }

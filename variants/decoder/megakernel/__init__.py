@@ -37,10 +37,12 @@ if TYPE_CHECKING:
 
 NAME = "megakernel"
 DEFAULTS: Mapping[str, Any] = {
-    "slots": 64,
-    "columns": 128,
+    "slots": 128,
+    "columns": 16,
+    "lookahead": 8,
+    "direct_columns": 1,
     "spin_limit": 1 << 24,
-    "profile": False,
+    "profile_block": None,
     "cache_dir": None,
 }
 _CAPABILITY = (8, 0)
@@ -72,13 +74,16 @@ def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> GpuDe
         **shape.macros(),
         **layout.macros(),
         "SPIN_LIMIT": str(chosen["spin_limit"]),
-        "PROFILE": str(int(chosen["profile"])),
+        "DIRECT_COLUMNS": str(chosen["direct_columns"]),
+        "PROFILE": str(0 if chosen["profile_block"] is None else chosen["profile_block"] + 1),
     }
     cache_dir = Path(chosen["cache_dir"]) if chosen["cache_dir"] else default_cache_dir()
     cubin = compile_kernels(Path(__file__).with_name("kernel.cu"), macros, capability, cache_dir)
     packed = pack(weights, shape, blocks)
     launcher = PersistentLauncher(cubin, shape, layout, packed)
-    return GpuDecoder(model, weights, shape, launcher, columns=shape.columns)
+    return GpuDecoder(
+        model, weights, shape, launcher, columns=chosen["columns"], lookahead=chosen["lookahead"]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ class Layout:
     """Shared memory of a block, in bytes, and who owns what. One block on each multiprocessor."""
 
     blocks: int
-    matrix_bytes: int  # LSTM matrices of a block of units, the prediction tile, or both
+    matrix_bytes: int  # LSTM matrices of a block of units, a tile of the projection, or both
     prediction_offset: int
     dynamic_bytes: int
 
@@ -100,11 +105,11 @@ class Layout:
 
 def plan_layout(shape: KernelShape, blocks: int) -> Layout:
     """Blocks from the first own LSTM units, from the last own tiles of the prediction's projection."""
-    fragment_bytes = 2 * 16 * shape.hidden  # 16 rows
-    lstm_bytes = (2 * shape.layers - 1) * 2 * fragment_bytes
+    tile_bytes = 2 * 16 * shape.hidden
+    lstm_bytes = (2 * shape.layers - 1) * 2 * tile_bytes
     overlap = shape.unit_blocks + shape.pred_tiles > blocks
     offset = lstm_bytes if overlap else 0
-    matrix_bytes = max(lstm_bytes, offset + fragment_bytes)
+    matrix_bytes = max(lstm_bytes, offset + tile_bytes)
     partial_bytes = 4 * shape.warps * 32 * max(4 * shape.joint_tiles, 16)
     state_bytes = shape.layers * shape.slots * 8 * (16 + 4)
     return Layout(blocks, matrix_bytes, offset, matrix_bytes + partial_bytes + state_bytes)

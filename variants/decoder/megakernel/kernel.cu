@@ -39,7 +39,8 @@
 #include "tdt.cuh"
 
 // Further macros: BLOCKS (the grid), MATRIX_BYTES (shared memory for weights), PRED_OFFSET (bytes, where a
-// block's prediction tile begins), SPIN_LIMIT, PROFILE (1: cycles per phase in the report).
+// block's tile of the projection begins), SPIN_LIMIT, DIRECT_COLUMNS (up to so many columns every block
+// chooses for itself), PROFILE (1 + the block whose cycles per phase go into the report; 0: none).
 
 constexpr int kMatrices = 2 * LAYERS - 1;                      // W_hh 0, then W_ih and W_hh of each layer above
 constexpr int kMatrixFragments = 2 * kHiddenPairs * 2 * 32;    // 16-byte fragments of 32 gate rows
@@ -47,7 +48,6 @@ constexpr int kPredFragments = kHiddenPairs * 2 * 32;
 constexpr int kCandidateWords = BLOCKS + 1;                    // one of each block, and the durations'
 constexpr int kCandidateRounds = (kCandidateWords + 31) / 32;
 constexpr int kHiddenWords = HIDDEN / 2, kJointWords = JOINT / 2;
-constexpr int kDirectColumns = WARPS > 8 ? WARPS : 8;          // more take the fifth hop
 
 struct Model {
     const uint4* joint;        // [BLOCKS * JOINT_TILES, fragments] output rows: tokens, blank, padding, durations
@@ -71,14 +71,13 @@ struct __align__(16) Shared {
     Control control;
     float joint_bias[JOINT_TILES * 16];
     u32 best[16];
-    u16 tokens[COLUMNS];
-    u16 durations[COLUMNS];
+    u32 choices[COLUMNS];
 };
 
 // Dynamic shared memory, after the weights.
 constexpr int kPartialFloats = WARPS * 32 * (JOINT_TILES * 4 > 16 ? JOINT_TILES * 4 : 16);
 struct Memory {
-    uint4* weights;
+    uint4* weights;        // LSTM matrices of this block's units; at PRED_OFFSET its tile of the projection
     float* partial;        // partial sums: JOINT_TILES * 4 registers a lane, or two buffers of 8
     float4* recurrent;     // [LAYERS][SLOTS][kUnits] W_hh h + b, for the next label
     float* cell;           // [LAYERS][SLOTS][kUnits]
@@ -107,38 +106,48 @@ __device__ __forceinline__ void count_spin(u32& spins) {
     if (++spins > SPIN_LIMIT) __trap();
 }
 
-// This lane's part (PAIRS runs of eight numbers) of a vector that is published as words of `step`.
+// This lane's part of a vector of published words: PAIRS runs of eight numbers, four words each.
 template <int PAIRS, int PAIRS_TOTAL>
-__device__ __forceinline__ void await_vector(uint4 (&x)[PAIRS], const uint2* vector, u32 step, bool wanted) {
-    const int warp = threadIdx.x / 32, quad = threadIdx.x & 3;
+struct Incoming {
+    uint4 low[PAIRS], high[PAIRS];
+
+    __device__ __forceinline__ void peek(const uint2* vector, bool wanted) {
+        const int warp = threadIdx.x / 32, quad = threadIdx.x & 3;
 #pragma unroll
-    for (int p = 0; p < PAIRS; ++p) x[p] = make_uint4(0, 0, 0, 0);
-    if (wanted) {
-        u32 spins = 0;
-        bool there;
-        do {
-            there = true;
-            uint4 low[PAIRS], high[PAIRS];
-#pragma unroll
-            for (int p = 0; p < PAIRS; ++p) {
-                const int pair = warp * PAIRS + p;
-                if (pair < PAIRS_TOTAL) {
-                    low[p] = peek2(vector + pair * 16 + quad * 4);
-                    high[p] = peek2(vector + pair * 16 + quad * 4 + 2);
-                }
+        for (int p = 0; p < PAIRS; ++p) {
+            const int pair = warp * PAIRS + p;
+            if (wanted && pair < PAIRS_TOTAL) {
+                low[p] = peek2(vector + pair * 16 + quad * 4);
+                high[p] = peek2(vector + pair * 16 + quad * 4 + 2);
             }
-#pragma unroll
-            for (int p = 0; p < PAIRS; ++p) {
-                if (warp * PAIRS + p < PAIRS_TOTAL) {
-                    there &= low[p].y == step && low[p].w == step && high[p].y == step && high[p].w == step;
-                    x[p] = make_uint4(low[p].x, low[p].z, high[p].x, high[p].z);
-                }
-            }
-            count_spin(spins);
-        } while (!there);
+        }
     }
-    __syncwarp();
-}
+
+    __device__ __forceinline__ bool arrived(u32 step) const {
+        bool all = true;
+#pragma unroll
+        for (int p = 0; p < PAIRS; ++p)
+            if ((threadIdx.x / 32) * PAIRS + p < PAIRS_TOTAL)
+                all &= low[p].y == step && low[p].w == step && high[p].y == step && high[p].w == step;
+        return all;
+    }
+
+    // Poll until everything is there; the first look was `peek`.
+    __device__ __forceinline__ void await(uint4 (&x)[PAIRS], const uint2* vector, u32 step, bool wanted) {
+        u32 spins = 0;
+        while (wanted && !arrived(step)) {
+            peek(vector, true);
+            count_spin(spins);
+        }
+        __syncwarp();
+#pragma unroll
+        for (int p = 0; p < PAIRS; ++p) {
+            x[p] = make_uint4(0, 0, 0, 0);
+            if (wanted && (threadIdx.x / 32) * PAIRS + p < PAIRS_TOTAL)
+                x[p] = make_uint4(low[p].x, low[p].z, high[p].x, high[p].z);
+        }
+    }
+};
 
 // ------------------------------------------------------------------------------------ prologue
 
@@ -153,105 +162,104 @@ __device__ __forceinline__ bool owns_units() { return blockIdx.x < kUnitBlocks; 
 __device__ __forceinline__ int pred_tile() { return BLOCKS - 1 - (int)blockIdx.x; }
 __device__ __forceinline__ bool owns_pred() { return pred_tile() < kPredTiles; }
 
-__device__ __forceinline__ void load_weights(const Model& model, const Memory& m, Shared& s,
-                                             uint4 (&joint)[JOINT_TILES][kJointPairsPerWarp][2]) {
+using JointWeights = uint4[JOINT_TILES][kJointPairsPerWarp][2];
+
+__device__ __forceinline__ void load_weights(const Model& model, const Memory& m, Shared& s, JointWeights& joint) {
     if (owns_units())
         copy_to_shared(m.weights, model.matrices + (size_t)blockIdx.x * kMatrices * kMatrixFragments,
                        kMatrices * kMatrixFragments);
     if (owns_pred())
         copy_to_shared(m.weights + PRED_OFFSET / 16, model.pred + (size_t)pred_tile() * kPredFragments, kPredFragments);
     asm volatile("cp.async.commit_group;" ::: "memory");
-    const int warp = threadIdx.x / 32;
     const int first = blockIdx.x * JOINT_TILES;
-#pragma unroll
-    for (int tile = 0; tile < JOINT_TILES; ++tile)
-#pragma unroll
-        for (int p = 0; p < kJointPairsPerWarp; ++p)
-#pragma unroll
-            for (int step = 0; step < 2; ++step) {
-                const int pair = warp * kJointPairsPerWarp + p;
-                joint[tile][p][step] = make_uint4(0, 0, 0, 0);
-                if (pair < kJointPairs)
-                    joint[tile][p][step] = load_constant(model.joint + fragment_index(first + tile, kJointPairs, pair, step));
-            }
+    load_joint_weights(joint, model.joint, first);
     for (int i = threadIdx.x; i < JOINT_TILES * 16; i += kThreads) s.joint_bias[i] = model.joint_bias[first * 16 + i];
     if (threadIdx.x < 16) s.best[threadIdx.x] = 0;
     asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
-// LSTM state of the slots that took a new utterance in the last step.
+// State of the slots that took a new utterance in the last step. What it leaves behind if it finds no
+// label is what it began with.
 __device__ __forceinline__ void load_assigned(const Batch& batch, const Control& c, const Memory& m) {
-    for (int i = threadIdx.x; i < c.assigned_count * kUnits * LAYERS; i += kThreads) {
-        const int unit = i % kUnits, layer = i / kUnits % LAYERS, slot = c.assigned[i / (kUnits * LAYERS)];
-        const int row = initial_row(batch, c.slot[slot].utterance);
-        const int owned = blockIdx.x * kUnits + unit, at = (layer * SLOTS + slot) * kUnits + unit;
-        m.recurrent[at] = batch.initial_recurrent[((size_t)row * LAYERS + layer) * HIDDEN + owned];
-        m.cell[at] = to_float(batch.initial_state[(size_t)row * kState + (LAYERS + layer) * HIDDEN + owned]);
+    if (owns_units()) {
+#pragma unroll 1
+        for (int i = threadIdx.x; i < c.assigned_count * kUnits * LAYERS; i += kThreads) {
+            const int unit = i % kUnits, layer = i / kUnits % LAYERS, slot = c.assigned[i / (kUnits * LAYERS)];
+            const int owned = blockIdx.x * kUnits + unit, at = (layer * SLOTS + slot) * kUnits + unit;
+            const int utterance = c.slot[slot].utterance;
+            const u16* row = initial_row(batch, utterance);
+            u16* out = final_row(batch, utterance);
+            m.recurrent[at] = initial_recurrent(batch, utterance, layer)[owned];
+            m.cell[at] = to_float(row[cell_at(layer) + owned]);
+            out[hidden_at(layer) + owned] = row[hidden_at(layer) + owned];
+            out[cell_at(layer) + owned] = row[cell_at(layer) + owned];
+        }
+    }
+    if (owns_pred()) {
+#pragma unroll 1
+        for (int i = threadIdx.x; i < c.assigned_count * 16; i += kThreads) {
+            const int utterance = c.slot[c.assigned[i / 16]].utterance, at = kPredictionAt + pred_tile() * 16 + i % 16;
+            final_row(batch, utterance)[at] = initial_row(batch, utterance)[at];
+        }
     }
 }
 
 // ------------------------------------------------------------------------------------ joint
 
-// Evaluate the joint on every active slot's window; publish this block's best candidates.
+using JointVector = Incoming<kJointPairsPerWarp, kJointPairs>;
+using HiddenVector = Incoming<kHiddenPairsPerWarp, kHiddenPairs>;
+
+__device__ __forceinline__ const uint2* prediction_words(const Exchange& ex, const Column& column) {
+    return ex.prediction + (size_t)column.slot * kJointWords;
+}
+
+// Evaluate the joint on every active slot's window; publish this block's best candidates. The loads of a
+// tile of eight columns are under way while the tile before it is computed. Blocks begin with different
+// tiles, or all would read the same few lines of L2 at once.
 __device__ __forceinline__ void joint_step(const Batch& batch, const Exchange& ex, Shared& s, const Memory& m,
-                                           const uint4 (&weights)[JOINT_TILES][kJointPairsPerWarp][2], u32 step) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x & 31, quad = lane & 3;
-    const int lookahead = s.control.lookahead, columns = s.control.active_count * lookahead;
+                                           const JointWeights& weights, u32 step) {
+    const int columns = column_count(s.control);
     uint2* out = ex.candidates + (size_t)(step & 1) * COLUMNS * kCandidateWords;
-    for (int first = 0; first < columns; first += 8) {
-        const int column = first + lane / 4;
-        bool valid = column < columns;
-        const int slot = s.control.active[valid ? column / lookahead : 0];
-        const Slot at = s.control.slot[slot];
-        const int frame = at.frame + (column & (lookahead - 1));
-        valid = valid && frame < at.length;
-        uint4 x[kJointPairsPerWarp], states[kJointPairsPerWarp];
-        const u16* row = batch.projected + ((size_t)at.utterance * batch.frames + (valid ? frame : 0)) * JOINT;
-#pragma unroll
-        for (int p = 0; p < kJointPairsPerWarp; ++p) {
-            const int pair = warp * kJointPairsPerWarp + p;
-            states[p] = make_uint4(0, 0, 0, 0);
-            if (valid && pair < kJointPairs) states[p] = load_constant(row + pair * 32 + quad * 8);
-        }
-        const bool initial = at.prediction == 0;
-        await_vector<kJointPairsPerWarp, kJointPairs>(x, ex.prediction + (size_t)slot * kJointWords, at.prediction,
-                                                      valid && !initial);
-        if (valid && initial) {
-            const u16* start = batch.initial_state + (size_t)initial_row(batch, at.utterance) * kState + 2 * LAYERS * HIDDEN;
-#pragma unroll
-            for (int p = 0; p < kJointPairsPerWarp; ++p) {
-                const int pair = warp * kJointPairsPerWarp + p;
-                if (pair < kJointPairs) x[p] = load_constant(start + pair * 32 + quad * 8);
-            }
-        }
+    uint4 states[kJointPairsPerWarp], prediction[kJointPairsPerWarp], x[kJointPairsPerWarp];
+    JointVector incoming;
+    const int end = (columns + 7) & ~7;
+    int first = columns > 8 ? (int)(blockIdx.x % (end / 8)) * 8 : 0;
+    Column column = joint_column(s.control, batch, first);
+    load_vector<kJointPairsPerWarp, kJointPairs>(states, column.states, column.valid);
+    incoming.peek(prediction_words(ex, column), column.valid && column.prediction);
+#pragma unroll 1
+    for (int left = end; left > 0; left -= 8) {
+        incoming.await(prediction, prediction_words(ex, column), column.prediction, column.valid && column.prediction);
+        if (column.valid && !column.prediction)
+            load_vector<kJointPairsPerWarp, kJointPairs>(prediction, initial_row(batch, column.utterance) + kPredictionAt,
+                                                         true);
         __syncwarp();
-        float acc[JOINT_TILES][4] = {};
 #pragma unroll
-        for (int p = 0; p < kJointPairsPerWarp; ++p) {
-            const uint4 b = add_relu(states[p], x[p]);
-#pragma unroll
-            for (int tile = 0; tile < JOINT_TILES; ++tile) {
-                mma(acc[tile], weights[tile][p][0], b.x, b.y);
-                mma(acc[tile], weights[tile][p][1], b.z, b.w);
-            }
+        for (int p = 0; p < kJointPairsPerWarp; ++p) x[p] = add_relu(states[p], prediction[p]);
+        const int next = first + 8 < end ? first + 8 : 0;
+        column = joint_column(s.control, batch, next);
+        if (left > 8) {
+            load_vector<kJointPairsPerWarp, kJointPairs>(states, column.states, column.valid);
+            incoming.peek(prediction_words(ex, column), column.valid && column.prediction);
         }
-        store_partial<JOINT_TILES>(m.partial, acc);
+        multiply_joint(m.partial, weights, x);
         __syncthreads();
         fold_candidates(m.partial, s.joint_bias, blockIdx.x * JOINT_TILES, s.best);
         __syncthreads();
         if (threadIdx.x < 8) {
-            const int at_column = first + threadIdx.x;
-            if (at_column < columns) {
-                uint2* words = out + (size_t)at_column * kCandidateWords;
+            const int at = first + threadIdx.x;
+            if (at < columns) {
+                uint2* words = out + (size_t)at * kCandidateWords;
                 publish(words + blockIdx.x, s.best[threadIdx.x], step);
                 if (blockIdx.x == kTokenTiles / JOINT_TILES) publish(words + BLOCKS, s.best[8 + threadIdx.x], step);
             }
             s.best[threadIdx.x] = s.best[8 + threadIdx.x] = 0;
         }
+        first = next;
     }
 }
 
-// The choice of one column from every block's candidates, by one warp: token | duration << 16.
+// The choice of one column from every block's candidates, by one warp.
 __device__ __forceinline__ u32 choose(const uint2* words, u32 step) {
     const int lane = threadIdx.x & 31;
     uint2 word[kCandidateRounds];
@@ -278,31 +286,29 @@ __device__ __forceinline__ u32 choose(const uint2* words, u32 step) {
     }
     best = __reduce_max_sync(kAll, best);
     duration = __reduce_max_sync(kAll, duration);
-    return (u32)candidate_index(best) | (u32)candidate_index(duration) << 16;
+    return make_choice(best, duration);
 }
 
-__device__ __forceinline__ void keep_choice(Shared& s, int column, u32 choice) {
-    s.tokens[column] = (u16)choice;
-    s.durations[column] = (u16)(choice >> 16);
-}
-
-// Every block learns every column's token and duration.
+// Every block learns every column's choice. Blocks without LSTM units choose first: they have the time.
 __device__ __forceinline__ void collect_choices(const Exchange& ex, Shared& s, u32 step) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x & 31;
-    const int columns = s.control.active_count * s.control.lookahead;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x & 31, columns = column_count(s.control);
     const uint2* candidates = ex.candidates + (size_t)(step & 1) * COLUMNS * kCandidateWords;
-    if (columns <= kDirectColumns) {
+    if (columns <= DIRECT_COLUMNS) {
+#pragma unroll 1
         for (int column = warp; column < columns; column += WARPS) {
             const u32 choice = choose(candidates + (size_t)column * kCandidateWords, step);
-            if (lane == 0) keep_choice(s, column, choice);
+            if (lane == 0) s.choices[column] = choice;
         }
         return;
     }
     uint2* choices = ex.choices + (step & 1) * COLUMNS;
-    for (int column = blockIdx.x + warp * BLOCKS; column < columns; column += WARPS * BLOCKS) {
+    const int mine = ((int)blockIdx.x - kUnitBlocks + BLOCKS) % BLOCKS;  // the first column that this block chooses
+#pragma unroll 1
+    for (int column = mine + warp * BLOCKS; column < columns; column += WARPS * BLOCKS) {
         const u32 choice = choose(candidates + (size_t)column * kCandidateWords, step);
         if (lane == 0) publish(choices + column, choice, step);
     }
+#pragma unroll 1
     for (int column = threadIdx.x; column < columns; column += kThreads) {
         uint2 word;
         u32 spins = 0;
@@ -310,7 +316,7 @@ __device__ __forceinline__ void collect_choices(const Exchange& ex, Shared& s, u
             word = peek(choices + column);
             count_spin(spins);
         } while (word.y != step);
-        keep_choice(s, column, word.x);
+        s.choices[column] = word.x;
     }
 }
 
@@ -326,6 +332,7 @@ __device__ __forceinline__ void publish_pair(uint2* words, int index, u16 value,
 __device__ __forceinline__ void first_layer(const Model& model, const Batch& batch, const Exchange& ex,
                                             const Shared& s, const Memory& m, u32 step) {
     const int count = s.control.found_count * kUnits;
+#pragma unroll 1
     for (int base = threadIdx.x & ~31; base < count; base += kThreads) {
         const int i = base + (threadIdx.x & 31), unit = i % kUnits, owned = blockIdx.x * kUnits + unit;
         const bool mine = i < count;
@@ -337,9 +344,9 @@ __device__ __forceinline__ void first_layer(const Model& model, const Batch& bat
             const float4 prepared = m.recurrent[at];
             hidden = lstm_cell(make_float4(table.x + prepared.x, table.y + prepared.y, table.z + prepared.z,
                                            table.w + prepared.w), m.cell[at]);
-            u16* state = batch.state + (size_t)f.utterance * kState;
-            state[owned] = hidden;
-            state[LAYERS * HIDDEN + owned] = to_16bit(m.cell[at]);
+            u16* state = final_row(batch, f.utterance);
+            state[hidden_at(0) + owned] = hidden;
+            state[cell_at(0) + owned] = to_16bit(m.cell[at]);
         }
         publish_pair(ex.hidden + (size_t)f.slot * kHiddenWords, owned, hidden, 1, step, mine);
     }
@@ -362,9 +369,9 @@ __device__ __forceinline__ void finish_units(const Batch& batch, const Exchange&
                                          sum_partial<2>(partial, 4 + parity, lane) + prepared.z,
                                          sum_partial<2>(partial, 6 + parity, lane) + prepared.w);
         hidden = lstm_cell(gates, m.cell[at]);
-        u16* state = batch.state + (size_t)f.utterance * kState;
-        state[layer * HIDDEN + owned] = hidden;
-        state[(LAYERS + layer) * HIDDEN + owned] = to_16bit(m.cell[at]);
+        u16* state = final_row(batch, f.utterance);
+        state[hidden_at(layer) + owned] = hidden;
+        state[cell_at(layer) + owned] = to_16bit(m.cell[at]);
     }
     publish_pair(ex.hidden + ((size_t)layer * SLOTS + f.slot) * kHiddenWords, owned, hidden, 4, step, mine);
 }
@@ -372,6 +379,7 @@ __device__ __forceinline__ void finish_units(const Batch& batch, const Exchange&
 // Keep W_hh h + b of a layer for the next label.
 __device__ __forceinline__ void keep_recurrent(const Model& model, const Shared& s, const Memory& m,
                                                const float* partial, int layer, int first) {
+#pragma unroll 1
     for (int i = threadIdx.x; i < 8 * 32; i += kThreads) {
         const int reg = i / 32, lane = i & 31, column = first + accumulator_column(reg, lane);
         if (column >= s.control.found_count) continue;
@@ -392,7 +400,7 @@ __device__ __forceinline__ void finish_prediction(const Model& model, const Batc
     u16 value = 0;
     if (mine) {
         value = to_16bit(sum_partial<1>(partial, reg, lane) + __ldg(model.pred_bias + row));
-        batch.state[(size_t)f.utterance * kState + 2 * LAYERS * HIDDEN + row] = value;
+        final_row(batch, f.utterance)[kPredictionAt + row] = value;
     }
     publish_pair(ex.prediction + (size_t)f.slot * kJointWords, row, value, 4, step, mine);
 }
@@ -404,29 +412,67 @@ __device__ __forceinline__ void multiply_and_store(float* partial, const uint4* 
     store_partial<2>(partial, acc);
 }
 
+using HeldWeights = uint4[2][kHiddenPairsPerWarp][2];
+
+template <int TILES>
+__device__ __forceinline__ void hold(HeldWeights& held, const uint4* weights) {
+#pragma unroll
+    for (int tile = 0; tile < TILES; ++tile)
+#pragma unroll
+        for (int p = 0; p < kHiddenPairsPerWarp; ++p)
+#pragma unroll
+            for (int step = 0; step < 2; ++step) {
+                const int pair = (threadIdx.x / 32) * kHiddenPairsPerWarp + p;
+                held[tile][p][step] = make_uint4(0, 0, 0, 0);
+                if (pair < kHiddenPairs)
+                    held[tile][p][step] = weights[fragment_index(tile, kHiddenPairs, pair, step)];
+            }
+}
+
+template <int TILES>
+__device__ __forceinline__ void multiply_held(float (&acc)[TILES][4], const HeldWeights& held,
+                                              const uint4 (&x)[kHiddenPairsPerWarp]) {
+#pragma unroll
+    for (int p = 0; p < kHiddenPairsPerWarp; ++p)
+#pragma unroll
+        for (int tile = 0; tile < TILES; ++tile) {
+            mma(acc[tile], held[tile][p][0], x[p].x, x[p].y);
+            mma(acc[tile], held[tile][p][1], x[p].z, x[p].w);
+        }
+}
+
 // Consume the hidden state of `below` as it arrives: the layer above (or the projection) first, then W_hh h.
-// Matrix order in shared memory: W_hh 0, then W_ih l, W_hh l of each layer l above.
 __device__ __forceinline__ void upper_stage(const Model& model, const Batch& batch, const Exchange& ex, Shared& s,
                                             const Memory& m, int below, u32 step) {
     const bool top = below == LAYERS - 1;
     if (!owns_units() && !(top && owns_pred())) return;
     float* second = m.partial + WARPS * 32 * 8;
     const int lane = threadIdx.x & 31, count = s.control.found_count;
+    HiddenVector incoming;
+    // What the critical path multiplies with goes to registers while the hidden state is on its way.
+    HeldWeights held;
+    if (top) hold<1>(held, m.weights + PRED_OFFSET / 16);
+    else hold<2>(held, m.weights + (2 * below + 1) * kMatrixFragments);
+#pragma unroll 1
     for (int first = 0; first < count; first += 8) {
         const int column = first + lane / 4;
-        const int slot = s.control.found[column < count ? column : 0].slot;
+        const bool present = column < count;
+        const uint2* vector =
+            ex.hidden + ((size_t)below * SLOTS + s.control.found[present ? column : 0].slot) * kHiddenWords;
         uint4 x[kHiddenPairsPerWarp];
-        await_vector<kHiddenPairsPerWarp, kHiddenPairs>(x, ex.hidden + ((size_t)below * SLOTS + slot) * kHiddenWords,
-                                                        step, column < count);
+        incoming.peek(vector, present);
+        incoming.await(x, vector, step, present);
         if (top && owns_pred()) {
             float acc[1][4] = {};
-            multiply_hidden<1>(acc, m.weights + PRED_OFFSET / 16, x);
+            multiply_held<1>(acc, held, x);
             store_partial<1>(m.partial, acc);
             __syncthreads();
             finish_prediction(model, batch, ex, s, m.partial, first, step);
         }
         if (!top) {
-            multiply_and_store(m.partial, m.weights + (2 * below + 1) * kMatrixFragments, x);
+            float acc[2][4] = {};
+            multiply_held<2>(acc, held, x);
+            store_partial<2>(m.partial, acc);
             __syncthreads();
             finish_units(batch, ex, s, m, m.partial, below + 1, first, step);
         }
@@ -457,7 +503,7 @@ tdt_decode(const Model model, const Batch batch, const Exchange ex) {
 
     u32 step = *ex.step + 1;  // written only after every block has published in this launch
     if (threadIdx.x < 32) begin_control(s.control, batch);
-    uint4 joint[JOINT_TILES][kJointPairsPerWarp][2];
+    JointWeights joint;
     load_weights(model, m, s, joint);
     __syncthreads();
 #if PROFILE
@@ -466,17 +512,17 @@ tdt_decode(const Model model, const Batch batch, const Exchange ex) {
     while (s.control.active_count > 0) {
         joint_step(batch, ex, s, m, joint, step);
         MARK(0)
-        if (owns_units()) load_assigned(batch, s.control, m);
+        if (s.control.assigned_count > 0) load_assigned(batch, s.control, m);
         collect_choices(ex, s, step);
         __syncthreads();
         MARK(1)
-        if (threadIdx.x < 32) advance_control(s.control, batch, s.tokens, s.durations, step, blockIdx.x == 0);
+        if (threadIdx.x < 32) advance_control(s.control, batch, s.choices, step, blockIdx.x == 0);
         __syncthreads();
         MARK(2)
         if (s.control.found_count > 0) {
             if (owns_units()) first_layer(model, batch, ex, s, m, step);
             MARK(3)
-#pragma unroll
+#pragma unroll 1
             for (int below = 0; below < LAYERS; ++below) {
                 upper_stage(model, batch, ex, s, m, below, step);
                 MARK(below < LAYERS - 1 ? 4 : 5)
@@ -484,12 +530,13 @@ tdt_decode(const Model model, const Batch batch, const Exchange ex) {
         }
         ++step;
     }
+#if PROFILE
+    if (blockIdx.x == PROFILE - 1 && threadIdx.x == 0)
+        for (int i = 0; i < 6; ++i) batch.report[5 + i] = (u64)cycles[i];
+#endif
     if (blockIdx.x == 0 && threadIdx.x == 0) {
         *ex.step = step;
         report_run(s.control, batch);
         batch.report[4] = step;
-#if PROFILE
-        for (int i = 0; i < 6; ++i) batch.report[5 + i] = (u64)cycles[i];
-#endif
     }
 }

@@ -1,0 +1,62 @@
+"""What every decoder of our own on the GPU has to do, for the tests of each."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+
+from harness.protocols import Decoder, EncoderOutput, Hypothesis, ShapePlan
+from variants.decoder import cpu_synced
+from variants.decoder.bench import compare, random_states
+from variants.models.types import TdtModel
+
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+NEAR_TIE = 0.02
+"""Logits are rounded to 16 bits and the LSTM's state too: closer than this, rounding decides."""
+BIASES = {
+    "speech": (0.0, 0.0),
+    "all blank": (50.0, 0.0),
+    "blank free": (-50.0, 0.0),
+    "ten a frame": (-50.0, 50.0),
+}
+
+
+def biased(model: TdtModel, blank: float, zero_duration: float) -> None:
+    """Push the search: towards blank, and towards staying on the frame."""
+    joint: Any = model.joint
+    with torch.no_grad():
+        joint.joint_net[-1].bias[model.blank_id] += blank
+        joint.joint_net[-1].bias[model.blank_id + 1] += zero_duration
+
+
+def ragged(model: TdtModel, batch: int, frames: int) -> EncoderOutput:
+    """A batch whose first row is full and whose others have any length, zero included."""
+    encoded = random_states(batch, max(frames, 1), 1000 * batch + frames, model)
+    rng = random.Random(batch + frames)
+    lengths = [frames, *(rng.randint(0, frames) for _ in range(batch - 1))]
+    return EncoderOutput(encoded.values, torch.tensor(lengths, device=model.device))
+
+
+def check_same(model: TdtModel, encoded: EncoderOutput, found: list[Hypothesis], coarseness: int = 1) -> None:
+    """Token, frame and duration exact against the host-driven search; a difference has to be a tie."""
+    reference = cpu_synced.build(model, {}, ShapePlan((), 1)).decode(encoded).hypotheses
+    agreement = compare(model, encoded, reference, found)
+    assert agreement.largest_margin < NEAR_TIE * coarseness
+    assert agreement.differences <= max(1, agreement.labels_compared * coarseness // 200)
+
+
+def check_chunks(model: TdtModel, decoder: Decoder, chunk: int) -> None:
+    """A stream in chunks gives what the same decoder gives in one piece."""
+    whole = random_states(4, 6 * chunk, 7, model)
+    lengths = torch.full((4,), chunk, device=model.device)
+    state, tokens = None, [()] * 4
+    for start in range(0, 6 * chunk, chunk):
+        decoded = decoder.decode(
+            EncoderOutput(whole.values[:, start : start + chunk].contiguous(), lengths), state
+        )
+        state = decoded.state
+        tokens = [a + b.tokens for a, b in zip(tokens, decoded.hypotheses, strict=True)]
+    assert tokens == [hypothesis.tokens for hypothesis in decoder.decode(whole).hypotheses]

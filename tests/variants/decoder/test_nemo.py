@@ -1,0 +1,70 @@
+"""NeMo's decoder as a variant: forced modes, the same labels as ours."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from harness.errors import UnavailableError, UsageError
+from harness.protocols import EncoderOutput, ShapePlan
+from tests.variants.decoder.gpu_cases import NEEDS_GPU, check_same, ragged
+from tests.variants.models.small import SMALL, small_model
+from variants.decoder import bench, cpu_synced, nemo
+
+PLAN = ShapePlan((2.0,), 4)
+
+
+def states(batch: int, frames: int, seed: int) -> EncoderOutput:
+    rng = random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.tensor([rng.randint(0, frames) for _ in range(batch)])
+    return EncoderOutput(torch.randn(batch, frames, SMALL.d_model, generator=generator), lengths)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_same_labels_frames_and_durations_as_the_host_driven_search(seed: int) -> None:
+    model = small_model()
+    decoder = nemo.build(model, {"mode": "torch_impl"}, PLAN)
+    encoded = states(5, 30, seed)
+    expected = cpu_synced.build(model, {}, PLAN).decode(encoded).hypotheses
+    assert decoder.decode(encoded).hypotheses == expected
+
+
+def test_frames_of_a_chunk_count_from_its_own_beginning() -> None:
+    model = small_model()
+    ours, theirs = cpu_synced.build(model, {}, PLAN), nemo.build(model, {"mode": "torch_impl"}, PLAN)
+    a = b = None
+    for seed in range(4):
+        chunk = states(3, 10, seed)
+        chunk = EncoderOutput(chunk.values, torch.full((3,), 10))
+        first, second = ours.decode(chunk, a), theirs.decode(chunk, b)
+        assert first.hypotheses == second.hypotheses
+        a, b = first.state, second.state
+
+
+@pytest.mark.parametrize("mode", ["full_graph", "no_while_loops", "no_graphs"])
+def test_a_graph_mode_without_a_gpu_is_unavailable(mode: str) -> None:
+    with pytest.raises(UnavailableError, match=f"mode={mode}"):
+        nemo.build(small_model(), {"mode": mode}, PLAN)
+
+
+def test_unknown_mode_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="one of full_graph"):
+        nemo.build(small_model(), {"mode": "fast"}, PLAN)
+
+
+@pytest.mark.gpu
+@NEEDS_GPU
+@pytest.mark.parametrize("mode", ["full_graph", "no_while_loops", "no_graphs"])
+def test_forced_mode_engages_and_captures_once(mode: str) -> None:
+    model = bench.build_model(0, 4.0, torch.float16, torch.device("cuda", 0))
+    decoder = nemo.build(model, {"mode": mode}, ShapePlan((4.0,), 8))
+    for batch in (8, 3):
+        encoded = ragged(model, batch, 40)
+        check_same(model, encoded, decoder.decode(encoded).hypotheses)
+    evidence = decoder.evidence()
+    assert evidence["mode_in_use"] == mode
+    assert evidence["captures"] == 1
+    assert evidence["full_graph"] == (mode == "full_graph")
