@@ -182,10 +182,11 @@ class EpollServer:
                 others.append(fd)
             else:
                 self._guarded(connection, self._ready, connection, event)
+        # Whether or not its turn came among the events: with thousands of clients ready it may be long
+        # in coming, and answers would pile up.
+        self._complete(self._completions.drain())
         # Newcomers last: one that were given the number of a connection closed in this turn would
         # otherwise receive what was meant for that one.
-        if self._completions.fileno() in others:
-            self._complete(self._completions.drain())
         if self._stop_fd in others:
             self._begin_drain()
         if self._door.fileno() in others:

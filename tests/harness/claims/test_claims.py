@@ -147,8 +147,8 @@ def served(
     copied: int = 0,
     hops_: int = 3,
     count: int = 5,
-    rest: int = 1,
 ) -> Served:
+    warm_ups = 1
     rng = np.random.default_rng(0)
     taken = latency_s * rng.uniform(0.98, 1.02, count)
     replies = tuple(
