@@ -26,14 +26,14 @@ class Packed(NamedTuple):
     gathered_bytes: int
 
 
-def pack(value: Any, inline_below: int = 1, lent: Lent | None = None) -> Packed:
-    """Arrays smaller than ``inline_below`` bytes travel in the metadata.
+def pack(value: Any, inline_budget: int = 0, lent: Lent | None = None) -> Packed:
+    """Arrays travel in the metadata as far as ``inline_budget`` bytes reach, except those that are ``lent``.
 
     An array with gaps (one channel of many, the used part of a larger buffer) is gathered into
     contiguous memory, unless it is ``lent``: then the memory that it spans goes as it is, gaps
     included, and the array is seen in it through its strides.
     """
-    packer = _Packer(inline_below, lent)
+    packer = _Packer(inline_budget, lent)
     metadata = packer.dump(value)
     return Packed(metadata, packer.buffers, packer.inline_bytes, packer.gathered_bytes)
 
@@ -49,8 +49,8 @@ def address_of(buffer: Any) -> int:
 
 
 class _Packer:
-    def __init__(self, inline_below: int, lent: Lent | None) -> None:
-        self._inline_below = inline_below
+    def __init__(self, inline_budget: int, lent: Lent | None) -> None:
+        self._inline_budget = inline_budget
         self._lent = lent
         self.buffers: list[memoryview] = []
         self.inline_bytes = 0
@@ -65,11 +65,19 @@ class _Packer:
 
     def _keep_inline(self, buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
-        if raw.nbytes < self._inline_below:
+        if self._goes_inline(raw):
             self.inline_bytes += raw.nbytes
             return True
         self.buffers.append(raw)
         return False
+
+    def _goes_inline(self, raw: memoryview) -> bool:
+        """What is lent already costs nothing to share, however small it is."""
+        if raw.nbytes == 0:
+            return True
+        if self.inline_bytes + raw.nbytes > self._inline_budget:
+            return False
+        return self._lent is None or not self._lent(address_of(raw), raw.nbytes)
 
     def _reduce(self, array: np.ndarray) -> Any:
         flags = array.flags

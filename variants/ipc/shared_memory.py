@@ -44,7 +44,7 @@ from variants.ipc.unix import Listener, connect
 DEFAULTS: Mapping[str, Any] = {
     "capacity_mb": 1024,
     "slot_kb": 64,
-    "inline_bytes": 1024,
+    "inline_bytes": 16384,
     "connect_timeout_s": 5.0,
 }
 
@@ -75,7 +75,8 @@ def build(options: Mapping[str, Any]) -> SharedMemory:
 
 @dataclass(frozen=True)
 class SharedMemory:
-    """Arrays under ``inline_bytes`` travel in the packet: for them a copy costs less than a slot."""
+    """Up to ``inline_bytes`` of a message travel in the packet, where a copy costs less than a slot: a
+    live stream's chunks, above all."""
 
     geometry: Geometry
     inline_bytes: int
@@ -150,6 +151,9 @@ class _Link:
     """Foreign segments that the reader has been given."""
     arena: np.ndarray | None = None
     arena_used: int = 0
+    unsent: bool = False
+    """Whether slots may be in use that no message has carried."""
+    readable: select.poll = field(default_factory=select.poll)
 
 
 class SharedSender:
@@ -157,6 +161,7 @@ class SharedSender:
         self._transport = transport
         self._address = address
         self._link: _Link | None = None
+        self._connections = 0
         self._traffic = Traffic()
 
     @property
@@ -182,8 +187,8 @@ class SharedSender:
 
     def discard(self) -> None:
         link = self._link
-        if link is not None:
-            link.arena = None
+        if link is not None and link.unsent:
+            link.arena, link.unsent = None, False
             for run in [run for run in link.table.runs if not run.sent]:
                 link.table.free(run)
 
@@ -211,6 +216,10 @@ class SharedSender:
             self.discard()
             if holding is not None and not forwarded:
                 holding.release()
+
+    @property
+    def connections(self) -> int:
+        return self._connections
 
     def fileno(self) -> int:
         return -1 if self._link is None else self._link.socket.fileno()
@@ -242,13 +251,15 @@ class SharedSender:
             sock.setblocking(False)
             segment = Segment.create(self._transport.geometry)
             self._link = _Link(sock, segment, SlotTable(segment))
+            self._link.readable.register(sock, select.POLLIN)
+            self._connections += 1
             self._give_segment(self._link, segment)
         return self._link
 
     def _take(self, link: _Link, nbytes: int) -> Run:
         """Slots for ``nbytes``, once the reader has released enough of them."""
         count = link.table.slots_for(nbytes)
-        self._take_releases(link)
+        link.unsent = True
         while (run := link.table.take(count)) is None:
             if not link.flights:
                 raise PayloadTooLargeError(
@@ -376,11 +387,9 @@ class SharedSender:
                 raise PeerGoneError(f"the peer at {self._address} is gone: {error}") from error
 
     def _take_releases(self, link: _Link) -> None:
-        while True:
+        while link.readable.poll(0):
             try:
                 packet = link.socket.recv(_RELEASE_PACKET.size)
-            except BlockingIOError:
-                return
             except OSError as error:
                 raise PeerGoneError(f"the peer at {self._address} is gone: {error}") from error
             if not packet:

@@ -81,6 +81,11 @@ class Sender(Protocol):
         """What ``collect`` wants to be called for when readable; -1 for nothing."""
         ...
 
+    @property
+    def connections(self) -> int:
+        """How often it has connected: ``fileno`` is another descriptor each time."""
+        ...
+
     def collect(self) -> None:
         """Take back memory that the receiver released, without waiting."""
         ...

@@ -5,6 +5,7 @@ the kernel copies it in and out, and the reader needs memory for it.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 from collections.abc import Mapping, Sequence
@@ -90,6 +91,10 @@ class UdsSender:
     def fileno(self) -> int:
         return -1
 
+    @property
+    def connections(self) -> int:
+        return 0
+
     def collect(self) -> None:
         """Nothing is lent."""
 
@@ -113,13 +118,10 @@ class UdsSender:
 
 
 def _hung_up(sock: socket.socket) -> bool:
-    """Whether the reader, which never writes, has closed its end."""
-    try:
-        return sock.recv(1, socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
+    """Whether the reader, which never writes, has closed its end: that alone makes it readable."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _send_all(sock: socket.socket, parts: list[memoryview]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import selectors
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -77,74 +77,76 @@ class Listener(Generic[C]):
         self._listening = listen(address, kind)
         self._accept = accept
         self._on_break = on_break
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._listening, selectors.EVENT_READ, None)
-        self._connections: set[C] = set()
-        self._watched: list[Sender] = []
-        self._watched_fds: dict[int, int] = {}
+        self._epoll = select.epoll()
+        self._epoll.register(self._listening, select.EPOLLIN)
+        self._connections: dict[int, C] = {}
+        self._watched: dict[Sender, int] = {}  # and the number of the connection that is registered
+        self._watched_fds: dict[int, Sender] = {}
 
     def watch(self, sender: Sender) -> None:
-        self._watched.append(sender)
+        self._watched[sender] = 0
 
     def receive(self, timeout_s: float | None) -> Lease | None:
         ready_ns = now_ns()
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline_ns = None if timeout_s is None else ready_ns + round(timeout_s * 1e9)
+        wait_s = timeout_s
         while True:
             self._follow_watched()
-            wait_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-            for key, _ in self._selector.select(wait_s):
-                lease = self._on_ready(key, ready_ns)
+            for fd, _ in self._epoll.poll(wait_s, 1):  # one: the next call finds the others first
+                lease = self._on_ready(fd, ready_ns)
                 if lease is not None:
                     return lease
-            if deadline is not None and time.monotonic() >= deadline:
-                return None
+            if deadline_ns is not None:
+                wait_s = (deadline_ns - now_ns()) * 1e-9
+                if wait_s <= 0:
+                    return None
 
     def close(self) -> None:
-        self._selector.close()
-        for connection in self._connections:
+        self._epoll.close()
+        for connection in self._connections.values():
             connection.close()
         self._connections.clear()
         self._listening.close()
 
-    def _on_ready(self, key: selectors.SelectorKey, ready_ns: int) -> Lease | None:
-        if key.data is None:
-            self._welcome()
-            return None
-        if isinstance(key.data, int):
-            self._watched[key.data].collect()
+    def _on_ready(self, fd: int, ready_ns: int) -> Lease | None:
+        connection = self._connections.get(fd)
+        if connection is None:
+            self._on_other(fd)
             return None
         try:
-            lease: Lease | None = key.data.read(ready_ns)
-            return lease
+            return connection.read(ready_ns)
         except PeerGoneError:
-            self._forget(key.data)
+            self._forget(fd, connection)
             return None
+
+    def _on_other(self, fd: int) -> None:
+        if fd in self._watched_fds:
+            self._watched_fds[fd].collect()
+        else:
+            self._welcome()
 
     def _welcome(self) -> None:
         sock, _ = self._listening.accept()
-        try:
-            connection = self._accept(sock)
-        except PeerGoneError:
-            sock.close()
-            return
-        self._connections.add(connection)
-        self._selector.register(sock, selectors.EVENT_READ, connection)
+        self._connections[sock.fileno()] = self._accept(sock)
+        self._epoll.register(sock, select.EPOLLIN)
 
-    def _forget(self, connection: C) -> None:
+    def _forget(self, fd: int, connection: C) -> None:
         self._on_break()
-        self._selector.unregister(connection.socket)
-        self._connections.discard(connection)
+        del self._connections[fd]
+        self._epoll.unregister(fd)
         connection.close()
 
     def _follow_watched(self) -> None:
-        """A sender's descriptor changes when it connects anew; -1 while it has none."""
-        for index, sender in enumerate(self._watched):
-            fd, known = sender.fileno(), self._watched_fds.get(index, -1)
-            if fd == known:
+        """A sender that connects anew has another descriptor, though perhaps of the same number.
+
+        The kernel forgets a closed one by itself.
+        """
+        for sender, followed in self._watched.items():
+            if sender.connections == followed:
                 continue
-            if known != -1:
-                with contextlib.suppress(KeyError, OSError, ValueError):
-                    self._selector.unregister(known)
-            if fd != -1:
-                self._selector.register(fd, selectors.EVENT_READ, index)
-            self._watched_fds[index] = fd
+            self._watched[sender] = sender.connections
+            for old in [fd for fd, watched in self._watched_fds.items() if watched is sender]:
+                del self._watched_fds[old]
+            if (fd := sender.fileno()) != -1:
+                self._epoll.register(fd, select.EPOLLIN)
+                self._watched_fds[fd] = sender

@@ -108,6 +108,10 @@ class ZeroMqSender:
     def fileno(self) -> int:
         return -1
 
+    @property
+    def connections(self) -> int:
+        return 0
+
     def collect(self) -> None:
         """Nothing is lent."""
 

@@ -19,7 +19,7 @@ import pytest
 
 from tests.variants.ipc import children
 from variants.ipc.choice import transport_of
-from variants.ipc.types import PeerGoneError, Receiver, Transport
+from variants.ipc.types import PeerGoneError, Receiver, Sender, Transport
 
 DEATHS = {"shared_memory": 150, "uds_copy": 50}
 LARGEST = 400_000
@@ -29,7 +29,8 @@ Address = Callable[[str], str]
 
 @pytest.fixture(params=["uds_copy", "shared_memory"])
 def link(request: pytest.FixtureRequest) -> Transport:
-    options = {"capacity_mb": 4, "slot_kb": 16} if request.param == "shared_memory" else {}
+    options: dict[str, float] = {"capacity_mb": 4, "slot_kb": 16} if request.param == "shared_memory" else {}
+    options["connect_timeout_s"] = 0.05  # a sender that finds nobody says so soon
     return transport_of({"name": request.param, "options": options})
 
 
@@ -60,6 +61,15 @@ def read_whole_messages(receiver: Receiver, until: float) -> int:
     return whole
 
 
+def send_when_up(sender: Sender, number: int) -> None:
+    while True:
+        try:
+            sender.send(children.message(sender, number, LARGEST, in_place=True))
+            return
+        except PeerGoneError:
+            continue
+
+
 def test_the_writer_dies(link: Transport, address: Address, spawn: Spawn) -> None:
     receiver, moments = link.receiver(address("a")), random.Random(1)
     kill(spawn(children.send_for_ever, link, address("a"), LARGEST, 0))
@@ -88,7 +98,7 @@ def test_the_reader_dies(link: Transport, address: Address, spawn: Spawn) -> Non
     sent = deaths_seen = 0
     for _ in range(DEATHS[link.name]):
         child = spawn(children.receive_for_ever, link, address("a"), reported)
-        sender.send(children.message(sender, sent, LARGEST, in_place=True))
+        send_when_up(sender, sent)
         until = time.monotonic() + moments.uniform(0, 0.01)
         killed = False
         while True:  # a stuck slot would make this wait for ever

@@ -196,3 +196,24 @@ def test_small_allocations_share_slots(shared: Transport, address: Address) -> N
         lease.release()
     assert sender.traffic.copied_bytes.total() == 0
     sender.close(), receiver.close()
+
+
+def test_a_forwarder_returns_memory_while_it_waits(shared: Transport, address: Address) -> None:
+    """Also over its second connection, whose descriptor has the number of the first."""
+    source, middle = shared.sender(address("middle")), shared.receiver(address("middle"))
+    forward = shared.sender(address("end"))
+    middle.watch(forward)
+    for _ in range(3):
+        end = shared.receiver(address("end"))
+        source.send(source.reserve(8 << 20))  # all there is
+        lease = lease_of(middle)
+        forward.send(lease.value, holding=lease)
+        lease_of(end).release()
+        assert middle.receive(0.05) is None  # gives the slots back, though nothing came
+        end.close()
+        assert middle.receive(0.05) is None  # sees that the end is gone
+        source.reserve(8 << 20)
+        source.discard()
+    for sender in (source, forward):
+        sender.close()
+    middle.close()
