@@ -82,7 +82,7 @@ def floor_s(model: TdtModel, batch: int, frames: int) -> float:
     encoder: Any = model.encoder
     weights = sum(parameter.numel() for parameter in encoder.layers.parameters())
     flop = 2.0 * weights * batch * output_frames(frames, encoder.subsampling_factor)
-    return max(module_bytes(encoder) / MEMORY_BYTES_PER_S, flop / MATRIX_FLOP_PER_S)
+    return float(max(module_bytes(encoder) / MEMORY_BYTES_PER_S, flop / MATRIX_FLOP_PER_S))
 
 
 def make_encoders(

@@ -33,27 +33,29 @@ class Call(Protocol):
 
     @property
     def lengths(self) -> torch.Tensor:
-        """int64 ``[B]``."""
+        """Valid encoder frames ``[B]``."""
         ...
 
     def run(self) -> None: ...
 
 
 class StaticInputs:
-    """Input buffers at fixed addresses, one arena for all shapes: float32 ``[B, F, T]``, int64 ``[B]``.
+    """Input buffers at fixed addresses, one arena for all shapes: float32 ``[B, F, T]``, lengths ``[B]``.
 
     Host memory is pinned for a GPU, so that the copy is one transfer that does not stop the host.
     """
 
-    def __init__(self, grid: ShapeGrid, bins: int, device: torch.device) -> None:
+    def __init__(
+        self, grid: ShapeGrid, bins: int, device: torch.device, lengths_type: torch.dtype = torch.int64
+    ) -> None:
         numbers = bins * max(slot.batch * slot.frames for slot in grid.slots())
         rows, pinned = grid.batches[-1], device.type == "cuda"
         self._bins = bins
         self._host = torch.zeros(numbers, dtype=torch.float32, pin_memory=pinned)
-        self._host_lengths = torch.zeros(rows, dtype=torch.int64, pin_memory=pinned)
+        self._host_lengths = torch.zeros(rows, dtype=lengths_type, pin_memory=pinned)
         self._features = torch.zeros(numbers, dtype=torch.float32, device=device)
-        self._lengths = torch.zeros(rows, dtype=torch.int64, device=device)
-        self._copied = torch.cuda.Event() if pinned else None
+        self._lengths = torch.zeros(rows, dtype=lengths_type, device=device)
+        self._copied: Any = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
 
     @property
     def device_bytes(self) -> int:
@@ -99,10 +101,10 @@ class BucketedEncoder:
         model: TdtModel,
         grid: ShapeGrid,
         inputs: StaticInputs,
-        calls: Mapping[Slot, Call],
+        call_for: Callable[[Slot], Call],
         describe: Callable[[], Mapping[str, Any]],
     ) -> None:
-        self._model, self._grid, self._inputs, self._calls = model, grid, inputs, calls
+        self._model, self._grid, self._inputs, self._call_for = model, grid, inputs, call_for
         self._describe = describe
         self._eager = EagerEncoder(model)
         encoder: Any = model.encoder
@@ -139,12 +141,13 @@ class BucketedEncoder:
             raise RuntimeError(f"no prepared shape for {count} x {frames}: the grid split the batch wrongly")
         self._count(slot, int(batch.lengths[rows].sum()))
         self._inputs.load(batch, rows, slot)
-        call = self._calls[slot]
+        call = self._call_for(slot)
         call.run()
         states = call.states[:count, : output_frames(frames, self._factor)]
         # Static outputs are overwritten by the next run of this shape; what leaves here is not.
         return EncoderOutput(
-            states.clone(memory_format=torch.contiguous_format), call.lengths[:count].clone()
+            states.clone(memory_format=torch.contiguous_format),
+            call.lengths[:count].to(torch.int64, copy=True),
         )
 
     def _count(self, slot: Slot, valid_frames: int) -> None:
@@ -188,7 +191,7 @@ class BucketedEncoder:
             **self._describe(),
             "calls": sum(self._runs.values()) + sum(self._outside.values()),
             "replays": sum(self._runs.values()),
-            "shapes": {str(slot): self._runs[slot] for slot in reversed(self._grid.slots())},
+            "shapes": {str(slot): self._runs[slot] for slot in self._known_slots()},
             "profiles": [asdict(profile) for profile in self._grid.profiles],
             "runs_by_profile": {str(index): count for index, count in sorted(profiles.items())},
             "profile_switches": self._switches,
@@ -200,6 +203,11 @@ class BucketedEncoder:
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "not_engaged": self._not_engaged(),
         }
+
+    def _known_slots(self) -> list[Slot]:
+        """Prepared shapes, and those that ran unpadded, small ones first."""
+        known = {*(self._grid.slots() if self._grid.pad else ()), *self._runs}
+        return sorted(known, key=lambda slot: (slot.batch * slot.frames, slot.batch))
 
     def _not_engaged(self) -> str | None:
         if not self._outside:

@@ -102,7 +102,7 @@ def build_with(
     def describe() -> Mapping[str, Any]:
         return {"backend": chosen["backend"], "mode": chosen["mode"], **captured.evidence(), "memory": memory}
 
-    return BucketedEncoder(model, grid, inputs, captured.calls, describe)
+    return BucketedEncoder(model, grid, inputs, captured.calls.__getitem__, describe)
 
 
 # ---------------------------------------------------------------- capture
@@ -129,7 +129,7 @@ class GraphRecorder:
     @torch.inference_mode()
     def record(self, forward: Forward, features: torch.Tensor, lengths: torch.Tensor) -> GraphCall:
         """Raises ``HarnessError`` where the encoder does something that a graph cannot hold."""
-        side = torch.cuda.Stream(self._device)
+        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(side):
             for _ in range(_WARM_UP_RUNS):
@@ -206,9 +206,10 @@ def with_compiled_layers(encoder: Any, *, mode: str | None, backend: str = "indu
     twin = copy.copy(encoder)
     twin._modules = dict(encoder._modules)
     layers: Any = encoder.layers
-    twin.layers = torch.nn.ModuleList(
-        [torch.compile(layer, dynamic=False, fullgraph=True, mode=mode, backend=backend) for layer in layers]
-    )
+    compiled: list[Any] = [
+        torch.compile(layer, dynamic=False, fullgraph=True, mode=mode, backend=backend) for layer in layers
+    ]
+    twin.layers = torch.nn.ModuleList(compiled)
     return twin.eval()
 
 
@@ -218,8 +219,12 @@ def many_shapes(count: int) -> Iterator[None]:
     may compile every shape, and one more is an error."""
     import torch._dynamo.config as config
 
-    limits = {"recompile_limit": count + 8, "accumulated_recompile_limit": 64 * (count + 8)}
-    with config.patch(**limits, fail_on_recompile_limit_hit=True):  # type: ignore[attr-defined]
+    limits: dict[str, Any] = {
+        "recompile_limit": count + 8,
+        "accumulated_recompile_limit": 64 * (count + 8),
+        "fail_on_recompile_limit_hit": True,
+    }
+    with config.patch(limits):
         yield
 
 

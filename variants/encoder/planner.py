@@ -320,7 +320,7 @@ def draw(shapes: Histogram, chosen: Plan, path: Path, hop_s: float = HOP_S) -> N
     lengths_s = np.array(shapes.frames) * hop_s
     weights = shapes.counts.sum(axis=1)
     bins = np.linspace(0, lengths_s[-1], min(80, max(10, len(lengths_s))))
-    axes.hist(lengths_s, bins=bins, weights=weights, color="#4c78a8")
+    axes.hist(lengths_s, bins=bins.tolist(), weights=weights, color="#4c78a8")
     for i, edge in enumerate(chosen.edges):
         axes.axvline(edge * hop_s, color="#e45756", lw=1.5, label="planned edge" if i == 0 else None)
     for i, edge in enumerate(equal_width_edges(shapes.frames[-1], len(chosen.profiles))):

@@ -37,6 +37,8 @@ class ShapeGrid:
 
     profiles: tuple[Profile, ...]
     batches: tuple[int, ...]
+    pad: bool = True
+    """False: a batch keeps its own shape and only the profile is chosen."""
 
     @property
     def longest(self) -> int:
@@ -48,11 +50,13 @@ class ShapeGrid:
         return next((i for i, profile in enumerate(self.profiles) if frames <= profile.max), None)
 
     def slot(self, rows: int, frames: int) -> Slot | None:
-        """The smallest shape that holds ``rows`` × ``frames``; None where there is none."""
+        """The smallest prepared shape that holds ``rows`` × ``frames``, or None; unpadded, that itself."""
         profile = self.profile_of(frames)
         batch = next((size for size in self.batches if rows <= size), None)
         if profile is None or batch is None:
             return None
+        if not self.pad:
+            return Slot(rows, profile, frames)
         return Slot(batch, profile, self.profiles[profile].max)
 
     def pieces(self, rows: int) -> Iterator[slice]:
@@ -95,17 +99,17 @@ def make_grid(
     lengths_s = shapes.segment_lengths_s or shapes.buckets_s
     k = k if shapes.segment_lengths_s else max(k, len(shapes.buckets_s))
     chosen = plan(histogram(segment_shapes(lengths_s, longest_s, hop_s)), k, cost, opt)
-    reached = seconds_to_frames(_reached_s(shapes, longest_s), hop_s)
-    profiles = covering(chosen, round_up(reached, GRANULE))
+    profiles = covering(chosen, reached_frames(shapes, longest_s, hop_s))
     return ShapeGrid(profiles, tuple(sorted({*batches})) or batch_sizes(shapes.max_batch))
 
 
-def _reached_s(shapes: ShapePlan, longest_s: float) -> float:
-    """The bucket edge above the longest segment."""
+def reached_frames(shapes: ShapePlan, longest_s: float, hop_s: float) -> int:
+    """Feature frames of the longest clip to come: the bucket edge above the longest segment, which the
+    warm-up sends, and at least that segment."""
     longest = min(longest_s, max(shapes.segment_lengths_s, default=longest_s))
-    return min(
-        (edge for edge in shapes.buckets_s if edge >= longest), default=max(shapes.buckets_s, default=0.0)
-    )
+    last = max(shapes.buckets_s, default=0.0)
+    edge = min((edge for edge in shapes.buckets_s if edge >= longest), default=last)
+    return round_up(seconds_to_frames(max(edge, longest), hop_s), GRANULE)
 
 
 def output_frames(frames: int, subsampling_factor: int) -> int:

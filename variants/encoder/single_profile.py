@@ -1,0 +1,36 @@
+"""One TensorRT engine with one optimization profile, as wide as the longest input.
+
+``padding: profile`` pads every request to that length, as a fixed-shape deployment does; ``none`` runs it
+at its own, on kernels that were chosen for the longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from variants.encoder.options import read_options
+from variants.encoder.planner import Profile
+from variants.encoder.shapes import ShapeGrid, batch_sizes, reached_frames
+from variants.encoder.tensorrt.encoder import OPTIONS, build_encoder, require
+
+if TYPE_CHECKING:
+    from harness.protocols import ShapePlan
+    from variants.encoder.bucketed import BucketedEncoder
+    from variants.models.types import TdtModel
+
+NAME = "single_profile"
+
+
+def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> BucketedEncoder:
+    """Raises ``UnavailableError`` without a GPU or TensorRT, ``InvalidMeasurementError`` without parity."""
+    chosen = read_options(options, NAME, OPTIONS)
+    require(NAME, model, chosen)
+    return build_encoder(NAME, model, chosen, make_single_grid(plan, chosen, model.hop_s))
+
+
+def make_single_grid(plan: ShapePlan, chosen: Mapping[str, Any], hop_s: float) -> ShapeGrid:
+    """One profile from one frame to the longest, tuned for the longest."""
+    longest = reached_frames(plan, float(chosen["longest_s"]), hop_s)
+    profile = Profile(1, longest, longest)
+    return ShapeGrid((profile,), batch_sizes(plan.max_batch), pad=chosen["padding"] == "profile")

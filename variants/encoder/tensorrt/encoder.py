@@ -1,0 +1,190 @@
+"""A model's encoder as a TensorRT engine: export, build (or find) and prepare every shape.
+
+Shared by ``single_profile`` and ``multi_profile``, which differ in the profiles that they ask for. Torch
+tensors cross by pointer; nothing else of torch reaches TensorRT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from harness.errors import UnavailableError
+from variants.encoder.bucketed import BucketedEncoder, Call, StaticInputs
+from variants.encoder.eager import extend_positions
+from variants.encoder.memory import DeviceMemory
+from variants.encoder.options import choose
+from variants.encoder.shapes import ShapeGrid, Slot, output_frames
+from variants.encoder.tensorrt import versions
+from variants.encoder.tensorrt.cache import ContentCache
+from variants.encoder.tensorrt.export import FILE_NAME, export, export_key
+from variants.encoder.tensorrt.process import BuiltEngine, EngineStore
+from variants.encoder.tensorrt.run import EngineRunner, Shape
+from variants.encoder.tensorrt.spec import INPUTS, OUTPUTS, EngineSpec, ShapeRange, hash_onnx
+
+if TYPE_CHECKING:
+    from variants.models.types import TdtModel
+
+OPTIONS: Mapping[str, Any] = {
+    "longest_s": 30.0,
+    "padding": "profile",
+    "cuda_graphs": True,
+    "optimization_level": 3,
+    "opt_batch": 1,
+    "workspace_mib": 4096,
+    "tactic_sources": None,
+    "cache_dir": None,
+}
+PADDINGS = ("profile", "none")
+PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+
+
+def require(name: str, model: TdtModel, chosen: Mapping[str, Any]) -> None:
+    """Before minutes are spent. Raises ``UnavailableError`` or ``UsageError`` naming what to change."""
+    choose(chosen, name, "padding", PADDINGS)
+    if model.device.type != "cuda":
+        raise UnavailableError(f"encoder={name} runs TensorRT and the model is on {model.device}: use a GPU")
+    versions.load()
+
+
+def build_encoder(name: str, model: TdtModel, chosen: Mapping[str, Any], grid: ShapeGrid) -> BucketedEncoder:
+    """The encoder, every prepared shape held to the eager one.
+
+    Raises ``InvalidMeasurementError`` naming the bucket that differs, and TensorRT's errors in words.
+    """
+    extend_positions(model, (grid.longest + 1) * model.hop_s)
+    root = Path(chosen["cache_dir"]) if chosen["cache_dir"] else default_cache_dir()
+    onnx = exported(model, grid.longest, ContentCache(root / "onnx"))
+    spec = make_spec(model, chosen, grid, onnx)
+    built = EngineStore(root / "engines").get(spec)
+    encoder = _assemble(model, chosen, grid, built)
+    encoder.verify(name)
+    return encoder
+
+
+def default_cache_dir() -> Path:
+    """Engines are of this machine: they belong to its user, not to a checkout."""
+    return Path.home() / ".cache" / "speech-serving-bench" / "tensorrt"
+
+
+def exported(model: TdtModel, longest_frames: int, cache: ContentCache) -> Path:
+    """The ONNX graph, exported unless weights of that hash have been before."""
+    key = export_key(model, longest_frames)
+    folder = cache.get(key) if key else None
+    if folder is None:
+        key = key or f"unnamed-{id(model):x}"
+        with cache.create(key) as unfinished:
+            export(model, unfinished, longest_frames)
+        folder = cache.get(key)
+    if folder is None:
+        raise UnavailableError("the exported graph was damaged while it was written: is the disk full?")
+    return folder / FILE_NAME
+
+
+def make_spec(model: TdtModel, chosen: Mapping[str, Any], grid: ShapeGrid, onnx: Path) -> EngineSpec:
+    """What to build: a profile of the engine for each profile of the grid, any batch in each."""
+    most = grid.batches[-1]
+    batch = (1, min(int(chosen["opt_batch"]), most), most)
+    sources: Sequence[str] | None = chosen["tactic_sources"]
+    return EngineSpec(
+        onnx=str(onnx),
+        onnx_sha256=hash_onnx(onnx),
+        bins=model.feature_bins,
+        precision=PRECISIONS[model.dtype],
+        profiles=tuple(ShapeRange(batch, (p.min, p.opt, p.max)) for p in grid.profiles),
+        optimization_level=int(chosen["optimization_level"]),
+        workspace_bytes=int(chosen["workspace_mib"]) << 20,
+        tactic_sources=None if sources is None else tuple(sources),
+    )
+
+
+def _assemble(
+    model: TdtModel, chosen: Mapping[str, Any], grid: ShapeGrid, built: BuiltEngine
+) -> BucketedEncoder:
+    before = DeviceMemory.read(model.device)
+    runner = EngineRunner(built.plan, model.feature_bins)
+    inputs = StaticInputs(grid, model.feature_bins, model.device, torch.int32)
+    calls = EngineCalls(model, runner, grid, inputs)
+    if grid.pad:
+        calls.prepare(bool(chosen["cuda_graphs"]))
+    memory = {"input_buffers_bytes": inputs.device_bytes, **runner.memory}
+    memory |= DeviceMemory.read(model.device).since(before)
+
+    def describe() -> Mapping[str, Any]:
+        return {
+            "engine": built.key,
+            "build_s": built.build_s,
+            "padding": chosen["padding"],
+            "cuda_graphs": runner.graphs_captured > 0,
+            "captures": calls.captures_at_build,
+            "captures_after_build": runner.graphs_captured - calls.captures_at_build,
+            **runner.evidence(),
+            "memory": memory,
+        }
+
+    return BucketedEncoder(model, grid, inputs, calls, describe)
+
+
+@dataclass(frozen=True)
+class EngineCall:
+    """One shape: a context that is bound to it, or the graph captured from that."""
+
+    runner: EngineRunner
+    context: Any
+    graph: Any
+    states: torch.Tensor
+    lengths: torch.Tensor
+
+    def run(self) -> None:
+        """On torch's current stream, in order with the copies before and after it."""
+        stream = torch.cuda.current_stream().cuda_stream
+        if self.graph is None:
+            self.runner.enqueue(self.context, stream)
+        else:
+            self.runner.gpu.launch(self.graph, stream)
+
+
+class EngineCalls:
+    """Slots to calls. Outputs of all shapes share one buffer: the encoder copies them out."""
+
+    def __init__(self, model: TdtModel, runner: EngineRunner, grid: ShapeGrid, inputs: StaticInputs) -> None:
+        encoder: Any = model.encoder
+        self._runner, self._grid, self._inputs = runner, grid, inputs
+        self._width, self._factor = int(encoder.d_model), int(encoder.subsampling_factor)
+        numbers = max(slot.batch * self._frames(slot) for slot in grid.slots()) * self._width
+        self._states = torch.zeros(numbers, dtype=model.dtype, device=model.device)
+        self._lengths = torch.zeros(grid.batches[-1], dtype=torch.int32, device=model.device)
+        self._prepared: dict[Slot, Call] = {}
+        self.captures_at_build = 0
+
+    def prepare(self, cuda_graphs: bool) -> None:
+        """Every shape of the grid. Shapes of one profile share its context unless graphs hold theirs."""
+        torch.cuda.synchronize()
+        for slot in self._grid.slots() if cuda_graphs else ():
+            context = self._runner.context(slot.profile)
+            call = self._bound(slot, context)
+            graph = self._runner.capture(context)
+            self._prepared[slot] = EngineCall(self._runner, context, graph, call.states, call.lengths)
+        self.captures_at_build = self._runner.graphs_captured
+
+    def __call__(self, slot: Slot) -> Call:
+        """The prepared call, or the profile's context set to this shape now."""
+        prepared = self._prepared.get(slot)
+        return prepared or self._bound(slot, self._runner.shared_context(slot.profile))
+
+    def _bound(self, slot: Slot, context: Any) -> EngineCall:
+        features, lengths = self._inputs.views(slot)
+        frames = self._frames(slot)
+        states = self._states[: slot.batch * frames * self._width].view(slot.batch, frames, self._width)
+        found = self._lengths[: slot.batch]
+        tensors = dict(zip((*INPUTS, *OUTPUTS), (features, lengths, states, found), strict=True))
+        addresses = {name: tensor.data_ptr() for name, tensor in tensors.items()}
+        self._runner.bind(context, Shape(slot.batch, slot.frames, slot.profile), addresses)
+        return EngineCall(self._runner, context, None, states, found)
+
+    def _frames(self, slot: Slot) -> int:
+        return output_frames(slot.frames, self._factor)

@@ -1,0 +1,154 @@
+"""The encoder as an ONNX graph with dynamic batch and time.
+
+Inputs ``features`` float32 ``[B, F, T]`` and ``lengths`` int32 ``[B]`` (8.6 takes no 64-bit integers);
+outputs ``states`` ``[B, T', D]`` in the model's number type and ``state_lengths`` int32 ``[B]``. The graph
+itself is in that type, as a strongly typed network wants it; only the features are cast inside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from harness.errors import HarnessError, UnavailableError
+from variants.encoder.tensorrt.spec import INPUTS, OUTPUTS
+
+if TYPE_CHECKING:
+    from variants.models.types import TdtModel
+
+OPSET = 17
+SCHEME = 1
+"""Part of an export's key: raise it whenever the graph made here changes."""
+FILE_NAME = "encoder.onnx"
+_TRACED = (2, 97)  # batch and frames of the example; neither may be 1 or equal to another size
+
+
+class ExportedEncoder(torch.nn.Module):
+    """What the graph computes. With ``taps``, every layer's output is an output too, for bisection."""
+
+    def __init__(self, encoder: torch.nn.Module, taps: bool = False) -> None:
+        super().__init__()
+        self.encoder: Any = encoder
+        self.taps = taps
+        # torch.onnx.export restores the training flag of the outermost module on all of its children:
+        # were this one left in training mode, BatchNorm would go back to it after the export.
+        self.eval()
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        dtype = next(self.encoder.parameters()).dtype
+        with _recorded(self.tapped() if self.taps else {}) as taps:
+            states, state_lengths = self.encoder.forward_internal(features.to(dtype), lengths.to(torch.int64))
+        return states.transpose(1, 2), state_lengths.to(torch.int32), *taps.values()
+
+    def tapped(self) -> dict[str, torch.nn.Module]:
+        """Modules whose output is compared, in the order in which they run."""
+        names = {"pre_encode": self.encoder.pre_encode}
+        return names | {f"layers.{index}": layer for index, layer in enumerate(self.encoder.layers)}
+
+
+@contextlib.contextmanager
+def _recorded(modules: dict[str, torch.nn.Module]) -> Iterator[dict[str, torch.Tensor]]:
+    """Outputs of ``modules`` during the block, in order."""
+    found: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_module: object, _inputs: object, output: Any) -> None:
+            found[name] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    hooks = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def export(model: TdtModel, folder: Path, longest_frames: int, *, taps: bool = False) -> list[str]:
+    """Write ``encoder.onnx`` (and its weights beside it, above 2 GB) into the empty ``folder``.
+
+    Exports a copy on the CPU: the model in use is not touched. Returns the names of the outputs. Raises
+    ``UnavailableError`` without the package ``onnx``, ``HarnessError`` where torch cannot export.
+    """
+    onnx = _onnx()
+    wrapped = ExportedEncoder(_cpu_copy(model, longest_frames), taps)
+    rows, frames = _TRACED
+    example = (
+        torch.zeros(rows, model.feature_bins, frames),
+        torch.tensor([frames, frames // 2], dtype=torch.int32),
+    )
+    outputs = [*OUTPUTS, *(wrapped.tapped() if taps else ())]
+    axes: dict[str, dict[int, str]] = {name: {0: "batch", 1: "frames_out"} for name in outputs}
+    axes |= {INPUTS[0]: {0: "batch", 2: "frames"}, INPUTS[1]: {0: "batch"}, OUTPUTS[1]: {0: "batch"}}
+    path = folder / FILE_NAME
+    try:
+        with torch.inference_mode(), contextlib.redirect_stdout(io.StringIO()):
+            torch.onnx.export(
+                wrapped,
+                example,
+                str(path),
+                input_names=list(INPUTS),
+                output_names=outputs,
+                dynamic_axes=axes,
+                opset_version=OPSET,
+                dynamo=False,
+            )
+    except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+        raise HarnessError(f"torch {torch.__version__} could not export the encoder: {error}") from error
+    _gather_weights(onnx, path)
+    return outputs
+
+
+def export_key(model: TdtModel, longest_frames: int) -> str | None:
+    """Key of an export by what it is made of; None for weights that have no hash and are exported anew."""
+    import nemo
+
+    weights = model.provenance.get("weights_hash")
+    if not weights:
+        return None
+    content = [SCHEME, OPSET, weights, str(model.dtype), longest_frames, torch.__version__, nemo.__version__]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+
+def _cpu_copy(model: TdtModel, longest_frames: int) -> Any:
+    """A copy whose table of positions ends at ``longest_frames``: the table is a constant of the graph."""
+    encoder: Any = copy.deepcopy(model.encoder).cpu().eval()
+    del encoder.pos_enc.pe
+    encoder.set_max_audio_length(longest_frames // encoder.subsampling_factor + 2)
+    return encoder
+
+
+def _gather_weights(onnx: Any, path: Path) -> None:
+    """A graph above protobuf's 2 GB arrives as a file per tensor; one file beside the graph is enough."""
+    parts = [part for part in path.parent.iterdir() if part != path]
+    if not parts:
+        return
+    graph = onnx.load(str(path))
+    for part in parts:
+        part.unlink()
+    onnx.save_model(
+        graph,
+        str(path),
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=f"{FILE_NAME}.weights",
+    )
+
+
+def _onnx() -> Any:
+    try:
+        import onnx
+    except ImportError as error:
+        raise UnavailableError(
+            "the Python package 'onnx' is not installed: pip install '.[tensorrt]'"
+        ) from error
+    return onnx

@@ -1,0 +1,134 @@
+"""Starts a build in a process of its own and keeps what comes out: the parent's side of ``build``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ExitCode, HarnessError, UnavailableError, UsageError
+from variants.encoder.tensorrt.cache import ContentCache
+from variants.encoder.tensorrt.spec import EngineSpec
+
+PLAN_NAME = "encoder.plan"
+SPEC_NAME = "spec.json"
+_BUILDER = "variants.encoder.tensorrt.build"
+_SHOW_EVERY_S = 5.0
+
+Show = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """Where an engine lies, and what it took: ``build_s`` is 0 for one that was there already."""
+
+    plan: Path
+    key: str
+    build_s: float
+
+
+class EngineStore:
+    """Engines under ``root``, built where they are missing."""
+
+    def __init__(
+        self, root: Path, python: Sequence[str] = (sys.executable,), show: Show | None = None
+    ) -> None:
+        """``python`` is the command of an interpreter that has TensorRT, cuda-bindings and this package."""
+        self._cache = ContentCache(root)
+        self._python = list(python)
+        self._show = show or _to_stderr
+
+    def get(self, spec: EngineSpec) -> BuiltEngine:
+        """The engine of ``spec``. Raises the builder's error, with the words of TensorRT's logger."""
+        machine = self._run(["--identify"])
+        key = spec.key(str(machine["tensorrt"]), str(machine["gpu"]))
+        folder = self._cache.get(key)
+        if folder is not None:
+            return BuiltEngine(folder / PLAN_NAME, key, 0.0)
+        timings = f"timings-{machine['tensorrt']}-{machine['gpu']}.bin".replace(" ", "_").replace("/", "_")
+        with self._cache.create(key) as unfinished:
+            (unfinished / SPEC_NAME).write_text(spec.to_json())
+            paths = [unfinished / SPEC_NAME, unfinished / PLAN_NAME, self._cache.file(timings)]
+            done = self._run([str(path) for path in paths])
+            if not (unfinished / PLAN_NAME).is_file():
+                raise HarnessError("the builder ended well and left no engine")
+        folder = self._cache.get(key)
+        if folder is None:
+            raise HarnessError(f"the engine {key} was damaged while it was written: is the disk full?")
+        return BuiltEngine(folder / PLAN_NAME, key, float(done["built"]))
+
+    def _run(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """The builder's last message. Whatever ends this block early ends the builder too."""
+        command = [*self._python, "-m", _BUILDER, *arguments]
+        with tempfile.TemporaryFile("w+") as errors, _started(command, errors) as process:
+            last = self._follow(process)
+            code = process.wait()
+            if "error" in last:
+                raise _error_of(last)
+            if code != 0:
+                errors.seek(0)
+                tail = " ".join(errors.read().split()[-60:])
+                raise HarnessError(f"the engine builder ended with status {code} and no reason: {tail}")
+            return last
+
+    def _follow(self, process: subprocess.Popen[str]) -> dict[str, Any]:
+        last: dict[str, Any] = {}
+        start = shown = time.monotonic()
+        for line in process.stdout or ():
+            message = _parsed(line)
+            if message is None:
+                continue
+            if "warning" in message:
+                self._show(f"TensorRT: {message['warning']}")
+            elif "phase" in message:
+                now = time.monotonic()
+                if now - shown >= _SHOW_EVERY_S:
+                    shown = now
+                    self._show(
+                        f"building the engine, {now - start:.0f} s: {message['phase']} "
+                        f"{message['step']}/{message['steps']}"
+                    )
+            else:
+                last = message
+        return last
+
+
+@contextmanager
+def _started(command: list[str], errors: Any) -> Iterator[subprocess.Popen[str]]:
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+    except OSError as error:
+        raise UsageError(f"{command[0]}: cannot be started ({error.strerror})") from error
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """A message of the builder; None for what a library printed among them."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return None
+    return message if isinstance(message, dict) else None
+
+
+def _error_of(message: dict[str, Any]) -> HarnessError:
+    kinds = {int(ExitCode.UNAVAILABLE): UnavailableError, int(ExitCode.USAGE): UsageError}
+    return kinds.get(int(message.get("code", 1)), HarnessError)(str(message["error"]))
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,154 @@
+"""Runs an engine: contexts made once, shapes prepared ahead, work replayed as CUDA graphs where allowed.
+
+Contexts share one block of activation memory and the engine's one copy of the weights, which is right as
+long as they run one after another. Without CUDA graphs there is one context for each profile, and a call
+sets its shape. With them there is one for each prepared shape, because a captured graph holds the state of
+its context. Either way a change of profile is the choice of another context: nothing waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import HarnessError, UnavailableError
+from variants.encoder.tensorrt import versions
+from variants.encoder.tensorrt.cuda import Gpu
+from variants.encoder.tensorrt.logs import Messages, make_logger
+from variants.encoder.tensorrt.spec import INPUTS, OUTPUTS
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Rows and feature frames of one call, and the profile that serves it."""
+
+    batch: int
+    frames: int
+    profile: int
+
+
+class EngineRunner:
+    """An engine on the current device. Not safe for concurrent calls: contexts share their memory."""
+
+    def __init__(self, plan: Path, bins: int) -> None:
+        """Raises ``UnavailableError`` for an engine that this TensorRT or this GPU cannot run."""
+        self._trt = versions.load()
+        self.gpu = Gpu()
+        self._bins = bins
+        self._messages = Messages()
+        self._runtime = self._trt.Runtime(make_logger(self._trt, self._messages))
+        content = plan.read_bytes()
+        before = self.gpu.memory_used()
+        self.engine = self._runtime.deserialize_cuda_engine(content)
+        if self.engine is None:
+            raise UnavailableError(
+                f"{plan}: TensorRT {self._trt.__version__} cannot load it: {self._messages.explain()}; "
+                "remove the file to build it anew"
+            )
+        self.memory = {
+            "weights_bytes": versions.weights_bytes(self.engine, len(content)),
+            "engine_bytes": self.gpu.memory_used() - before,
+            "activations_bytes": versions.activation_bytes(self.engine),
+        }
+        self._activations = self.gpu.allocate(self.memory["activations_bytes"])
+        self.stream = self.gpu.create_stream()
+        self.contexts_created = 0
+        self.graphs_captured = 0
+        self._by_profile: dict[int, Any] = {}
+
+    @property
+    def profiles(self) -> int:
+        return int(self.engine.num_optimization_profiles)
+
+    def output_type(self) -> np.dtype[Any]:
+        """Number type of ``states``; bfloat16, which NumPy lacks, as its bits."""
+        name = str(self.engine.get_tensor_dtype(OUTPUTS[0])).rsplit(".", 1)[-1]
+        known = {"FLOAT": np.float32, "HALF": np.float16, "BF16": np.uint16}
+        if name not in known:
+            raise HarnessError(f"the engine's output is {name}; export it in fp32, fp16 or bf16")
+        return np.dtype(known[name])
+
+    def context(self, profile: int) -> Any:
+        """A new context on ``profile``; the profile stays with it."""
+        context = versions.create_context(self._trt, self.engine)
+        if context is None:
+            raise HarnessError(f"TensorRT could not make a context: {self._messages.explain()}")
+        versions.give_memory(context, self._activations, self.memory["activations_bytes"])
+        if not context.set_optimization_profile_async(profile, self.stream):
+            raise HarnessError(f"TensorRT refuses profile {profile}: {self._messages.explain()}")
+        self.gpu.wait(self.stream)
+        self.contexts_created += 1
+        return context
+
+    def shared_context(self, profile: int) -> Any:
+        """The one context of ``profile`` for calls that set their shape each time."""
+        if profile not in self._by_profile:
+            self._by_profile[profile] = self.context(profile)
+        return self._by_profile[profile]
+
+    def bind(self, context: Any, shape: Shape, addresses: Mapping[str, int]) -> None:
+        """Set the shape of a call and where its tensors lie."""
+        features, lengths = INPUTS
+        accepted = context.set_input_shape(features, (shape.batch, self._bins, shape.frames))
+        accepted &= context.set_input_shape(lengths, (shape.batch,))
+        for name, address in addresses.items():
+            accepted &= context.set_tensor_address(name, address)
+        if not accepted:
+            raise HarnessError(
+                f"TensorRT refuses {shape.batch}x{shape.frames} on profile {shape.profile}: "
+                f"{self._messages.explain()}"
+            )
+
+    def enqueue(self, context: Any, stream: int) -> None:
+        """Raises ``HarnessError`` with the logger's words where the launch fails."""
+        if not context.execute_async_v3(stream):
+            raise HarnessError(f"TensorRT could not run: {self._messages.explain()}")
+
+    def capture(self, context: Any) -> Any:
+        """The bound call as an executable graph. The first run, outside of capture, lets TensorRT do
+        what it does once for a new shape."""
+        self.enqueue(context, self.stream)
+        self.gpu.wait(self.stream)
+        self.gpu.begin_capture(self.stream)
+        try:
+            self.enqueue(context, self.stream)
+        finally:
+            graph = self.gpu.end_capture(self.stream)
+        self.graphs_captured += 1
+        return graph
+
+    def run_host(
+        self, features: np.ndarray, lengths: np.ndarray, profile: int, width: int, frames: int
+    ) -> Any:
+        """One call on host arrays, for processes without torch: ``[B, F, T]`` and ``[B]`` to states
+        ``[B, frames, width]`` and lengths. Allocates and waits: not for timing."""
+        states = np.empty((len(features), frames, width), dtype=self.output_type())
+        found = np.empty(len(lengths), dtype=np.int32)
+        inputs = (np.ascontiguousarray(features, np.float32), np.ascontiguousarray(lengths, np.int32))
+        arrays = dict(zip((*INPUTS, *OUTPUTS), (*inputs, states, found), strict=True))
+        addresses = {name: self.gpu.allocate(array.nbytes) for name, array in arrays.items()}
+        try:
+            for name in INPUTS:
+                self.gpu.upload(arrays[name], addresses[name], self.stream)
+            context = self.shared_context(profile)
+            self.bind(context, Shape(len(features), features.shape[2], profile), addresses)
+            self.enqueue(context, self.stream)
+            for name in OUTPUTS:
+                self.gpu.download(addresses[name], arrays[name], self.stream)
+            self.gpu.wait(self.stream)
+        finally:
+            for address in addresses.values():
+                self.gpu.free(address)
+        return states, found
+
+    def evidence(self) -> dict[str, Any]:
+        return {
+            "tensorrt": str(self._trt.__version__),
+            "contexts_created": self.contexts_created,
+            "graphs_captured": self.graphs_captured,
+            "warnings": list(self._messages.warnings),
+        }
