@@ -7,6 +7,7 @@ raises into Hydra: it leaves its exit code here, and what Hydra itself rejects i
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -30,6 +31,8 @@ INTERRUPTED = 130
 def main() -> int:
     """Run the command line of this process. Returns the exit code."""
     schema.register()
+    # A supervisor's SIGTERM ends a run as Ctrl-C does: what was measured is merged and kept.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     codes: list[int] = []
 
     def task(node: DictConfig) -> None:
@@ -60,6 +63,9 @@ def guarded(action: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has seen enough (… | head)
+        sys.stdout = None  # nothing is left to flush to
+        return int(ExitCode.DONE)
     except Exception:
         traceback.print_exc()
         print(

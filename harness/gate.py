@@ -155,7 +155,7 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
         raise UsageError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
     rules = document.get("rules") if isinstance(document, dict) else None
     if not isinstance(rules, list) or not rules:
-        raise UsageError(f"{path}: needs a list 'rules'; see conf/gate/default.yaml")
+        raise UsageError(f"{path}: needs a list 'rules'; see conf/gate.yaml")
     return tuple(_rule(entry, f"{path}: rules[{i}]") for i, entry in enumerate(rules))
 
 
@@ -246,9 +246,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--thresholds",
         type=Path,
-        default=conf_dir() / "gate" / "default.yaml",
+        default=conf_dir() / "gate.yaml",
         metavar="YAML",
-        help="limits per metric and bucket (default: conf/gate/default.yaml)",
+        help="limits per metric and bucket (default: conf/gate.yaml)",
     )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the result as Markdown")
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write the result as JUnit XML")

@@ -92,10 +92,11 @@ class WarmupConfig:
 
 @dataclass(frozen=True)
 class RunnerConfig:
-    processes: int = 2
+    processes: int = 3
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
-    threads: int = 0
-    """Intra-op threads of the model; 0 takes every core the process may use."""
+    threads: int = 1
+    """Threads of the numerical libraries (OpenMP, BLAS) in every process; 0 leaves it to them. Their
+    threads spin while they wait for each other: on shared cores two can take ten times as long as one."""
     results_dir: str = "results"
     cache_dir: str = ".cache"
     resume: bool = False

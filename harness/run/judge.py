@@ -12,6 +12,7 @@ import pandas as pd
 from harness.measure.ledger import ledger_reason
 from harness.measure.memory import combine
 from harness.measure.stats import nearest_rank
+from harness.measure.summary import summarize, summary_to_json
 from harness.measure.wer import compare_outputs
 from harness.record import (
     MEASURED,
@@ -22,6 +23,7 @@ from harness.record import (
     Reason,
     Run,
     Status,
+    StoredRun,
     Tolerance,
     Verdict,
     VerdictStatus,
@@ -54,19 +56,17 @@ def judge(run: Run, samples: pd.DataFrame, folder: Path, warnings: Sequence[str]
         reasons.append(
             Reason("finished", f"the run was {run.status}; {len(measured)} measured samples were kept")
         )
-    return replace(
+    judged = replace(
         run,
         parity=parity,
         verdict=Verdict(_status(run, reasons), tuple(reasons)),
         evidence=_merged(run.processes),
         memory=combine([p.memory for p in run.processes if p.memory is not None]),
         telemetry=next((p.telemetry for p in run.processes if p.telemetry is not None), None),
-        summary={
-            "warnings": list(warnings),
-            "requests": len(measured),
-            "failed": len(measured) - len(served),
-        },
     )
+    figures = summary_to_json(summarize(StoredRun(judged, samples, folder)))
+    counts = {"requests": len(measured), "failed": len(measured) - len(served)}
+    return replace(judged, summary={"warnings": list(warnings), **counts, "figures": figures})
 
 
 def _status(run: Run, reasons: Sequence[Reason]) -> VerdictStatus:

@@ -23,7 +23,7 @@ def make_frontend(config: FrontendConfig) -> Frontend:
 
 
 def make_engine(
-    model: ModelConfig, encoder: ChoiceConfig, decoder: ChoiceConfig, lengths_s: Sequence[float], threads: int
+    model: ModelConfig, encoder: ChoiceConfig, decoder: ChoiceConfig, lengths_s: Sequence[float]
 ) -> Engine:
     """The model with its encoder and decoder, or an engine that a model choice is by itself."""
     from variants.models.options import ModelOptions
@@ -42,7 +42,6 @@ def make_engine(
         return built
     from harness.engine import AsrEngine
 
-    _limit_threads(threads)
     plan = ShapePlan(tuple(model.buckets_s), model.max_batch, tuple(lengths_s))
     return AsrEngine(
         model=built,
@@ -82,7 +81,7 @@ def make_spec(config: RunConfig, lengths_s: Sequence[float]) -> ServiceSpec:
     return ServiceSpec(
         make_frontend=partial(make_frontend, config.frontend),
         make_engine=partial(
-            make_engine, config.model, config.encoder, config.decoder, tuple(lengths_s), config.runner.threads
+            make_engine, config.model, config.encoder, config.decoder, tuple(lengths_s)
         ),
         ipc=_plain(config.ipc),
         io=_plain(config.io),
@@ -94,10 +93,3 @@ def make_spec(config: RunConfig, lengths_s: Sequence[float]) -> ServiceSpec:
 
 def _plain(choice: ChoiceConfig) -> dict[str, Any]:
     return dataclasses.asdict(choice)
-
-
-def _limit_threads(threads: int) -> None:
-    if threads > 0:
-        import torch
-
-        torch.set_num_threads(threads)

@@ -24,6 +24,17 @@ _ERRORS: dict[int, type[HarnessError]] = {
 }
 
 _LOG_TAIL_LINES = 15
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def library_threads(threads: int) -> dict[str, str]:
+    """The environment that gives numerical libraries ``threads`` threads; 0 leaves it as it is.
+
+    They read it when they are loaded, and child processes inherit it.
+    """
+    if threads == 0:
+        return dict(os.environ)
+    return {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
 
 
 def run_job(
@@ -40,9 +51,12 @@ def run_job(
     with _message_pipe() as (read_fd, write_fd):
         order = folder / f"{job.role}-{job.process}.job.json"
         replace(job, message_fd=write_fd).write(order)
+        environment = library_threads(int(job.config["runner"]["threads"]))
         command = wrap([sys.executable, "-m", "harness.run.worker", str(order)])
         with log.open("wb") as output:
-            child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, pass_fds=(write_fd,))
+            child = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, pass_fds=(write_fd,), env=environment
+            )
         os.close(write_fd)
         try:
             warnings, failure = _follow(read_fd, progress, silence_s)

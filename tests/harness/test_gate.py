@@ -17,7 +17,7 @@ from harness.paths import conf_dir
 from harness.record import read_run, write_run
 from tests.harness.runs import Recipe, make_run
 
-DEFAULT = conf_dir() / "gate" / "default.yaml"
+DEFAULT = conf_dir() / "gate.yaml"
 
 
 def drop_last_word(text: str) -> str:
