@@ -180,6 +180,8 @@ class EpollServer:
             connection = connections.get(fd)
             if connection is None:
                 others.append(fd)
+            elif event == select.EPOLLIN:
+                self._guarded(connection, self._read, connection)
             else:
                 self._guarded(connection, self._ready, connection, event)
         # Whether or not its turn came among the events: with thousands of clients ready it may be long
