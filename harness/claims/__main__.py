@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--repeats", type=number, default=2, help="processes of each variant (default: %(default)s)")  # type: ignore[arg-type]
     add("--connections", type=number, default=2000, help="live streams of claim 6 (default: %(default)s)")  # type: ignore[arg-type]
     add("--duration", type=seconds, default=60.0, help="seconds of each stream (default: %(default)s)")  # type: ignore[arg-type]
-    add("--objects", type=number, default=2_000_000, help="start-up heap of claim 7 (default: %(default)s)")  # type: ignore[arg-type]
+    add("--objects", type=number, default=1_000_000, help="start-up heap of claim 7 (default: %(default)s)")  # type: ignore[arg-type]
     add("--longest", type=seconds, default=3600.0, help="longest recording of claim 5 (default: %(default)s)")  # type: ignore[arg-type]
     add("--requests", type=number, default=100, help="requests a process in claim 8 (default: %(default)s)")  # type: ignore[arg-type]
     add("--seed", type=int, default=0)

@@ -71,7 +71,7 @@ class Bench:
     """Processes of each variant, interleaved."""
     connections: int = 2000
     duration_s: float = 60.0
-    objects: int = 2_000_000
+    objects: int = 1_000_000
     longest_s: float = 3600.0
     """Of the recordings that pass between processes."""
     requests: int = 60
