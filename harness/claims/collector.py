@@ -91,9 +91,9 @@ def _finding(
     notes.append(
         "Python 3.11 collects when an object is allocated, 3.12 and later between bytecodes (the eval "
         "breaker); generations and the rule for a full collection are the same up to 3.13 (`python -m "
-        "harness.claims.heap` gives the pause of any interpreter). 3.14.0 to 3.14.4 collected the old generation in "
-        "increments, with shorter pauses and more memory; 3.14.5 and 3.15 went back to 3.13's collector (What's "
-        "New in Python 3.15)."
+        "harness.claims.heap` gives the pause of any interpreter). 3.14.0 to 3.14.4 collected the old "
+        "generation in increments, with shorter pauses and more memory; 3.14.5 and 3.15 went back to the "
+        "collector of 3.13 (What's New in Python 3.15)."
     )
     return Finding(
         claim=CLAIM,

@@ -144,6 +144,10 @@ class EpollServer:
     def stop(self) -> None:
         os.eventfd_write(self._stop_fd, 1)
 
+    def close(self) -> None:
+        self._completions.close()
+        os.close(self._stop_fd)
+
     def evidence(self) -> Evidence:
         traffic = Traffic()
         traffic.merge(self._traffic)

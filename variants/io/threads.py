@@ -74,6 +74,9 @@ class ThreadServer:
     def stop(self) -> None:
         os.eventfd_write(self._stop_fd, 1)
 
+    def close(self) -> None:
+        os.close(self._stop_fd)
+
     def evidence(self) -> Evidence:
         traffic = Traffic()
         with self._lock:

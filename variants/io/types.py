@@ -95,6 +95,10 @@ class Server(Protocol):
 
     def evidence(self) -> Evidence: ...
 
+    def close(self) -> None:
+        """Give the last descriptors back; only after the backend is closed, which may still answer."""
+        ...
+
 
 @dataclass(slots=True)
 class Traffic:

@@ -35,6 +35,7 @@ def served(io: str) -> Iterator[tuple[Server, Backend]]:
         server.stop()
         thread.join(20.0)
         backend.close()
+        server.close()
 
 
 def inference_pid(backend: Backend) -> int:

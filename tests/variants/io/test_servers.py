@@ -93,6 +93,7 @@ def served(
         server.stop()
         thread.join(20.0)
         backend.close()
+        server.close()
         assert not thread.is_alive()
 
 
