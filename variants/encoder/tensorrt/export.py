@@ -80,7 +80,7 @@ def export(model: TdtModel, folder: Path, longest_frames: int, *, taps: bool = F
     ``UnavailableError`` without the package ``onnx``, ``HarnessError`` where torch cannot export.
     """
     onnx = _onnx()
-    wrapped = ExportedEncoder(_cpu_copy(model, longest_frames), taps)
+    wrapped = ExportedEncoder(_cpu_copy(model, max(longest_frames, _TRACED[1])), taps)
     rows, frames = _TRACED
     example = (
         torch.zeros(rows, model.feature_bins, frames),

@@ -19,7 +19,7 @@ from harness.errors import HarnessError, UnavailableError
 from variants.encoder.tensorrt import versions
 from variants.encoder.tensorrt.cuda import Gpu
 from variants.encoder.tensorrt.logs import Messages, make_logger
-from variants.encoder.tensorrt.spec import INPUTS, OUTPUTS
+from variants.encoder.tensorrt.spec import INPUTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +64,13 @@ class EngineRunner:
     def profiles(self) -> int:
         return int(self.engine.num_optimization_profiles)
 
-    def output_type(self) -> np.dtype[Any]:
-        """Number type of ``states``; bfloat16, which NumPy lacks, as its bits."""
-        name = str(self.engine.get_tensor_dtype(OUTPUTS[0])).rsplit(".", 1)[-1]
-        known = {"FLOAT": np.float32, "HALF": np.float16, "BF16": np.uint16}
-        if name not in known:
-            raise HarnessError(f"the engine's output is {name}; export it in fp32, fp16 or bf16")
-        return np.dtype(known[name])
+    def output_type(self, name: str) -> np.dtype[Any]:
+        """Number type of an output. NumPy has no bfloat16: ``to_float32`` reads its bits."""
+        found = str(self.engine.get_tensor_dtype(name)).rsplit(".", 1)[-1]
+        known = {"FLOAT": np.float32, "HALF": np.float16, "BF16": np.uint16, "INT32": np.int32}
+        if found not in known:
+            raise HarnessError(f"the engine's output {name} is {found}; export it in fp32, fp16 or bf16")
+        return np.dtype(known[found])
 
     def context(self, profile: int) -> Any:
         """A new context on ``profile``; the profile stays with it."""
@@ -122,14 +122,13 @@ class EngineRunner:
         return graph
 
     def run_host(
-        self, features: np.ndarray, lengths: np.ndarray, profile: int, width: int, frames: int
-    ) -> Any:
-        """One call on host arrays, for processes without torch: ``[B, F, T]`` and ``[B]`` to states
-        ``[B, frames, width]`` and lengths. Allocates and waits: not for timing."""
-        states = np.empty((len(features), frames, width), dtype=self.output_type())
-        found = np.empty(len(lengths), dtype=np.int32)
+        self, features: np.ndarray, lengths: np.ndarray, profile: int, outputs: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, np.ndarray]:
+        """One call on host arrays, for processes without torch: ``[B, F, T]`` and ``[B]`` to the named
+        outputs, whose shapes the caller knows. Allocates and waits: not for timing."""
         inputs = (np.ascontiguousarray(features, np.float32), np.ascontiguousarray(lengths, np.int32))
-        arrays = dict(zip((*INPUTS, *OUTPUTS), (*inputs, states, found), strict=True))
+        found = {name: np.empty(shape, self.output_type(name)) for name, shape in outputs.items()}
+        arrays = {**dict(zip(INPUTS, inputs, strict=True)), **found}
         addresses = {name: self.gpu.allocate(array.nbytes) for name, array in arrays.items()}
         try:
             for name in INPUTS:
@@ -137,13 +136,13 @@ class EngineRunner:
             context = self.shared_context(profile)
             self.bind(context, Shape(len(features), features.shape[2], profile), addresses)
             self.enqueue(context, self.stream)
-            for name in OUTPUTS:
-                self.gpu.download(addresses[name], arrays[name], self.stream)
+            for name, array in found.items():
+                self.gpu.download(addresses[name], array, self.stream)
             self.gpu.wait(self.stream)
         finally:
             for address in addresses.values():
                 self.gpu.free(address)
-        return states, found
+        return found
 
     def evidence(self) -> dict[str, Any]:
         return {
@@ -152,3 +151,10 @@ class EngineRunner:
             "graphs_captured": self.graphs_captured,
             "warnings": list(self._messages.warnings),
         }
+
+
+def to_float32(values: np.ndarray) -> np.ndarray:
+    """States of any engine as float32; 16-bit integers are the bits of bfloat16."""
+    if values.dtype == np.uint16:
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
