@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 from harness.spans import now_ns
 from variants.ipc.choice import only_known
@@ -71,6 +72,8 @@ class ZeroMqSender:
         self._socket.setsockopt(zmq.IMMEDIATE, 1)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 10)
         self._socket.setsockopt(zmq.SNDTIMEO, int(transport.connect_timeout_s * 1000))
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED)
+        self._connected = False
         self._socket.connect(f"ipc://{address}")
         self._address = address
         self._timeout_s = transport.connect_timeout_s
@@ -95,15 +98,28 @@ class ZeroMqSender:
         finally:
             if holding is not None:
                 holding.release()
-        try:
-            self._socket.send(message)
-        except zmq.Again as error:
-            self._traffic.broken_links += 1
-            raise PeerGoneError(f"nobody took a message at {self._address} in {self._timeout_s} s") from error
+        while not self._sent(message):
+            if not self._has_peer():
+                self._traffic.broken_links += 1
+                raise PeerGoneError(f"nobody took a message at {self._address} in {self._timeout_s} s")
         self._traffic.messages += 1
         self._traffic.payload_bytes += len(message)
         for place in ("serialize", "into_zeromq", "socket_send"):
             self._traffic.copied_bytes[place] += len(message)
+
+    def _sent(self, message: bytes) -> bool:
+        try:
+            self._socket.send(message)
+        except zmq.Again:
+            return False
+        return True
+
+    def _has_peer(self) -> bool:
+        """Whether what took too long was a peer that is behind, and not one that is not there."""
+        while self._monitor.poll(0):
+            event = recv_monitor_message(self._monitor)
+            self._connected = event["event"] == zmq.EVENT_CONNECTED
+        return self._connected
 
     def fileno(self) -> int:
         return -1
@@ -116,6 +132,8 @@ class ZeroMqSender:
         """Nothing is lent."""
 
     def close(self) -> None:
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
         self._socket.close(linger=0)
         self._context.term()
 

@@ -12,6 +12,7 @@ from variants.topology.types import Kind
 class Item(NamedTuple):
     """``value`` is what the next stage takes, and in the end what the job asked for.
 
+    A ``batch`` is a list of items of live audio that happened to wait together.
     ``started_ns`` is when the first process turned to it, ``finished_ns`` when the last was done.
     """
 

@@ -7,7 +7,6 @@ entry sends (a link may have no room), one thread receives, one supervises.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import queue
@@ -46,6 +45,7 @@ from variants.topology.worker import WorkerPlan
 
 _LOOK_UP_S = 0.1
 _BUSY_WAIT_S = 0.001
+_LONGEST_BATCH = 64
 _EVIDENCE_TIMEOUT_S = 5.0
 _LONGEST_SOCKET_PATH = 100  # sun_path holds 108 bytes
 
@@ -205,14 +205,16 @@ class Pipeline:
 
     def _route(self, kind: Kind, stream_id: int) -> _Entry | str:
         """Where the job goes, or why it cannot be done."""
-        if kind == "transcribe" or kind == "open":
+        if kind in ("transcribe", "open"):
             entries = [entry for entry in self._entries if self._is_up(entry)]
             if not entries:
                 return self._down_because()
-            entry = min(entries, key=_pending_of)
-            if kind == "open" and self._streams.setdefault(stream_id, entry) is not entry:
+            if kind == "transcribe":
+                return min(entries, key=_pending_of)
+            if stream_id in self._streams:
                 return f"stream {stream_id} is open already"
-            return entry
+            # An id that is used again goes the same way, behind what is still under way.
+            return self._streams.setdefault(stream_id, entries[stream_id % len(entries)])
         stream_entry = self._streams.get(stream_id)
         if stream_entry is None and kind == "abandon":
             return self._entries[0]
@@ -226,18 +228,30 @@ class Pipeline:
         self, kind: Kind, stream_id: int, value: Any, entry: _Entry, finish: Finish, submitted_ns: int
     ) -> None:
         nbytes = getattr(value, "nbytes", 0)
-        with self._book:
-            if len(self._pending) >= self._options.max_pending or (
-                self._pending and self._pending_bytes + nbytes > self._options.max_pending_bytes
-            ):
+        with self._book:  # a death takes it too: nothing is accepted behind its back
+            up = self._is_up(entry)
+            if up and self._is_full(nbytes):
                 self._unroute(kind, stream_id, entry)
                 raise Busy
-            job_id = next(self._job_ids)
-            self._pending[job_id] = _Pending(kind, finish, entry, submitted_ns, nbytes)
-            self._pending_bytes += nbytes
-            entry.pending += 1
-        entry.waiting.append(Item(kind, job_id, stream_id, value))
-        entry.wakeup.release()
+            if up:
+                self._accept(_Pending(kind, finish, entry, submitted_ns, nbytes), stream_id, value)
+        if not up:
+            error = self._down_because()
+            finish(Item(kind, 0, stream_id, None, error=error, started_ns=submitted_ns, finished_ns=now_ns()))
+
+    def _is_full(self, nbytes: int) -> bool:
+        limits = self._options
+        too_large = self._pending_bytes + nbytes > limits.max_pending_bytes
+        return len(self._pending) >= limits.max_pending or (too_large and bool(self._pending))
+
+    def _accept(self, pending: _Pending, stream_id: int, value: Any) -> None:
+        """Enter a job into the book (which the caller holds) and have it sent."""
+        job_id = next(self._job_ids)
+        self._pending[job_id] = pending
+        self._pending_bytes += pending.nbytes
+        pending.entry.pending += 1
+        pending.entry.waiting.append(Item(pending.kind, job_id, stream_id, value))
+        pending.entry.wakeup.release()
 
     def _unroute(self, kind: Kind, stream_id: int, entry: _Entry) -> None:
         if kind == "open":
@@ -256,10 +270,6 @@ class Pipeline:
         except queue.Empty:
             return Item(kind, 0, 0, None, error=f"no answer in {timeout_s} s")
 
-    def _ask_nothing(self, kind: Kind, stream_id: int, entry: _Entry) -> None:
-        with contextlib.suppress(Busy):
-            self._enqueue(kind, stream_id, None, entry, _ignore, now_ns())
-
     # ------------------------------------------------------------ threads
 
     def _spawn(self, name: str, target: Callable[[], None]) -> None:
@@ -272,18 +282,29 @@ class Pipeline:
             entry.wakeup.acquire()
             if self._closing:
                 return
-            item = entry.waiting.popleft()
-            pending = self._pending.get(item.job_id)
-            if pending is None:  # it was answered when a process died
+            items = [item for item in self._next_items(entry) if item.job_id in self._pending]
+            if not items:  # they were answered when a process died
                 continue
-            if item.kind != "push":
-                item = item._replace(spans=(Span("queue", pending.submitted_ns, now_ns()),))
             try:
-                sender.send(item)
+                sender.send(items[0] if len(items) == 1 else Item("batch", 0, 0, items))
             except PeerGoneError:
-                self._fail_by_death([item.job_id], entry.name, "its link broke")
+                self._fail_by_death([item.job_id for item in items], entry.name, "its link broke")
             except HarnessError as error:  # it does not fit the link
-                self._fail([item.job_id], str(error))
+                self._fail([item.job_id for item in items], str(error))
+
+    def _next_items(self, entry: _Entry) -> list[Item]:
+        """The next item, or as many chunks of live audio as wait in a row."""
+        waiting = entry.waiting
+        item = waiting.popleft()
+        if item.kind != "push":
+            pending = self._pending.get(item.job_id)
+            since_ns = now_ns() if pending is None else pending.submitted_ns
+            return [item._replace(spans=(Span("queue", since_ns, now_ns()),))]
+        items = [item]
+        while len(items) < _LONGEST_BATCH and waiting and waiting[0].kind == "push":
+            entry.wakeup.acquire()  # it was released once for each item, or is about to be
+            items.append(waiting.popleft())
+        return items
 
     def _receive_answers(self, receiver: Receiver) -> None:
         while not self._closing:
@@ -293,16 +314,24 @@ class Pipeline:
 
     def _finish(self, lease: Lease) -> None:
         item: Item = lease.value
-        if item.kind != "push":
-            item = item._replace(spans=(*item.spans, *hop_spans(lease)))
-        received_ns = lease.received_ns
-        lease.release()
+        received_ns, spans = lease.received_ns, hop_spans(lease)
+        lease.release()  # text, times and evidence are all that comes back
+        if item.kind == "batch":
+            for each in item.value:
+                self._answer(each)
+        elif item.kind == "push":
+            self._answer(item)
+        else:
+            reply = Span("reply", received_ns, now_ns())
+            self._answer(item._replace(spans=(*item.spans, *spans, reply)))
+
+    def _answer(self, item: Item) -> None:
         pending = self._settle(item.job_id)
         if pending is None:  # it was answered when a process died
             return
         self._finished += 1
         self._failed += item.error is not None
-        pending.finish(item._replace(spans=(*item.spans, Span("reply", received_ns, now_ns()))))
+        pending.finish(item)
 
     def _settle(self, job_id: int) -> _Pending | None:
         """Take a job out of the book; whoever gets it answers it."""
@@ -331,35 +360,47 @@ class Pipeline:
 
     def _on_down(self, plan: WorkerPlan, how: str) -> None:
         """Answer for everything that may have been in the process, or has to pass it."""
-        entry = next((entry for entry in self._entries if entry.name == plan.name), None)
-        if entry is None:
-            self._shared_down.add(plan.name)
-        else:
-            entry.up = False
+        entry = self._entry_of(plan)
         only = entry if len(self._entries) > 1 else None  # a single entry is passed by all
-        for stream_id, at in list(self._streams.items()):
-            if only is None or at is only:
-                self._streams.pop(stream_id, None)
-                self._lost_streams.append(stream_id)
-        lost = [job for job, p in list(self._pending.items()) if only is None or p.entry is only]
+        with self._book:
+            if entry is None:
+                self._shared_down.add(plan.name)
+            else:
+                entry.up = False
+            for stream_id, at in list(self._streams.items()):
+                if only is None or at is only:
+                    del self._streams[stream_id]
+                    self._lost_streams.append(stream_id)
+            lost = [job for job, p in self._pending.items() if only is None or p.entry is only]
+            self._forget_lost_streams()
         self._fail_by_death(lost, plan.name, how)
+
+    def _on_up(self, plan: WorkerPlan) -> None:
+        with self._book:
+            self._shared_down.discard(plan.name)
+            entry = self._entry_of(plan)
+            if entry is not None:
+                entry.up = True
+            self._forget_lost_streams()
+
+    def _forget_lost_streams(self) -> None:
+        """Tell the engine, before anybody can open a stream of the same id (the caller holds the book)."""
+        entry = next(filter(self._is_up, self._entries), None)
+        if entry is None:
+            return
+        lost, self._lost_streams = self._lost_streams, []
+        for stream_id in lost:
+            self._accept(_Pending("abandon", _ignore, entry, now_ns(), 0), stream_id, None)
+
+    def _entry_of(self, plan: WorkerPlan) -> _Entry | None:
+        return next((entry for entry in self._entries if entry.name == plan.name), None)
+
+    def _is_up(self, entry: _Entry) -> bool:
+        return entry.up and not self._shared_down
 
     def _fail_by_death(self, job_ids: Iterable[int], name: str, how: str) -> None:
         why = f"the {name} process died ({how}) while this was pending; send it again"
         self._failed_by_deaths += self._fail(job_ids, why)
-
-    def _on_up(self, plan: WorkerPlan) -> None:
-        """Open for business again; streams that were lost on the way to the engine end there too."""
-        self._shared_down.discard(plan.name)
-        for entry in self._entries:
-            if entry.name == plan.name:
-                entry.up = True
-                lost, self._lost_streams = self._lost_streams, []
-                for stream_id in lost if self._threads else []:
-                    self._ask_nothing("abandon", stream_id, entry)
-
-    def _is_up(self, entry: _Entry) -> bool:
-        return entry.up and not self._shared_down
 
     def _down_because(self) -> str:
         supervisor = self._supervisor

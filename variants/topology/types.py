@@ -79,7 +79,7 @@ class AbandonStream:
     token: Any = None
 
 
-Kind = Literal["transcribe", "open", "push", "commit", "abandon", "warm_up", "evidence"]
+Kind = Literal["transcribe", "open", "push", "commit", "abandon", "warm_up", "evidence", "batch"]
 KINDS: Mapping[type, Kind] = {
     Transcribe: "transcribe",
     OpenStream: "open",
@@ -87,7 +87,7 @@ KINDS: Mapping[type, Kind] = {
     CommitStream: "commit",
     AbandonStream: "abandon",
 }
-"""What a job is called between processes, where two further kinds are the service's own."""
+"""What a job is called between processes, where three further kinds are the service's own."""
 
 Job = Transcribe | OpenStream | PushAudio | CommitStream | AbandonStream
 

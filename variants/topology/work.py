@@ -99,12 +99,14 @@ class InferenceWork:
         self._requests = 0
 
     def __call__(self, item: Item, recorder: SpanRecorder) -> Item:
-        if item.error is not None:
-            return item._replace(value=None, finished_ns=now_ns())
-        try:
-            return item._replace(value=self._answer(item, recorder), finished_ns=now_ns())
-        except Exception as failure:  # the process outlives whatever one request does to it
-            return item._replace(value=None, error=describe(failure), finished_ns=now_ns())
+        started_ns = item.started_ns or now_ns()
+        value, error = None, item.error
+        if error is None:
+            try:
+                value = self._answer(item, recorder)
+            except Exception as failure:  # the process outlives whatever one request does to it
+                error = describe(failure)
+        return item._replace(value=value, error=error, started_ns=started_ns, finished_ns=now_ns())
 
     def evidence(self) -> Evidence:
         collector = {} if self._gc_policy is None else dict(self._gc_policy.evidence())

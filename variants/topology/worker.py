@@ -30,6 +30,7 @@ from variants.topology.work import FrontendWork, InferenceWork, Work
 
 _LOOK_UP_S = 0.1
 _GRACE_S = 2.0
+_NO_SPANS = SpanRecorder()  # for work that records none
 
 
 @dataclass(frozen=True)
@@ -134,12 +135,14 @@ class Worker:
     def _process(self, item: Item, lease: Lease) -> Item:
         if item.kind == "evidence":
             return item._replace(value=[*item.value, self._evidence()])
-        item = item._replace(started_ns=item.started_ns or lease.received_ns)
-        if item.kind == "push":  # thousands a second, and nobody asks where their time went
-            return self._work(item, SpanRecorder())
+        # Live audio: thousands of items a second, and nobody asks where their time went.
+        if item.kind == "batch":
+            return item._replace(value=[self._work(each, _NO_SPANS) for each in item.value])
+        if item.kind == "push":
+            return self._work(item, _NO_SPANS)
         recorder = self._plan.make_recorder()
         recorder.extend(hop_spans(lease))
-        item = self._work(item, recorder)
+        item = self._work(item._replace(started_ns=item.started_ns or lease.received_ns), recorder)
         return item._replace(spans=(*item.spans, *recorder.spans))
 
     def _evidence(self) -> dict[str, Any]:

@@ -163,3 +163,18 @@ def test_copies_are_counted_where_they_happen(transport: Transport, address: Add
 def test_a_wrong_choice_is_refused_with_its_key(leaf: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         transport_of(leaf)
+
+
+def test_a_peer_that_is_behind_is_waited_for(address: Address) -> None:
+    """Longer than the time after which an absent one is given up."""
+    link = transport_of({"name": "zeromq", "options": {"connect_timeout_s": 0.05, "high_water_messages": 2}})
+    receiver, sender = link.receiver(address("a")), link.sender(address("a"))
+    thread = threading.Thread(target=lambda: [sender.send(np.zeros(500_000, np.uint8)) for _ in range(12)])
+    thread.start()
+    thread.join(0.5)
+    assert thread.is_alive()  # it waits
+    for _ in range(12):
+        assert receiver.receive(10) is not None
+    thread.join(10)
+    assert not thread.is_alive() and sender.traffic.messages == 12
+    sender.close(), receiver.close()

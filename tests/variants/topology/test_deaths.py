@@ -134,13 +134,13 @@ def test_streams_that_were_lost_say_so_and_new_ones_work(start: Callable[..., Ba
 def test_a_front_end_that_dies_leaves_no_stream_in_the_engine(start: Callable[..., Backend]) -> None:
     service = start("collapsed", frontend_workers=2)
     answers: queue.SimpleQueue[Completion] = queue.SimpleQueue()
-    service.submit(OpenStream(1), answers.put)
+    service.submit(OpenStream(2), answers.put)  # an even id: through frontend0
     assert answers.get(timeout=10).error is None
     os.kill(worker_pid(service, "frontend0"), signal.SIGKILL)
     until_both_are_up = time.monotonic() + 20
     while len(service.evidence()["topology"]["workers"]) < 3:
         assert time.monotonic() < until_both_are_up
-    service.submit(OpenStream(1), answers.put)  # an id that the engine still knew would be refused
+    service.submit(OpenStream(2), answers.put)  # an id that the engine still knew would be refused
     assert answers.get(timeout=10).error is None
 
 
