@@ -82,8 +82,9 @@ def _failures(measured: pd.DataFrame, served: pd.DataFrame) -> Iterator[Reason]:
 
 
 def _ledger(run: Run, served: pd.DataFrame) -> Iterator[Reason]:
-    """A live stream is not served in one piece, so it has no ledger; its chunks have latencies."""
-    if run.mode is Mode.STREAMING:
+    """A live stream is not served in one piece, so it has no ledger; its chunks have latencies. A
+    profiler works between the spans, and its run is no measurement anyway."""
+    if run.mode is Mode.STREAMING or run.profiled:
         return
     if len(served) and (reason := ledger_reason(served)) is not None:
         yield reason

@@ -175,7 +175,7 @@ def test_a_gpu_that_is_not_there_is_named(harness: Harness) -> None:
 def test_help_lists_choices_and_exit_codes(harness: Harness) -> None:
     done = harness("--help")
     assert done.returncode == 0
-    for word in ("decoder: cpu_synced", "dataset: commands", "Exit codes", "variant=eager"):
+    for word in ("cpu_synced", "dataset: commands", "Exit codes", "variant=eager"):
         assert word in done.stdout
 
 
@@ -260,8 +260,8 @@ def test_a_manifest_line_that_is_not_json_is_named(harness: Harness, tmp_path: P
 
 @pytest.mark.slow
 def test_an_hour_passes(harness: Harness, tmp_path: Path) -> None:
-    (tmp_path / "hour.mp3").write_bytes(encode(sound(3600.0), "mp3", 16_000, 1, 32_000))
-    (tmp_path / "hour.jsonl").write_text('{"audio_filepath": "hour.mp3"}\n')
+    (tmp_path / "hour.wav").write_bytes(encode(sound(3600.0), "wav", 16_000, 1, None))
+    (tmp_path / "hour.jsonl").write_text('{"audio_filepath": "hour.wav"}\n')
     done = harness(
         *FAST,
         f"dataset.manifest={tmp_path / 'hour.jsonl'}",
@@ -269,6 +269,7 @@ def test_an_hour_passes(harness: Harness, tmp_path: Path) -> None:
         "runner.warmup.max_passes=1",
         "runner.warmup.min_passes=1",
         "frontend=webrtc",
+        "frontend.denoise=none",
     )
     run = harness.only_run()
     assert len(run.measured) == 1, done.stderr
@@ -302,12 +303,12 @@ def test_a_full_disk_keeps_what_was_measured(harness: Harness) -> None:
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 
-    done = harness(*FAST, "workload.requests=400", "runner.label=full", before=small_files)
+    done = harness(*FAST, "workload.requests=200", "runner.label=full", before=small_files)
     assert done.returncode == 3
     assert "no space left" in done.stderr
     full = harness.runs()[-1]
     assert full.run.verdict.status is VerdictStatus.INCOMPLETE
-    assert 5 < len(full.measured) < 400
+    assert 5 < len(full.measured) < 200
 
 
 def journaled(results: Path) -> int:
