@@ -1,0 +1,107 @@
+"""Recordings over the wire, through a real server with the real front end."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from harness.protocols import Request
+from harness.sockets import Address
+from harness.workload.client_recordings import RecordingClient
+from harness.workload.loops import Completed, closed_loop, open_loop
+from harness.workload.serving import ServerPlan, ServerProcess
+from tests.variants.topology import parts
+
+
+@pytest.fixture(scope="module", params=["epoll", "threads"])
+def server(request: pytest.FixtureRequest) -> ServerProcess:
+    spec = parts.ServiceSpec(parts.make_frontend, parts.make_engine)
+    with ServerProcess(ServerPlan(spec, io=request.param)) as process:
+        yield process
+
+
+def text_in_one_process(payload: bytes) -> str:
+    service = parts.build("inprocess")
+    service.start()
+    try:
+        transcript = service.handle(Request("reference", payload)).transcript
+    finally:
+        service.close()
+    return transcript.text if transcript else ""
+
+
+def test_the_answer_is_the_same_as_without_a_wire(server: ServerProcess) -> None:
+    client = RecordingClient(server.address)
+    for length_s in (0.5, 20.0, 60.0):  # the longest is larger than a frame
+        payload = parts.recording(length_s)
+        reply = client.handle(Request("a", payload))
+        assert reply.error is None
+        assert reply.transcript is not None
+        assert reply.transcript.text == text_in_one_process(payload)
+    client.close()
+
+
+def test_the_spans_leave_nothing_out(server: ServerProcess) -> None:
+    client = RecordingClient(server.address)
+    reply = client.handle(Request("a", parts.recording(2.0)))
+    client.close()
+    names = [span.name for span in reply.spans]
+    assert names[0] == "ipc"
+    assert names[-1] == "reply"
+    assert reply.spans[0].start_ns == reply.started_ns
+    assert reply.spans[-1].end_ns == reply.finished_ns
+    assert all(span.end_ns >= span.start_ns for span in reply.spans)
+    assert reply.segments > 0
+    assert reply.speech_s > 0
+
+
+def test_a_broken_recording_costs_its_own_reply(server: ServerProcess) -> None:
+    client = RecordingClient(server.address)
+    failed = client.handle(Request("bad", b"not audio"))
+    served = client.handle(Request("good", parts.recording(1.0)))
+    client.close()
+    assert failed.error is not None
+    assert failed.transcript is None
+    assert served.error is None
+
+
+def test_it_drives_both_loops(server: ServerProcess) -> None:
+    client = RecordingClient(server.address)
+    payload = parts.recording(0.5)
+    done: list[Completed] = []
+    closed_loop(client, lambda index: Request(str(index), payload), 5, done.append)  # type: ignore[arg-type]
+    offsets_s = [0.01 * k for k in range(10)]
+    open_loop(client, lambda index: Request(str(index), payload), offsets_s, 3, done.append)  # type: ignore[arg-type]
+    client.close()
+    assert len(done) == 15
+    assert {completed.reply.error for completed in done} == {None}
+
+
+def test_threads_have_connections_of_their_own(server: ServerProcess) -> None:
+    client = RecordingClient(server.address)
+    payloads = [parts.recording(0.5, seed=seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        replies = list(pool.map(lambda p: client.handle(Request("a", p)), payloads))
+    client.close()
+    texts = [reply.transcript.text for reply in replies if reply.transcript]
+    assert texts == [text_in_one_process(payload) for payload in payloads]
+
+
+def test_a_server_that_is_not_there_is_an_error_of_the_request() -> None:
+    reply = RecordingClient(Address(path="/nonexistent/socket")).handle(Request("a", b""))
+    assert reply.error is not None
+    assert "/nonexistent/socket" in reply.error
+
+
+def test_it_connects_again_after_the_server_closed() -> None:
+    spec = parts.ServiceSpec(parts.make_frontend, parts.make_engine)
+    plan = ServerPlan(spec, io_options={"idle_timeout_s": 0.2})
+    with ServerProcess(plan) as process:
+        client = RecordingClient(process.address)
+        assert client.handle(Request("a", parts.recording(0.5))).error is None
+        time.sleep(0.8)  # the server hangs up meanwhile
+        again = [client.handle(Request("b", parts.recording(0.5))).error for _ in range(2)]
+    client.close()
+    assert again[-1] is None
