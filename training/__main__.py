@@ -20,7 +20,9 @@ _SHIPPED = Path(__file__).resolve().parent.parent / "variants" / "models" / "emb
 def _data(arguments: argparse.Namespace) -> ExitCode:
     from training.data import load_corpus, render_corpus
 
-    render_corpus(arguments.data, arguments.clips, arguments.seed, arguments.workers)
+    render_corpus(
+        arguments.data, arguments.clips, arguments.seed, arguments.workers, tokenizer=arguments.tokenizer
+    )
     corpus = load_corpus(arguments.data)
     print(f"{arguments.data}: {len(corpus.texts)} clips, {corpus.duration_s / 3600:.1f} hours")
     return ExitCode.DONE
@@ -45,12 +47,15 @@ def _train(arguments: argparse.Namespace) -> ExitCode:
 
 
 def _evaluate(arguments: argparse.Namespace) -> ExitCode:
+    from training.card import write_card
     from training.evaluate import evaluate, load_exported, missed, report, table
 
     outcomes = evaluate(load_exported(arguments.model), arguments.sentences)
     print(table(outcomes))
     if arguments.json:
         arguments.json.write_text(json.dumps(report(outcomes), indent=1) + "\n", encoding="utf-8")
+    if arguments.card:
+        write_card(arguments.model, outcomes)
     for name in missed(outcomes):
         print(f"above its target: {name}", file=sys.stderr)
     return ExitCode.REGRESSION if missed(outcomes) else ExitCode.DONE
@@ -81,9 +86,11 @@ def _parser() -> argparse.ArgumentParser:
 
     data = command("data", _data, "render the training speech and train the tokenizer")
     data.add_argument("--data", type=Path, default=_FOLDER / "data", help="folder of the corpus")
-    data.add_argument("--clips", type=int, default=60_000, help="sentences to speak")
+    data.add_argument("--clips", type=int, default=36_000, help="sentences to speak")
     data.add_argument("--seed", type=int, default=0, help="the same seed renders the same corpus")
     data.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+
+    data.add_argument("--tokenizer", type=Path, help="go on with this one, for train --weights")
 
     train = command("train", _train, "train on a corpus, on a GPU where there is one")
     train.add_argument("--data", type=Path, default=_FOLDER / "data", help="folder of the corpus")
@@ -97,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = command("evaluate", _evaluate, "word error rate per condition on fixed held-out sentences")
     evaluate.add_argument("--model", type=Path, default=_SHIPPED, help="folder of weights and tokenizer")
     evaluate.add_argument("--sentences", type=int, default=150, help="sentences per condition")
+    evaluate.add_argument(
+        "--card", action="store_true", help="write the result into the model card of --model"
+    )
     evaluate.add_argument("--json", type=Path, help="also write every number and transcript here")
 
     export = command("export", _export, "ship the weights of a run with the package")
@@ -112,6 +122,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-s", type=float, default=1200.0, help="seconds of speech in a batch")
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak of the schedule")
     parser.add_argument("--warm-up-steps", type=int, default=500, help="steps to the peak")
+    parser.add_argument("--ctc-weight", type=float, default=0.3, help="share of the auxiliary CTC loss")
     parser.add_argument("--probe-s", type=float, default=60.0, help="seconds between checkpoints")
     parser.add_argument("--seed", type=int, default=0, help="of initialization, batches and noise")
     parser.add_argument("--no-graphs", dest="graphs", action="store_false", help="launch kernels one by one")

@@ -36,12 +36,13 @@ def augment(
     """``[B, n]`` with filters, reverberation, noise and gain of its own for each row."""
     inside = torch.arange(samples.shape[1], device=samples.device) < lengths[:, None]
     level = _active_rms(samples)
-    changed = _filtered(samples, how, generator) * inside
+    changed: torch.Tensor = _filtered(samples, how, generator) * inside
     changed = changed * (level / _active_rms(changed).clamp(min=1e-9))[:, None]
     changed = (changed + _noise(changed, level, how, generator)) * inside
     gain = _amplitude(_uniform(len(samples), how.gain_db, generator))
     peak = changed.abs().amax(dim=1).clamp(min=1e-9)
-    return changed * torch.minimum(gain, 1.0 / peak)[:, None]
+    changed = changed * torch.minimum(gain, 1.0 / peak)[:, None]
+    return changed
 
 
 def _filtered(samples: torch.Tensor, how: Augmentation, generator: torch.Generator) -> torch.Tensor:
@@ -58,7 +59,7 @@ def _impulses(samples: torch.Tensor, how: Augmentation, generator: torch.Generat
     batch, taps = len(samples), round(how.rt60_s[1] * SAMPLE_RATE)
     time_s = torch.arange(taps, device=samples.device) / SAMPLE_RATE
     decay = torch.exp(-math.log(1000.0) * time_s / _uniform(batch, how.rt60_s, generator)[:, None])
-    tail = torch.randn(batch, taps, device=samples.device, generator=generator) * decay
+    tail: torch.Tensor = torch.randn(batch, taps, device=samples.device, generator=generator) * decay
     wet_db = _uniform(batch, (-15.0, 0.0), generator)
     wet = _amplitude(wet_db) * _chosen(batch, how.reverberation_share, generator)
     tail = tail * (wet / tail.norm(dim=1))[:, None]
@@ -88,11 +89,12 @@ def _noise(
     hz = torch.fft.rfftfreq(size, 1.0 / SAMPLE_RATE, device=samples.device).clamp(min=_CORNER_HZ)
     exponent = _uniform(batch, (0.0, 1.1), generator)[:, None]
     white = torch.randn(batch, size, device=samples.device, generator=generator)
-    noise = torch.fft.irfft(torch.fft.rfft(white) * hz**-exponent, size)[:, : samples.shape[1]]
+    noise: torch.Tensor = torch.fft.irfft(torch.fft.rfft(white) * hz**-exponent, size)[:, : samples.shape[1]]
     noise = noise / _rms(noise)[:, None] + _hum(samples, generator) * _chosen(batch, 0.15, generator)[:, None]
     scale = level.clamp(min=0.003) * _amplitude(-_uniform(batch, how.snr_db, generator))
     scale = scale * _chosen(batch, how.noise_share, generator)
-    return noise * (scale / _rms(noise).clamp(min=1e-9))[:, None]
+    noise = noise * (scale / _rms(noise).clamp(min=1e-9))[:, None]
+    return noise
 
 
 def _hum(samples: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -9,6 +9,7 @@ the same corpus.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -66,12 +67,28 @@ class Corpus:
         return float(self.lengths.sum()) / SAMPLE_RATE
 
 
-def render_corpus(folder: Path, clips: int, seed: int, workers: int, vocabulary: int = VOCABULARY) -> None:
-    """Render ``clips`` sentences into ``folder`` with ``workers`` processes, and train its tokenizer."""
+def render_corpus(
+    folder: Path,
+    clips: int,
+    seed: int,
+    workers: int,
+    vocabulary: int = VOCABULARY,
+    tokenizer: Path | None = None,
+) -> None:
+    """Render ``clips`` texts into ``folder`` with ``workers`` processes.
+
+    ``tokenizer`` is the one to go on with, for weights that were trained with it; otherwise one of
+    ``vocabulary`` pieces is trained. Raises ``UsageError`` where it is no file.
+    """
+    if tokenizer is not None and not tokenizer.is_file():
+        raise UsageError(f"{tokenizer}: no such tokenizer; leave --tokenizer out to train one")
     folder.mkdir(parents=True, exist_ok=True)
     sentences = training_sentences(Grammar.load(), np.random.default_rng(seed), clips)
     (folder / "sentences.txt").write_text("\n".join(sentences) + "\n", encoding="utf-8")
-    train_tokenizer(sentences, folder / "tokenizer.model", vocabulary)
+    if tokenizer is None:
+        train_tokenizer(sentences, folder / "tokenizer.model", vocabulary)
+    else:
+        shutil.copyfile(tokenizer, folder / "tokenizer.model")
     lengths = _write_audio(folder / "audio.i16", sentences, seed, workers)
     ends = np.cumsum(lengths)
     np.savez(folder / "clips.npz", offsets=ends - lengths, lengths=lengths)

@@ -1,10 +1,10 @@
-"""What is said: sentences for training, sentences kept out of it, and the pieces they are cut into."""
+"""What is said: texts for training, sentences kept out of it, and the pieces they are cut into."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from harness.corpus.grammar import Grammar
 VOCABULARY = 512
 _HELD_OUT_SHARE = 0.1
 _CANDIDATES = 4
+_STRING_SHARE = 0.3
+_STRING_WORDS = (1, 6)
 
 
 def is_held_out(sentence: str) -> bool:
@@ -24,17 +26,23 @@ def is_held_out(sentence: str) -> bool:
 
 
 def training_sentences(grammar: Grammar, rng: np.random.Generator, count: int) -> list[str]:
-    """Sentences outside the held-out tenth, chosen so that rare words come up more often.
+    """Texts outside the held-out tenth: sentences, and strings of words in no order at all.
 
-    Of a few candidates, the one with the rarest word so far is taken.
+    The strings make every word known, also those of sentences that are held out, and keep the
+    prediction network from reciting sentences that it has learned by heart. Of a few candidates, the
+    one with the rarest word so far is taken.
     """
     seen: Counter[str] = Counter()
+    words = sorted(grammar.words())
     chosen = []
     for _ in range(count):
-        candidates = [_draw(grammar, rng, held_out=False) for _ in range(_CANDIDATES)]
-        sentence = min(candidates, key=lambda text: min(seen[word] for word in text.split()))
-        seen.update(sentence.split())
-        chosen.append(sentence)
+        if rng.random() < _STRING_SHARE:
+            text = _outside(lambda: _string(words, rng))
+        else:
+            candidates = [_outside(lambda: grammar.sentence(rng)) for _ in range(_CANDIDATES)]
+            text = min(candidates, key=lambda candidate: min(seen[word] for word in candidate.split()))
+        seen.update(text.split())
+        chosen.append(text)
     return chosen
 
 
@@ -42,15 +50,22 @@ def held_out_sentences(grammar: Grammar, rng: np.random.Generator, count: int) -
     """Different sentences of the held-out tenth."""
     chosen: dict[str, None] = {}
     while len(chosen) < count:
-        chosen[_draw(grammar, rng, held_out=True)] = None
+        sentence = grammar.sentence(rng)
+        if is_held_out(sentence):
+            chosen[sentence] = None
     return list(chosen)
 
 
-def _draw(grammar: Grammar, rng: np.random.Generator, *, held_out: bool) -> str:
-    while True:
-        sentence = grammar.sentence(rng)
-        if is_held_out(sentence) == held_out:
-            return sentence
+def _outside(draw: Callable[[], str]) -> str:
+    """Draw until the text is outside the held-out tenth."""
+    while is_held_out(text := draw()):
+        pass
+    return text
+
+
+def _string(words: Sequence[str], rng: np.random.Generator) -> str:
+    fewest, most = _STRING_WORDS
+    return " ".join(words[index] for index in rng.integers(len(words), size=rng.integers(fewest, most + 1)))
 
 
 def train_tokenizer(sentences: Sequence[str], path: Path, vocabulary: int = VOCABULARY) -> None:
