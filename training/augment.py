@@ -37,12 +37,11 @@ def augment(
     inside = torch.arange(samples.shape[1], device=samples.device) < lengths[:, None]
     level = _active_rms(samples)
     changed: torch.Tensor = _filtered(samples, how, generator) * inside
-    changed = changed * (level / _active_rms(changed).clamp(min=1e-9))[:, None]
+    changed = _scaled(changed, level / _active_rms(changed).clamp(min=1e-9))
     changed = (changed + _noise(changed, level, how, generator)) * inside
     gain = _amplitude(_uniform(len(samples), how.gain_db, generator))
     peak = changed.abs().amax(dim=1).clamp(min=1e-9)
-    changed = changed * torch.minimum(gain, 1.0 / peak)[:, None]
-    return changed
+    return _scaled(changed, torch.minimum(gain, peak.reciprocal()))
 
 
 def _filtered(samples: torch.Tensor, how: Augmentation, generator: torch.Generator) -> torch.Tensor:
@@ -51,7 +50,8 @@ def _filtered(samples: torch.Tensor, how: Augmentation, generator: torch.Generat
     response = torch.fft.rfft(_impulses(samples, how, generator), size)
     hz = torch.fft.rfftfreq(size, 1.0 / SAMPLE_RATE, device=samples.device)
     spectrum = torch.fft.rfft(samples, size) * response * _microphone(hz, len(samples), how, generator)
-    return torch.fft.irfft(spectrum, size)[:, : samples.shape[1]]
+    filtered: torch.Tensor = torch.fft.irfft(spectrum, size)
+    return filtered[:, : samples.shape[1]]
 
 
 def _impulses(samples: torch.Tensor, how: Augmentation, generator: torch.Generator) -> torch.Tensor:
@@ -93,8 +93,7 @@ def _noise(
     noise = noise / _rms(noise)[:, None] + _hum(samples, generator) * _chosen(batch, 0.15, generator)[:, None]
     scale = level.clamp(min=0.003) * _amplitude(-_uniform(batch, how.snr_db, generator))
     scale = scale * _chosen(batch, how.noise_share, generator)
-    noise = noise * (scale / _rms(noise).clamp(min=1e-9))[:, None]
-    return noise
+    return _scaled(noise, scale / _rms(noise).clamp(min=1e-9))
 
 
 def _hum(samples: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -128,6 +127,12 @@ def _uniform(count: int, between: tuple[float, float], generator: torch.Generato
 def _chosen(count: int, share: float, generator: torch.Generator) -> torch.Tensor:
     """1.0 for the rows that are changed, 0.0 for the others."""
     return (torch.rand(count, device=generator.device, generator=generator) < share).float()
+
+
+def _scaled(samples: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Every row ``[B, n]`` times its factor ``[B]``."""
+    scaled: torch.Tensor = samples * factors[:, None]
+    return scaled
 
 
 def _amplitude(db: torch.Tensor) -> torch.Tensor:
