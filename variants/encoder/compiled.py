@@ -128,22 +128,28 @@ class GraphRecorder:
 
     @torch.inference_mode()
     def record(self, forward: Forward, features: torch.Tensor, lengths: torch.Tensor) -> GraphCall:
-        """Raises ``HarnessError`` where the encoder does something that a graph cannot hold."""
-        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UP_RUNS):
-                forward(features, lengths)
-        torch.cuda.current_stream(self._device).wait_stream(side)
+        """Raises ``HarnessError`` where inductor fails or the encoder does what a graph cannot hold."""
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=self._pool):
+            self._warm_up(forward, features, lengths)
+            # Only this thread's calls belong to the graph; a monitor beside it may go on.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 states, state_lengths = forward(features, lengths)
         except RuntimeError as error:
             shape = "x".join(map(str, features.shape))
             raise HarnessError(f"encoder={NAME}: capture of {shape} failed: {error}") from error
         self.captures += 1
         return GraphCall(graph, states, state_lengths)
+
+    def _warm_up(self, forward: Forward, features: torch.Tensor, lengths: torch.Tensor) -> None:
+        """On a stream of its own, as capture needs it; compiles where inductor is asked for."""
+        main = torch.cuda.current_stream(self._device)
+        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        side.wait_stream(main)
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP_RUNS):
+                forward(features, lengths)
+        main.wait_stream(side)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ tensors cross by pointer; nothing else of torch reaches TensorRT.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def exported(model: TdtModel, longest_frames: int, cache: ContentCache) -> Path:
     key = export_key(model, longest_frames)
     folder = cache.get(key) if key else None
     if folder is None:
-        key = key or f"unnamed-{id(model):x}"
+        key = key or f"unnamed-{uuid.uuid4().hex}"  # never taken for another's
         with cache.create(key) as unfinished:
             export(model, unfinished, longest_frames)
         folder = cache.get(key)
@@ -141,7 +142,7 @@ class EngineCall:
 
     def run(self) -> None:
         """On torch's current stream, in order with the copies before and after it."""
-        stream = torch.cuda.current_stream().cuda_stream
+        stream = torch.cuda.current_stream().cuda_stream if self.states.is_cuda else self.runner.stream
         if self.graph is None:
             self.runner.enqueue(self.context, stream)
         else:
@@ -158,12 +159,13 @@ class EngineCalls:
         numbers = max(slot.batch * self._frames(slot) for slot in grid.slots()) * self._width
         self._states = torch.zeros(numbers, dtype=model.dtype, device=model.device)
         self._lengths = torch.zeros(grid.batches[-1], dtype=torch.int32, device=model.device)
+        self._synchronize = model.synchronize
         self._prepared: dict[Slot, Call] = {}
         self.captures_at_build = 0
 
     def prepare(self, cuda_graphs: bool) -> None:
         """Every shape of the grid. Shapes of one profile share its context unless graphs hold theirs."""
-        torch.cuda.synchronize()
+        self._synchronize()
         for slot in self._grid.slots() if cuda_graphs else ():
             context = self._runner.context(slot.profile)
             call = self._bound(slot, context)

@@ -1,0 +1,187 @@
+"""Export, build, contexts, graphs and pointers together, over the stand-in for TensorRT beside this file."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.errors import ExitCode, HarnessError, InvalidMeasurementError, UnavailableError
+from harness.protocols import ShapePlan
+from tests.variants.encoder.parts import small_model
+from variants.encoder import eager, multi_profile, single_profile
+from variants.encoder.bucketed import BucketedEncoder
+from variants.encoder.parity import LIMITS, States, compare, probe
+from variants.encoder.tensorrt import bench, bisect
+from variants.encoder.tensorrt.encoder import build_encoder
+from variants.encoder.tensorrt.run import EngineRunner, to_float32
+from variants.models.types import TdtModel
+
+STANDIN = Path(__file__).parent / "standin"
+PLAN = ShapePlan((0.5, 1.0, 2.0), 4, (0.3, 0.4, 0.8, 1.1, 1.8))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tensorrt() -> Iterator[None]:
+    """``import tensorrt`` and ``cuda.bindings.runtime`` find the stand-ins, here and in child processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [n for n in sys.modules if n.split(".")[0] in ("cuda", "tensorrt")]:
+            patch.delitem(sys.modules, name)
+        patch.syspath_prepend(str(STANDIN))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(STANDIN), str(Path.cwd())]))
+        yield
+        for name in [n for n in sys.modules if n.split(".")[0] in ("cuda", "tensorrt")]:
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("engines")
+
+
+def model(dtype: torch.dtype = torch.float32, seed: int = 0) -> TdtModel:
+    return replace(small_model(dtype=dtype, seed=seed), provenance={"weights_hash": f"seed {seed}"})
+
+
+def build(choice: Any, cache: Path, given: TdtModel | None = None, **options: Any) -> BucketedEncoder:
+    multi = choice is multi_profile
+    chosen = {
+        **(choice.DEFAULTS if multi else choice.OPTIONS),
+        "longest_s": 2.0,
+        "cache_dir": str(cache),
+        **options,
+    }
+    given = given or model()
+    grid = (choice.make_multi_grid if multi else choice.make_single_grid)(PLAN, chosen, given.hop_s)
+    return build_encoder(choice.NAME, given, chosen, grid)
+
+
+@pytest.mark.parametrize("padding", ["profile", "none"])
+@pytest.mark.parametrize("cuda_graphs", [True, False])
+@pytest.mark.parametrize("choice", [single_profile, multi_profile])
+def test_engines_answer_as_the_model_does(choice: Any, padding: str, cuda_graphs: bool, cache: Path) -> None:
+    encoder = build(choice, cache, padding=padding, cuda_graphs=cuda_graphs)
+    reference = eager.build(model(), {}, PLAN)
+    for rows, frames in ((1, 20), (3, 100), (4, 200), (6, 55), (1, 20)):
+        batch = probe(rows, max(1, frames // 2), frames, 32, seed=frames)
+        found, expected = encoder.encode(batch), reference.encode(batch)
+        assert found.values.shape == expected.values.shape
+        assert found.lengths.dtype == torch.int64
+        agreement = compare(
+            States(expected.values.numpy(), expected.lengths.numpy()),
+            States(found.values.numpy(), found.lengths.numpy()),
+        )
+        assert agreement.within(LIMITS["float32"])
+
+
+def test_half_precision_stays_half(cache: Path) -> None:
+    encoder = build(multi_profile, cache, model(torch.float16))
+    assert encoder.encode(probe(1, 50, 50, 32)).values.dtype == torch.float16
+
+
+def test_profiles_are_chosen_counted_and_never_switched_inside_a_context(cache: Path) -> None:
+    encoder = build(multi_profile, cache)
+    built = encoder.evidence()
+    for frames in (20, 20, 190, 20):
+        encoder.encode(probe(1, frames, frames, 32))
+    evidence = encoder.evidence()
+    assert evidence["profile_switches"] == 2
+    assert evidence["calls"] == evidence["replays"] == 4
+    assert evidence["captures"] == built["captures"] == len(evidence["shapes"])
+    assert evidence["captures_after_build"] == 0
+    assert evidence["contexts_created"] == built["contexts_created"]
+    assert evidence["cuda_graphs"]
+    assert evidence["not_engaged"] is None
+
+
+def test_one_context_for_each_profile_without_graphs(cache: Path) -> None:
+    evidence = build(multi_profile, cache, cuda_graphs=False).evidence()
+    assert evidence["contexts_created"] == len(evidence["profiles"])
+    assert evidence["captures"] == 0
+    assert not evidence["cuda_graphs"]
+
+
+def test_memory_is_told_apart(cache: Path) -> None:
+    memory = build(multi_profile, cache).evidence()["memory"]
+    assert {"weights_bytes", "activations_bytes", "input_buffers_bytes", "added_bytes"} <= set(memory)
+    assert memory["activations_bytes"] == 4096
+
+
+def test_the_second_start_builds_nothing(tmp_path: Path) -> None:
+    build(single_profile, tmp_path)
+    assert build(single_profile, tmp_path).evidence()["build_s"] == 0.0
+    assert len([p for p in (tmp_path / "engines").iterdir() if p.is_dir()]) == 1
+
+
+def test_an_engine_of_other_weights_is_invalid_and_names_the_bucket(tmp_path: Path) -> None:
+    """As if a cached export had been taken for these weights: the same hash, another model."""
+    build(single_profile, tmp_path, model(seed=1))
+    wrong = replace(model(seed=2), provenance={"weights_hash": "seed 1"})
+    with pytest.raises(InvalidMeasurementError, match="encoder=single_profile: bucket 0"):
+        build(single_profile, tmp_path, wrong)
+
+
+def test_a_build_that_fails_says_what_the_logger_said(tmp_path: Path) -> None:
+    with pytest.raises(HarnessError, match=r"no kernel found for layers\.0\.conv"):
+        build(single_profile, tmp_path, optimization_level=0)
+    assert [p for p in (tmp_path / "engines").iterdir() if p.is_dir()] == []
+
+
+def test_a_plan_that_cannot_be_loaded_says_what_to_remove(tmp_path: Path) -> None:
+    plan = tmp_path / "encoder.plan"
+    plan.write_bytes(b"not a plan")
+    with pytest.raises(UnavailableError, match=r"encoder\.plan.*magic tag.*remove"):
+        EngineRunner(plan, 32)
+
+
+def test_bits_of_bfloat16_read_as_numbers() -> None:
+    values = torch.tensor([1.0, -2.5, 0.0078125], dtype=torch.bfloat16)
+    bits = values.view(torch.uint16).numpy()
+    assert to_float32(bits).tolist() == values.float().tolist()
+
+
+def test_engines_are_timed_without_torch_after_parity(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probes, times = tmp_path / "probes", tmp_path / "times.json"
+    exporting = ["export", "--model", "parakeet_tiny", "--layers", "1", "--precision", "fp32"]
+    assert bench.main([*exporting, "--lengths", "0.5", "1", "--output", str(probes)]) == ExitCode.DONE
+    timing = ["time", str(probes), "--rounds", "3", "--cache", str(tmp_path), "--json", str(times)]
+    assert bench.main(timing) == ExitCode.DONE
+    rows = json.loads(times.read_text())["rows"]
+    assert [row["length_s"] for row in rows] == [0.5, 1.0]
+    assert all(len(samples) == 3 for row in rows for samples in row["samples_s"].values())
+    assert all(parity["cosine"] > 0.9999 for row in rows for parity in row["parity"].values())
+    assert "multi: 2 profiles" in capsys.readouterr().out
+
+
+def test_a_wrong_engine_is_not_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    probes = tmp_path / "probes"
+    exporting = ["export", "--model", "parakeet_tiny", "--layers", "1", "--precision", "fp32"]
+    bench.main([*exporting, "--lengths", "0.5", "--output", str(probes)])
+    case = dict(np.load(probes / "0.5.npz"))
+    case["states"] = -case["states"]
+    np.savez(probes / "0.5.npz", **case)
+    assert bench.main(["time", str(probes), "--rounds", "3", "--cache", str(tmp_path)]) == ExitCode.INVALID
+    assert "single, 0.5 s, fp32, 1 layers differs" in capsys.readouterr().err
+
+
+def test_missing_probes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main(["time", str(tmp_path / "nothing")]) == ExitCode.USAGE
+    assert "export" in capsys.readouterr().err
+
+
+def test_bisection_runs_an_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bisect, "_load", lambda _options: small_model())
+    assert bisect.main(["--frames", "64", "--cache", str(tmp_path)]) == ExitCode.DONE
+    assert "layers.1" in capsys.readouterr().out

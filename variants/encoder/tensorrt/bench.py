@@ -1,0 +1,281 @@
+"""Engines alone, without torch in the timed process: the encoder stage where torch's interpreter lacks
+TensorRT's bindings. First, where torch and NeMo are, then, where TensorRT, NumPy and cuda-bindings are:
+
+    python -m variants.encoder.tensorrt.bench export --layers 4 --precision fp16 --output probes
+    python -m variants.encoder.tensorrt.bench time probes --engines single single_own multi --json times.json
+
+``export`` writes the graph, and for each length features with the states that PyTorch computes from them.
+``time`` builds or finds the engines, holds each length to those states, and times what passed: from
+features on the device to states on the device, waiting for the device after each call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import ExitCode, HarnessError, UsageError
+from variants.encoder.parity import LIMITS, States, probe, require
+from variants.encoder.planner import GRANULE, round_up, seconds_to_frames
+from variants.encoder.shapes import output_frames
+from variants.encoder.tensorrt.process import EngineStore
+from variants.encoder.tensorrt.run import EngineRunner, Shape, to_float32
+from variants.encoder.tensorrt.spec import INPUTS, OUTPUTS, EngineSpec, ShapeRange, hash_onnx
+
+HOP_S = 0.01
+ENGINES = ("single", "single_own", "multi")
+META = "meta.json"
+TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+# ---------------------------------------------------------------- export, with torch
+
+
+def export_probes(options: argparse.Namespace) -> None:
+    """The graph in ``output/graph`` and ``output/<seconds>.npz`` with features, lengths and states."""
+    import torch
+
+    from variants.encoder.bench import build_model
+    from variants.encoder.tensorrt.bisect import reference
+    from variants.encoder.tensorrt.export import export
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = build_model(options.model, options.precision, device, options.seed)
+    encoder: Any = model.encoder
+    if options.layers:
+        encoder.layers = encoder.layers[: options.layers]
+        encoder.layer_drop_probs = encoder.layer_drop_probs[: options.layers]
+    frames = [_frames(seconds) for seconds in options.lengths]
+    graph = Path(options.output) / "graph"
+    graph.mkdir(parents=True, exist_ok=True)
+    export(model, graph, max(frames))
+    for seconds, count in zip(options.lengths, frames, strict=True):
+        batch = probe(1, count, count, model.feature_bins, seed=count)
+        found = reference(model, batch)
+        arrays = {"features": batch.values, "lengths": batch.lengths}
+        arrays |= {name: found[name] for name in OUTPUTS}
+        np.savez(Path(options.output) / f"{seconds:g}.npz", **arrays)  # type: ignore[arg-type]
+    meta = {
+        "model": options.model,
+        "layers": len(encoder.layers),
+        "precision": options.precision,
+        "seed": options.seed,
+        "lengths_s": options.lengths,
+        "bins": model.feature_bins,
+        "width": int(encoder.d_model),
+        "factor": int(encoder.subsampling_factor),
+        "torch": torch.__version__,
+        "reference_device": str(device),
+    }
+    (Path(options.output) / META).write_text(json.dumps(meta, indent=1))
+    print(f"{options.output}: {len(encoder.layers)} layers, {len(frames)} lengths, {options.precision}")
+
+
+# ---------------------------------------------------------------- time, without torch
+
+
+class Timed:
+    """One engine with its inputs and outputs on the device, a length at a time."""
+
+    def __init__(
+        self, name: str, runner: EngineRunner, meta: Mapping[str, Any], ranges: Sequence[ShapeRange]
+    ) -> None:
+        self.name, self.runner, self._meta, self._ranges = name, runner, meta, ranges
+        longest = ranges[-1].frames[2]
+        states = output_frames(longest, meta["factor"]) * meta["width"] * 4
+        sizes = dict(zip((*INPUTS, *OUTPUTS), (meta["bins"] * longest * 4, 4, states, 4), strict=True))
+        self._addresses = {name: runner.gpu.allocate(size) for name, size in sizes.items()}
+        self._graphs: dict[Shape, Any] = {}
+
+    def shape(self, frames: int) -> Shape:
+        """Padded to the profile's maximum, unless the engine runs at the input's own length."""
+        index = next(i for i, r in enumerate(self._ranges) if frames <= r.frames[2])
+        padded = frames if self.name == "single_own" else self._ranges[index].frames[2]
+        return Shape(1, padded, index)
+
+    def verify(self, case: Mapping[str, np.ndarray], what: str) -> dict[str, Any]:
+        """Parity with PyTorch's states. Raises ``InvalidMeasurementError``."""
+        frames = case["features"].shape[2]
+        shape = self.shape(frames)
+        padded = np.pad(case["features"], ((0, 0), (0, 0), (0, shape.frames - frames)))
+        outputs = {
+            OUTPUTS[0]: (1, output_frames(shape.frames, self._meta["factor"]), self._meta["width"]),
+            OUTPUTS[1]: (1,),
+        }
+        found = self.runner.run_host(padded, case["lengths"], shape.profile, outputs)
+        states = to_float32(found[OUTPUTS[0]])[:, : case[OUTPUTS[0]].shape[1]]
+        limits = LIMITS[TYPES[self._meta["precision"]]]
+        expected = States(case[OUTPUTS[0]], case[OUTPUTS[1]])
+        return asdict(require(expected, States(states, found[OUTPUTS[1]]), limits, what))
+
+    def prepare(self, frames: int, cuda_graphs: bool) -> Shape:
+        """The call for ``frames``, captured where graphs are wanted; not part of any time."""
+        shape = self.shape(frames)
+        if cuda_graphs and shape not in self._graphs:
+            context = self.runner.context(shape.profile)
+            self.runner.bind(context, shape, self._addresses)
+            self._graphs[shape] = self.runner.capture(context)
+        return shape
+
+    def load(self, case: Mapping[str, np.ndarray], shape: Shape) -> None:
+        frames = case["features"].shape[2]
+        features = np.pad(case["features"], ((0, 0), (0, 0), (0, shape.frames - frames)))
+        lengths = case["lengths"].astype(np.int32)
+        self.runner.gpu.upload(np.ascontiguousarray(features), self._addresses[INPUTS[0]], self.runner.stream)
+        self.runner.gpu.upload(lengths, self._addresses[INPUTS[1]], self.runner.stream)
+        self.runner.gpu.wait(self.runner.stream)
+
+    def run_s(self, shape: Shape) -> float:
+        """Wall seconds of one call, with the setting of its shape where no graph holds it."""
+        graph = self._graphs.get(shape)
+        start = time.perf_counter()
+        if graph is None:
+            context = self.runner.shared_context(shape.profile)
+            self.runner.bind(context, shape, self._addresses)
+            self.runner.enqueue(context, self.runner.stream)
+        else:
+            self.runner.gpu.launch(graph, self.runner.stream)
+        self.runner.gpu.wait(self.runner.stream)
+        return time.perf_counter() - start
+
+
+def time_engines(options: argparse.Namespace) -> None:
+    """Parity first, then rounds in which the engines take turns on each length."""
+    folder = Path(options.probes)
+    meta = _read_meta(folder)
+    engines, notes = _build(options, folder, meta)
+    rows = []
+    for seconds in meta["lengths_s"]:
+        rows.append(_time_length(options, meta, engines, seconds, dict(np.load(folder / f"{seconds:g}.npz"))))
+        print(_line(rows[-1]), flush=True)
+    if options.json:
+        result = {"meta": meta, "engines": notes, "cuda_graphs": options.cuda_graphs, "rows": rows}
+        options.json.write_text(json.dumps(result, indent=1))
+
+
+def _time_length(
+    options: argparse.Namespace,
+    meta: Mapping[str, Any],
+    engines: Sequence[Timed],
+    seconds: float,
+    case: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
+    what = f"{seconds:g} s, {meta['precision']}, {meta['layers']} layers"
+    parity = {engine.name: engine.verify(case, f"{engine.name}, {what}") for engine in engines}
+    shapes = {e.name: e.prepare(case["features"].shape[2], options.cuda_graphs) for e in engines}
+    samples: dict[str, list[float]] = {engine.name: [] for engine in engines}
+    for index in range(options.rounds + 2):
+        for engine in engines if index % 2 else reversed(engines):
+            engine.load(case, shapes[engine.name])
+            taken = engine.run_s(shapes[engine.name])
+            if index >= 2:
+                samples[engine.name].append(taken)
+    return {"length_s": seconds, "parity": parity, "samples_s": samples}
+
+
+def _build(
+    options: argparse.Namespace, folder: Path, meta: Mapping[str, Any]
+) -> tuple[list[Timed], dict[str, Any]]:
+    graph = folder / "graph" / "encoder.onnx"
+    store = EngineStore(options.cache)
+    engines, notes = [], {}
+    for name in options.engines:
+        ranges = _ranges(name, meta["lengths_s"])
+        spec = EngineSpec(
+            str(graph),
+            hash_onnx(graph),
+            meta["bins"],
+            meta["precision"],
+            ranges,
+            optimization_level=options.optimization_level,
+            tactic_sources=None if options.tactic_sources is None else tuple(options.tactic_sources),
+        )
+        built = store.get(spec)
+        engines.append(Timed(name, EngineRunner(built.plan, meta["bins"]), meta, ranges))
+        notes[name] = {"key": built.key, "build_s": built.build_s, "memory": engines[-1].runner.memory}
+        notes[name]["tensorrt"] = engines[-1].runner.evidence()["tensorrt"]
+        version = notes[name]["tensorrt"]
+        print(f"{name}: {len(ranges)} profiles, TensorRT {version}, built in {built.build_s:.0f} s")
+    return engines, notes
+
+
+def _ranges(name: str, lengths_s: Sequence[float]) -> tuple[ShapeRange, ...]:
+    """One profile as wide as the longest length, or one for each length; batch 1."""
+    maxima = sorted(round_up(_frames(seconds), GRANULE) for seconds in lengths_s)
+    if name != "multi":
+        maxima = maxima[-1:]
+    lows = [1, *(top + 1 for top in maxima[:-1])]
+    return tuple(ShapeRange((1, 1, 1), (low, top, top)) for low, top in zip(lows, maxima, strict=True))
+
+
+def _frames(seconds: float) -> int:
+    return seconds_to_frames(seconds, HOP_S)
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    try:
+        meta: dict[str, Any] = json.loads((folder / META).read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder}: no probes there ({error}); make them with the command export") from error
+    return meta
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    parts = [
+        f"{name} {sorted(times)[len(times) // 2] * 1e3:.3f} (cosine {row['parity'][name]['cosine']:.6f})"
+        for name, times in row["samples_s"].items()
+    ]
+    return f"{row['length_s']:5.1f} s  p50 ms: {'  '.join(parts)}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code; an error is one line on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except HarnessError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return int(error.exit_code)
+    return int(ExitCode.DONE)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m variants.encoder.tensorrt.bench", description="Time TensorRT engines alone."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    making = commands.add_parser("export", help="graph and reference states; needs torch and NeMo")
+    making.set_defaults(run=export_probes)
+    making.add_argument(
+        "--model", default="parakeet_tdt_0_6b_v3", choices=("parakeet_tdt_0_6b_v3", "parakeet_tiny")
+    )
+    making.add_argument("--layers", type=int, default=0, help="the first so many layers (default: all)")
+    making.add_argument("--precision", default="fp16", choices=tuple(TYPES))
+    making.add_argument(
+        "--lengths", nargs="+", type=float, default=[1.0, 2.0, 5.0, 10.0, 30.0], help="seconds"
+    )
+    making.add_argument("--seed", type=int, default=0)
+    making.add_argument("--output", type=Path, required=True)
+    timing = commands.add_parser("time", help="build, compare, time; needs tensorrt and cuda-bindings")
+    timing.set_defaults(run=time_engines)
+    timing.add_argument("probes", type=Path)
+    timing.add_argument("--engines", nargs="+", default=list(ENGINES), choices=ENGINES)
+    timing.add_argument("--rounds", type=int, default=100)
+    timing.add_argument("--cache", type=Path, default=Path(".cache") / "engines")
+    timing.add_argument("--no-cuda-graphs", dest="cuda_graphs", action="store_false")
+    timing.add_argument("--optimization-level", type=int, default=3, choices=range(6))
+    timing.add_argument("--tactic-sources", nargs="*", help="only these of TensorRT's TacticSource names")
+    timing.add_argument("--json", type=Path)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
