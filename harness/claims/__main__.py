@@ -102,29 +102,34 @@ def _conditions(bench: Bench) -> dict[str, object]:
     }
 
 
-def _positive(kind: type[int] | type[float]) -> object:
-    def parse(text: str) -> int | float:
-        value = kind(text)
-        if value <= 0:
-            raise argparse.ArgumentTypeError(f"{text} is not above 0")
-        return value
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
 
-    return parse
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a time above 0")
+    return value
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m harness.claims", description=__doc__)
-    number, seconds = _positive(int), _positive(float)
     add = parser.add_argument
     add("--claims", default="all", help="numbers, such as 5,6,7,8 (default: all)")
     add("--out", default="reports/claims", help="folder of the report (default: %(default)s)")
     add("--cache-dir", default=".cache", help="where rendered audio is kept (default: %(default)s)")
-    add("--repeats", type=number, default=2, help="processes of each variant (default: %(default)s)")  # type: ignore[arg-type]
-    add("--connections", type=number, default=2000, help="live streams of claim 6 (default: %(default)s)")  # type: ignore[arg-type]
-    add("--duration", type=seconds, default=60.0, help="seconds of each stream (default: %(default)s)")  # type: ignore[arg-type]
-    add("--objects", type=number, default=1_000_000, help="start-up heap of claim 7 (default: %(default)s)")  # type: ignore[arg-type]
-    add("--longest", type=seconds, default=3600.0, help="longest recording of claim 5 (default: %(default)s)")  # type: ignore[arg-type]
-    add("--requests", type=number, default=100, help="requests a process in claim 8 (default: %(default)s)")  # type: ignore[arg-type]
+    add("--repeats", type=_count, default=2, help="processes of each variant (default: %(default)s)")
+    add("--connections", type=_count, default=2000, help="live streams of claim 6 (default: %(default)s)")
+    add("--duration", type=_seconds, default=60.0, help="seconds of each stream (default: %(default)s)")
+    add("--objects", type=_count, default=1_000_000, help="start-up heap of claim 7 (default: %(default)s)")
+    add(
+        "--longest", type=_seconds, default=3600.0, help="longest recording of claim 5 (default: %(default)s)"
+    )
+    add("--requests", type=_count, default=100, help="requests a process in claim 8 (default: %(default)s)")
     add("--seed", type=int, default=0)
     add("--quick", action="store_true", help="everything once and small: does it work, not what is it worth")
     return parser

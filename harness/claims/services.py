@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
 from harness import registry
-from harness.errors import HarnessError, InvalidMeasurementError
+from harness.errors import HarnessError, InvalidMeasurementError, RequestError
 from harness.frontend.chain import build_frontend
 from harness.frontend.config import FrontendConfig
-from harness.protocols import Engine, Evidence, Frontend, Reply, Request, ServiceSpec
+from harness.protocols import Engine, Evidence, Frontend, Reply, Request, SegmentFeatures, ServiceSpec
+from harness.spans import SpanRecorder
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,14 @@ class EngineOptions:
 
 
 class NoFrontend:
-    """For live streams, which bring samples and pass no front end."""
+    """For live streams, which bring samples and pass no front end. Recordings are refused."""
+
+    def __call__(self, payload: bytes, _spans: SpanRecorder) -> list[SegmentFeatures]:
+        raise RequestError(f"a recording of {len(payload)} bytes: this service takes live streams alone")
+
+    @property
+    def stages(self) -> Sequence[tuple[str, Callable[[Any], Any]]]:
+        return ()
 
 
 def fixed_cost_engine(**options: Any) -> Engine:
@@ -38,7 +46,7 @@ def frontend_of(config: FrontendConfig) -> Frontend:
 
 def stream_spec(topology_options: Mapping[str, Any], **cost: Any) -> ServiceSpec:
     """A service for live streams alone."""
-    return ServiceSpec(NoFrontend, partial(fixed_cost_engine, **cost), options=topology_options)  # type: ignore[arg-type]
+    return ServiceSpec(NoFrontend, partial(fixed_cost_engine, **cost), options=topology_options)
 
 
 def recording_spec(ipc: str, config: FrontendConfig) -> ServiceSpec:
