@@ -27,7 +27,7 @@ class EngineOptions:
 class NoFrontend:
     """For live streams, which bring samples and pass no front end. Recordings are refused."""
 
-    def __call__(self, payload: bytes, _spans: SpanRecorder) -> list[SegmentFeatures]:
+    def __call__(self, payload: bytes, spans: SpanRecorder) -> list[SegmentFeatures]:  # noqa: ARG002
         raise RequestError(f"a recording of {len(payload)} bytes: this service takes live streams alone")
 
     @property
