@@ -192,8 +192,8 @@ class SharedSender:
             for run in [run for run in link.table.runs if not run.sent]:
                 link.table.free(run)
 
-    def send(self, value: Any, holding: Lease | None = None) -> None:
-        sent_ns = now_ns()
+    def send(self, value: Any, holding: Lease | None = None, since_ns: int | None = None) -> None:
+        sent_ns = since_ns or now_ns()
         forwarded = False
         try:
             self.collect()  # a peer that died since the last message is replaced, not reported

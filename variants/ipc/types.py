@@ -67,8 +67,10 @@ class Sender(Protocol):
         """Give back what was allocated and not sent (the request failed half-way)."""
         ...
 
-    def send(self, value: Any, holding: Lease | None = None) -> None:
+    def send(self, value: Any, holding: Lease | None = None, since_ns: int | None = None) -> None:
         """Send, waiting for room if the link is full.
+
+        ``since_ns`` is when the passing on began, if that was earlier: the receiver's ``sent_ns``.
 
         ``holding`` is the lease that arrays of ``value`` may point into. The link releases it: at
         once where it copied them, else when the receiver has given them back.

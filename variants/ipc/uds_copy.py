@@ -69,8 +69,8 @@ class UdsSender:
     def discard(self) -> None:
         """Nothing is held: allocated memory is the caller's own."""
 
-    def send(self, value: Any, holding: Lease | None = None) -> None:
-        sent_ns = now_ns()
+    def send(self, value: Any, holding: Lease | None = None, since_ns: int | None = None) -> None:
+        sent_ns = since_ns or now_ns()
         try:
             packed = pack(value)
             lengths = [buffer.nbytes for buffer in packed.buffers]

@@ -92,9 +92,9 @@ class ZeroMqSender:
     def discard(self) -> None:
         """Nothing is held: allocated memory is the caller's own."""
 
-    def send(self, value: Any, holding: Lease | None = None) -> None:
+    def send(self, value: Any, holding: Lease | None = None, since_ns: int | None = None) -> None:
         try:
-            message = pickle.dumps((now_ns(), value), protocol=pickle.HIGHEST_PROTOCOL)
+            message = pickle.dumps((since_ns or now_ns(), value), protocol=pickle.HIGHEST_PROTOCOL)
         finally:
             if holding is not None:
                 holding.release()

@@ -28,14 +28,19 @@ class Item(NamedTuple):
     finished_ns: int = 0
 
 
-def hop_spans(lease: Lease) -> list[Span]:
-    """The time between two processes.
+def hop_spans(lease: Lease, end_ns: int) -> list[Span]:
+    """The time between two processes, up to ``end_ns``, when the work on the item goes on.
 
-    From the sender's beginning to the receiver's end it is ``ipc``; as long as the receiver was
-    still busy with something else, it is ``queue``.
+    From the sender's beginning it is ``ipc``, except while the receiver was still busy with
+    something else: that is ``queue``.
     """
     began_ns = max(lease.sent_ns, lease.ready_ns)
-    spans = [Span("ipc", began_ns, lease.received_ns)]
+    spans = [Span("ipc", began_ns, end_ns)]
     if began_ns > lease.sent_ns:
         spans.insert(0, Span("queue", lease.sent_ns, began_ns))
     return spans
+
+
+def since_ns(item: Item) -> int | None:
+    """Where the item's last span ends, and its passing on begins."""
+    return item.spans[-1].end_ns if item.spans else None

@@ -27,7 +27,7 @@ from harness.errors import HarnessError, UsageError
 from harness.protocols import Evidence, Reply, Request, Transcript
 from harness.spans import Span, now_ns
 from variants.ipc.types import Lease, PeerGoneError, Receiver, Sender, Traffic, Transport
-from variants.topology.item import Item, hop_spans
+from variants.topology.item import Item, hop_spans, since_ns
 from variants.topology.supervisor import RestartPolicy, Supervisor
 from variants.topology.types import (
     KINDS,
@@ -286,7 +286,10 @@ class Pipeline:
             if not items:  # they were answered when a process died
                 continue
             try:
-                sender.send(items[0] if len(items) == 1 else Item("batch", 0, 0, items))
+                if len(items) == 1:
+                    sender.send(items[0], since_ns=since_ns(items[0]))
+                else:
+                    sender.send(Item("batch", 0, 0, items))
             except PeerGoneError:
                 self._fail_by_death([item.job_id for item in items], entry.name, "its link broke")
             except HarnessError as error:  # it does not fit the link
@@ -298,8 +301,8 @@ class Pipeline:
         item = waiting.popleft()
         if item.kind != "push":
             pending = self._pending.get(item.job_id)
-            since_ns = now_ns() if pending is None else pending.submitted_ns
-            return [item._replace(spans=(Span("queue", since_ns, now_ns()),))]
+            submitted_ns = now_ns() if pending is None else pending.submitted_ns
+            return [item._replace(spans=(Span("queue", submitted_ns, now_ns()),))]
         items = [item]
         while len(items) < _LONGEST_BATCH and waiting and waiting[0].kind == "push":
             entry.wakeup.acquire()  # it was released once for each item, or is about to be
@@ -314,7 +317,8 @@ class Pipeline:
 
     def _finish(self, lease: Lease) -> None:
         item: Item = lease.value
-        received_ns, spans = lease.received_ns, hop_spans(lease)
+        arrived_ns = now_ns()
+        spans = hop_spans(lease, arrived_ns)
         lease.release()  # text, times and evidence are all that comes back
         if item.kind == "batch":
             for each in item.value:
@@ -322,7 +326,7 @@ class Pipeline:
         elif item.kind == "push":
             self._answer(item)
         else:
-            reply = Span("reply", received_ns, now_ns())
+            reply = Span("reply", arrived_ns, now_ns())
             self._answer(item._replace(spans=(*item.spans, *spans, reply)))
 
     def _answer(self, item: Item) -> None:
