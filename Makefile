@@ -1,5 +1,6 @@
 # make bench   sets up .venv, measures the eager variant on the smoke set, says where the report is
 # make test    sets up .venv, runs the tests
+# make test-slow   the tests that take minutes
 # make check   ruff and mypy
 # make lock    writes what .venv holds into constraints.txt
 
@@ -8,7 +9,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: bench test check lock clean
+.PHONY: bench test test-slow check lock clean
 .DELETE_ON_ERROR:
 
 bench: $(READY)
@@ -16,6 +17,9 @@ bench: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .
