@@ -24,6 +24,7 @@ import torch
 from harness.errors import HarnessError, UnavailableError
 from harness.protocols import Decoder, EncoderOutput, Hypothesis, ShapePlan
 from variants.decoder import conditional_graph, cpu_synced, megakernel, nemo
+from variants.decoder.gpu.decoding import GpuDecoder
 from variants.models.types import TdtModel
 
 FRAME_S = 0.08
@@ -33,6 +34,8 @@ DURATION_SHARES = (0.08, 0.22, 0.32, 0.25, 0.13)
 CONTEXT_DEVIATION = 0.25
 MEMORY_BYTES_PER_S = 3.0e12
 """Device memory of an H100, measured as a large copy: the floor of a decoder that re-reads its weights."""
+HOP_S = 0.30e-6
+"""One word from one multiprocessor to another through L2 on an H100, measured as half a round trip."""
 NAMES = ("cpu_synced", "nemo.full_graph", "nemo.no_while_loops", "conditional_graph", "megakernel")
 
 
@@ -298,9 +301,21 @@ def time_decoders(
     return {name: summarize(values) for name, values in samples.items()}
 
 
-def floor_s(labels: int, weight_bytes: int) -> float:
-    """Seconds for a batch whose slowest utterance has ``labels``, reading every weight once per label."""
+def weight_floor_s(labels: float, weight_bytes: int) -> float:
+    """Seconds to read every weight from device memory once per label of the longest utterance."""
     return labels * weight_bytes / MEMORY_BYTES_PER_S
+
+
+def hop_floor_s(decoder: Decoder, weight_bytes: int) -> float | None:
+    """The megakernel's own floor for its last call: its hops between multiprocessors, and its weights once.
+
+    A step hands candidates and choices on; a label also the hidden state of each layer and the prediction.
+    """
+    if not isinstance(decoder, GpuDecoder) or decoder.last_report is None:
+        return None
+    report = decoder.last_report
+    hops = 2 * report.steps + (LAYERS + 1) * report.label_steps
+    return hops * HOP_S + weight_bytes / MEMORY_BYTES_PER_S
 
 
 def bench_batch(model: TdtModel, batch: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -322,7 +337,9 @@ def bench_batch(model: TdtModel, batch: int, options: argparse.Namespace) -> dic
         name: {
             **asdict(timings[name]),
             "agreement": asdict(agreements[name]),
-            "weight_reads_floor_share": floor_s(round(longest), weights) / timings[name].median_s,
+            "weight_reads_floor_share": weight_floor_s(longest, weights) / timings[name].median_s,
+            "hop_floor_s": hop_floor_s(decoders[name], weights) if name == "megakernel" else None,
+            "last_call": _last_call(decoders[name]),
             "evidence": dict(decoders[name].evidence()),
         }
         for name in decoders
@@ -336,6 +353,14 @@ def bench_batch(model: TdtModel, batch: int, options: argparse.Namespace) -> dic
         "decoders": rows,
         "unavailable": {name: reason for name, reason in made.items() if isinstance(reason, str)},
     }
+
+
+def _last_call(decoder: Decoder) -> dict[str, int] | None:
+    """Steps of the last timed call, where the decoder counts them by call."""
+    if not isinstance(decoder, GpuDecoder) or decoder.last_report is None:
+        return None
+    report = decoder.last_report
+    return {"joint_steps": report.steps, "label_steps": report.label_steps, "labels": report.labels}
 
 
 def _merge(parts: Sequence[Agreement]) -> Agreement:

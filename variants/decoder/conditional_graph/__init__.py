@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from variants.models.types import TdtModel
 
 NAME = "conditional_graph"
-DEFAULTS: Mapping[str, Any] = {"slots": 128, "columns": 128, "lookahead": 4, "unroll": 4, "cache_dir": None}
+DEFAULTS: Mapping[str, Any] = {"slots": 128, "columns": 16, "lookahead": 8, "unroll": 8, "cache_dir": None}
 _CAPABILITY = (8, 0)
 _JOINT_TILES = 4
 _DRIVER_VERSION = 12040  # conditional nodes (12.3), and their handles in kernels of a loaded module

@@ -43,7 +43,7 @@ def compile_kernels(
         version = call(nvrtc.nvrtcVersion)
     except Exception as error:
         raise UnavailableError(f"NVRTC cannot be loaded ({error}): install nvidia-cuda-nvrtc") from error
-    options = [f"--gpu-architecture=sm_{capability[0]}{capability[1]}", "--std=c++17"]
+    options = [f"--gpu-architecture=sm_{capability[0]}{capability[1]}", "--std=c++17", "--generate-line-info"]
     options += [f"-D{name}={value}" for name, value in sorted(macros.items())]
     texts = [source.read_bytes(), SHARED_HEADER.read_bytes()]
     digest = hashlib.sha256(repr((texts, options, version)).encode()).hexdigest()[:32]

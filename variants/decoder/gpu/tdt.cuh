@@ -390,10 +390,12 @@ __device__ __forceinline__ void advance_control(Control& c, const Batch& batch, 
             stays &= replace_finished(c, batch, finished, valid && frame >= length, slot, next_utterance,
                                       assigned_count, writes);
         const u32 staying = __ballot_sync(kAll, stays);
+        __syncwarp();
         if (stays) c.active[active_count + __popc(staying & below)] = slot;  // never beyond what was read
         active_count += __popc(staying);
         __syncwarp();
     }
+    __syncwarp();
     if (lane == 0) {
         c.found_count = found_count;
         c.active_count = active_count;
