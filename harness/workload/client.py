@@ -153,6 +153,7 @@ class _Stream:
 
 def run_client(script: Script, control: Connection) -> None:
     """The process's main: connect, report, wait for the start time, stream, send the records."""
+    epoll = select.epoll()  # before thousands of sockets: select() takes low numbers alone
     try:
         streams = connect_all(script)
         control.send("connected")
@@ -160,7 +161,7 @@ def run_client(script: Script, control: Connection) -> None:
         # The generator's own collections would look like lag; nothing here makes cycles.
         gc.freeze()
         gc.disable()
-        control.send(StreamLoop(script, streams).run(start_ns))
+        control.send(StreamLoop(script, streams, epoll).run(start_ns))
     except (HarnessError, OSError) as error:
         control.send(HarnessError(f"a client process failed: {error}"))
     finally:
@@ -188,10 +189,10 @@ def connect_all(script: Script) -> list[_Stream]:
 class StreamLoop:
     """Sends what is due and reads what has come, until every stream has ended."""
 
-    def __init__(self, script: Script, streams: Sequence[_Stream]) -> None:
+    def __init__(self, script: Script, streams: Sequence[_Stream], epoll: select.epoll) -> None:
         self._script = script
         self._streams = streams
-        self._epoll = select.epoll()
+        self._epoll = epoll
         self._by_fd = {stream.sock.fileno(): stream for stream in streams}
         for fd in self._by_fd:
             self._epoll.register(fd, select.EPOLLIN)
@@ -217,9 +218,16 @@ class StreamLoop:
                 if timeout_s <= 0:
                     self._give_up()
                     break
-            for fd, event in self._epoll.poll(timeout_s, _EVENTS_PER_WAKE_UP):
+            for fd, event in self._wait(timeout_s):
                 self._ready(self._by_fd[fd], event)
         return self._records(time.process_time() - cpu_before)
+
+    def _wait(self, timeout_s: float) -> list[tuple[int, int]]:
+        """What is ready within ``timeout_s``. epoll would round it up to whole milliseconds, which
+        would be the lag of every chunk; select, asked about the epoll itself, counts microseconds."""
+        if timeout_s > 0:
+            select.select((self._epoll,), (), (), timeout_s)
+        return self._epoll.poll(0, _EVENTS_PER_WAKE_UP)
 
     def _schedule(self, start_ns: int) -> list[tuple[int, int]]:
         """A heap of (when its next chunk is due, stream)."""
