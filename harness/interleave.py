@@ -42,7 +42,7 @@ def interleaved(configurations: Sequence[Sequence[str]], rounds: int) -> list[St
         for session in sessions:
             stack.enter_context(session)
         for session in sessions:
-            session.reference()
+            session.reference(sessions)
         for block in range(rounds):
             turns = sessions if block % 2 == 0 else sessions[::-1]
             for session in turns:

@@ -80,9 +80,7 @@ def make_spec(config: RunConfig, lengths_s: Sequence[float]) -> ServiceSpec:
     """What every topology builds its parts from, in whichever process."""
     return ServiceSpec(
         make_frontend=partial(make_frontend, config.frontend),
-        make_engine=partial(
-            make_engine, config.model, config.encoder, config.decoder, tuple(lengths_s)
-        ),
+        make_engine=partial(make_engine, config.model, config.encoder, config.decoder, tuple(lengths_s)),
         ipc=_plain(config.ipc),
         io=_plain(config.io),
         gc=_plain(config.gc),

@@ -7,6 +7,7 @@ in a row.
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -112,14 +113,30 @@ class RunSession:
         """Launch measured process number ``process`` and wait for it."""
         self._launch(self.config, "measured", process, block, self._open.folder)
 
-    def reference(self) -> None:
-        """Transcribe the set once with the eager reference, for its output."""
+    def reference(self, of_others: Sequence[RunSession] = ()) -> None:
+        """Transcribe the set once with the eager reference, for its output.
+
+        A session among ``of_others`` with the same model, front end and recordings, measured in the
+        same series, has the same reference: its output is taken over instead.
+        """
         streaming = self.config.workload.mode == "streaming"  # held to the recordings in one piece
         if streaming or not self.config.runner.reference or is_reference(self.config):
             return
         folder = self._open.folder / "reference"
+        twin = next(
+            (other for other in of_others if other is not self and self._shares_reference(other)), None
+        )
+        if twin is not None:
+            shutil.copytree(twin._open.folder / "reference", folder)
+            return
         folder.mkdir()
         self._launch(as_reference(self.config), "reference", 0, None, folder)
+
+    def _shares_reference(self, other: RunSession) -> bool:
+        mine, its = as_reference(self.config), as_reference(other.config)
+        same = (mine.model, mine.frontend) == (its.model, its.frontend)
+        same_audio = self.audio.content_hash == other.audio.content_hash
+        return same and same_audio and (other._open.folder / "reference").is_dir()
 
     def finish(self) -> StoredRun:
         """Merge, judge and write the run."""
