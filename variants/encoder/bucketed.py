@@ -104,6 +104,7 @@ class BucketedEncoder:
         call_for: Callable[[Slot], Call],
         describe: Callable[[], Mapping[str, Any]],
     ) -> None:
+        """``describe`` says how the calls were made: evidence, ``captures_after_build`` among it."""
         self._model, self._grid, self._inputs, self._call_for = model, grid, inputs, call_for
         self._describe = describe
         self._eager = EagerEncoder(model)
@@ -184,11 +185,12 @@ class BucketedEncoder:
         self._eager = EagerEncoder(self._model)
 
     def evidence(self) -> Evidence:
+        described = self._describe()
         profiles = Counter(dict.fromkeys(range(len(self._grid.profiles)), 0))
         for slot, count in self._runs.items():
             profiles[slot.profile] += count
         return {
-            **self._describe(),
+            **described,
             "calls": sum(self._runs.values()) + sum(self._outside.values()),
             "replays": sum(self._runs.values()),
             "shapes": {str(slot): self._runs[slot] for slot in self._known_slots()},
@@ -201,7 +203,7 @@ class BucketedEncoder:
             "parity": {str(slot): asdict(agreement) for slot, agreement in self._parity.items()},
             "device": str(self._model.device),
             "dtype": str(self._model.dtype).removeprefix("torch."),
-            "not_engaged": self._not_engaged(),
+            "not_engaged": self._not_engaged(int(described["captures_after_build"])),
         }
 
     def _known_slots(self) -> list[Slot]:
@@ -209,7 +211,9 @@ class BucketedEncoder:
         known = {*(self._grid.slots() if self._grid.pad else ()), *self._runs}
         return sorted(known, key=lambda slot: (slot.batch * slot.frames, slot.batch))
 
-    def _not_engaged(self) -> str | None:
+    def _not_engaged(self, captures_after_build: int) -> str | None:
+        if captures_after_build:
+            return f"{captures_after_build} shapes were captured after the build, inside measured time"
         if not self._outside:
             return None
         prepared_s, longest_s = (n * self._model.hop_s for n in (self._grid.longest, max(self._outside)))

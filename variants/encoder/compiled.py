@@ -53,6 +53,11 @@ _TIMED_RUNS = 20
 class Recorder(Protocol):
     """Prepares one shape: runs ``forward`` on the static inputs now and makes it repeatable."""
 
+    @property
+    def captures(self) -> int:
+        """How often it has."""
+        ...
+
     def record(self, forward: Forward, features: torch.Tensor, lengths: torch.Tensor) -> Call: ...
 
 
@@ -124,7 +129,11 @@ class GraphRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
-        self.captures = 0
+        self._captures = 0
+
+    @property
+    def captures(self) -> int:
+        return self._captures
 
     @torch.inference_mode()
     def record(self, forward: Forward, features: torch.Tensor, lengths: torch.Tensor) -> GraphCall:
@@ -138,7 +147,7 @@ class GraphRecorder:
         except RuntimeError as error:
             shape = "x".join(map(str, features.shape))
             raise HarnessError(f"encoder={NAME}: capture of {shape} failed: {error}") from error
-        self.captures += 1
+        self._captures += 1
         return GraphCall(graph, states, state_lengths)
 
     def _warm_up(self, forward: Forward, features: torch.Tensor, lengths: torch.Tensor) -> None:
@@ -166,10 +175,9 @@ class Captured:
     """The table of positions whose address the graphs hold: NeMo replaces it for longer audio."""
 
     def evidence(self) -> Mapping[str, Any]:
-        now = int(getattr(self.recorder, "captures", self.captures))
         return {
             "captures": self.captures,
-            "captures_after_build": now - self.captures,
+            "captures_after_build": self.recorder.captures - self.captures,
             "backends": {str(slot): backend for slot, backend in self.backends.items()},
             "median_s": {str(slot): dict(times) for slot, times in self.seconds.items()},
         }
@@ -191,8 +199,7 @@ def _capture(
                 seconds[slot] = {name: median_run_s(call, model.synchronize) for name, call in made.items()}
             kept[slot] = min(made, key=lambda name: seconds[slot][name]) if len(made) > 1 else backends[0]
             calls[slot] = made[kept[slot]]
-    captures = int(getattr(recorder, "captures", len(calls)))
-    return Captured(calls, kept, seconds, recorder, captures, encoder.pos_enc.pe)
+    return Captured(calls, kept, seconds, recorder, recorder.captures, encoder.pos_enc.pe)
 
 
 def _forward(model: TdtModel, backend: str, mode: str) -> Forward:

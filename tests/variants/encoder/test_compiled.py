@@ -92,6 +92,16 @@ def test_every_shape_is_prepared_once_and_counted(model: TdtModel, encoder: Buck
     assert evidence["not_engaged"] is None
 
 
+def test_a_capture_after_the_build_voids_the_run(model: TdtModel) -> None:
+    recorder = DirectRecorder()
+    chosen = {**compiled.DEFAULTS, "buckets": 2, "longest_s": 2.0}
+    encoder = compiled.build_with(model, chosen, PLAN, recorder)
+    recorder.record(lambda x, lengths: (x, lengths), torch.zeros(1, 32, 8), torch.zeros(1))
+    evidence = encoder.evidence()
+    assert evidence["captures_after_build"] == 1
+    assert "after the build" in evidence["not_engaged"]
+
+
 def test_a_wide_batch_is_split_and_counted(model: TdtModel, encoder: BucketedEncoder) -> None:
     encoder.encode(probe(9, 50, 50, model.feature_bins))
     evidence = encoder.evidence()

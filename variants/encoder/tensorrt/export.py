@@ -104,7 +104,7 @@ def export(model: TdtModel, folder: Path, longest_frames: int, *, taps: bool = F
             )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         raise HarnessError(f"torch {torch.__version__} could not export the encoder: {error}") from error
-    _gather_weights(onnx, path)
+    gather_weights(onnx, path)
     return outputs
 
 
@@ -127,8 +127,8 @@ def _cpu_copy(model: TdtModel, longest_frames: int) -> Any:
     return encoder
 
 
-def _gather_weights(onnx: Any, path: Path) -> None:
-    """A graph above protobuf's 2 GB arrives as a file per tensor; one file beside the graph is enough."""
+def gather_weights(onnx: Any, path: Path) -> None:
+    """Weights beside ``path`` into one file: above protobuf's 2 GB torch writes a file per tensor."""
     parts = [part for part in path.parent.iterdir() if part != path]
     if not parts:
         return

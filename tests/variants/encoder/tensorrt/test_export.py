@@ -14,20 +14,25 @@ import torch
 from harness.errors import ExitCode
 from harness.protocols import FeatureBatch
 from tests.variants.encoder.parts import small_model
+from variants.encoder.bench import build_model
 from variants.encoder.parity import LIMITS, Agreement, States, compare, probe
 from variants.encoder.tensorrt import bisect
 from variants.encoder.tensorrt.cache import ContentCache
 from variants.encoder.tensorrt.encoder import exported
-from variants.encoder.tensorrt.export import FILE_NAME, export, export_key
+from variants.encoder.tensorrt.export import FILE_NAME, export, export_key, gather_weights
 from variants.encoder.tensorrt.spec import hash_onnx
+from variants.models.options import PRECISIONS
 from variants.models.types import TdtModel
 
 LONGEST = 800
 
 
-@pytest.fixture(scope="module", params=[torch.float32, torch.float16], ids=["fp32", "fp16"])
+@pytest.fixture(scope="module", params=["small fp32", "small fp16", "parakeet_tiny fp32"])
 def model(request: pytest.FixtureRequest) -> TdtModel:
-    return small_model(dtype=request.param)
+    name, precision = request.param.split()
+    if name == "parakeet_tiny":
+        return build_model(name, precision, torch.device("cpu"), seed=0)
+    return small_model(dtype=getattr(torch, PRECISIONS[precision]))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +93,7 @@ def test_the_graph_is_valid_and_in_the_types_that_engines_take(model: TdtModel, 
 def test_the_model_in_use_is_left_as_it_was(model: TdtModel, graph: Path) -> None:  # noqa: ARG001
     encoder: Any = model.encoder
     assert not any(module.training for module in encoder.modules())
-    assert encoder.pos_enc.pe.shape[1] == 2 * 200 - 1
+    assert encoder.pos_enc.pe.shape[1] == 2 * encoder.pos_emb_max_len - 1
 
 
 def test_equal_weights_make_an_equal_hash_and_others_do_not(tmp_path: Path) -> None:
@@ -109,6 +114,27 @@ def test_weights_with_a_hash_are_exported_once(tmp_path: Path) -> None:
     assert first.stat().st_mtime_ns == written
     assert export_key(named, LONGEST) != export_key(named, LONGEST + 8)
     assert export_key(small_model(), LONGEST) is None
+
+
+def test_weights_that_arrive_as_a_file_each_end_in_one(tmp_path: Path) -> None:
+    """Above protobuf's 2 GB torch writes a file per tensor; here the same is done to a small graph."""
+    model = small_model()
+    (tmp_path / "whole").mkdir()
+    export(model, tmp_path / "whole", LONGEST)
+    path = tmp_path / "parts" / FILE_NAME
+    path.parent.mkdir()
+    onnx.save_model(
+        onnx.load(str(tmp_path / "whole" / FILE_NAME)),
+        str(path),
+        save_as_external_data=True,
+        all_tensors_to_one_file=False,
+        size_threshold=64,
+    )
+    assert len(list(path.parent.iterdir())) > 10
+    gather_weights(onnx, path)
+    assert sorted(part.name for part in path.parent.iterdir()) == [FILE_NAME, f"{FILE_NAME}.weights"]
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert agreement(model, session, probe(2, 30, 90, 32)).within(LIMITS["float32"])
 
 
 # ---------------------------------------------------------------- bisection
