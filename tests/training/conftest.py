@@ -15,7 +15,7 @@ from variants.models.parakeet import PARAKEET_TINY, TdtArchitecture
 def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Enough sentences for a vocabulary, few enough to speak in seconds."""
     folder = tmp_path_factory.mktemp("corpus")
-    render_corpus(folder, clips=160, seed=3, workers=1, vocabulary=96)
+    render_corpus(folder, clips=120, seed=3, workers=1, vocabulary=96)
     return folder
 
 

@@ -26,17 +26,17 @@ def test_an_epoch_says_every_clip_once(corpus: Corpus) -> None:
 
 def test_a_row_is_its_clips_between_silences(corpus: Corpus) -> None:
     """Each single sentence is found again in its row, sample for sample, silence around it."""
-    batch = next(iter(Batches(corpus, 60.0, CPU, seed=4)))
-    for row, length, clips in zip(batch.samples, batch.lengths.tolist(), batch.clips, strict=True):
-        assert row[length:].abs().sum() == 0
-        if len(clips) == 1:
-            start = int(corpus.offsets[clips[0]])
-            clip = corpus.audio[start : start + int(corpus.lengths[clips[0]])].astype(np.float32) / 32768
-            core = clip[2200:-2200]  # beyond what an edge may cut
-            windows = np.lib.stride_tricks.sliding_window_view(row[:length].numpy(), len(core))
-            found = np.flatnonzero(windows[:, len(core) // 2] == core[len(core) // 2])
-            assert any(np.array_equal(windows[place], core) for place in found)
-    assert any(len(clips) == 1 for clips in batch.clips)
+    found = 0
+    for batch in islice(Batches(corpus, 30.0, CPU, seed=4), 10):
+        for row, length, clips in zip(batch.samples, batch.lengths.tolist(), batch.clips, strict=True):
+            assert row[length:].abs().sum() == 0
+            if len(clips) == 1:
+                start = int(corpus.offsets[clips[0]])
+                clip = corpus.audio[start : start + int(corpus.lengths[clips[0]])].astype(np.float32) / 32768
+                core = clip[2200:-2200]  # beyond what an edge may cut
+                assert core.tobytes() in row[:length].numpy().tobytes()
+                found += 1
+    assert found > 10
 
 
 def test_the_same_seed_gives_the_same_batches(corpus: Corpus) -> None:

@@ -52,7 +52,7 @@ def test_the_tokenizer_writes_every_word_of_the_grammar() -> None:
 
 
 def test_the_model_transcribes_sentences_that_it_never_heard() -> None:
-    texts = held_out_sentences(Grammar.load(), np.random.default_rng(11), 12)
+    texts = held_out_sentences(Grammar.load(), np.random.default_rng(11), 6)
     clean = conditions()["training voices"]
     segments = [render(text, clean, number) for number, text in enumerate(texts)]
     heard = list(transcribe(load_exported(), segments))
