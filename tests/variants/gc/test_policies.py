@@ -42,11 +42,11 @@ def test_the_heap_has_as_many_containers_as_stated(objects: int) -> None:
 
 @with_options("default", objects=20_000)
 def test_default_leaves_the_collector_as_python_has_it(policy: GcPolicy) -> None:
-    thresholds = gc.get_threshold()
+    thresholds, frozen = gc.get_threshold(), gc.get_freeze_count()  # 3.12 freezes some of its own
     policy.after_startup()
     evidence = policy.evidence()["gc"]
     assert evidence["enabled"]
-    assert evidence["frozen_objects"] == 0
+    assert evidence["frozen_objects"] == frozen
     assert tuple(evidence["thresholds"]) == thresholds
 
 
