@@ -54,6 +54,7 @@ class Shared:
     limits: Limits
     sample_rate: int
     budget: Budget
+    max_jobs: int
     stream_ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     abandoned: deque[int] = field(default_factory=deque)
 
@@ -272,6 +273,8 @@ class Conversation:
 
     def _submit(self, job: Job) -> None:
         try:
+            if self.pending >= self._shared.max_jobs:
+                raise Busy
             self._shared.backend.submit(job, self._done)
         except Busy:
             self.traffic.busy += 1

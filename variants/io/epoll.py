@@ -12,7 +12,7 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness.protocols import Evidence
@@ -100,7 +100,11 @@ class EpollServer:
     def __init__(self, backend: Backend, options: IoOptions) -> None:
         self._options = options
         self._shared = Shared(
-            backend, options.limits, options.sample_rate, Budget(options.max_buffered_bytes)
+            backend=backend,
+            limits=options.limits,
+            sample_rate=options.sample_rate,
+            budget=Budget(options.max_buffered_bytes),
+            max_jobs=options.max_jobs,
         )
         self._door = Door(options)
         self._epoll = select.epoll()
@@ -233,22 +237,19 @@ class EpollServer:
         connection.last_read_ns = self._now_ns
         connection.conversation.traffic.bytes_in += received
         if received:
-            self._take(connection, list(reader.feed(target, received)))
+            self._take(connection, reader.feed(target, received))
         else:
             self._end_of_input(connection)
         self._settle(connection)
 
-    def _take(self, connection: _Connection, frames: list[Frame]) -> None:
+    def _take(self, connection: _Connection, frames: Sequence[Frame]) -> None:
         """Hand frames to the conversation; those that the backend has no room for wait in order."""
         conversation = connection.conversation
         for index, frame in enumerate(frames):
             try:
                 conversation.handle(frame)
             except Busy:
-                # The scratch buffer is about to be used again: what waits has to own its bytes.
-                connection.backlog = [
-                    f._replace(payload=memoryview(bytes(f.payload))) for f in frames[index:]
-                ]
+                connection.backlog = [self._kept(waiting) for waiting in frames[index:]]
                 self._blocked[connection.sock.fileno()] = connection
                 break
         reader = connection.reader
@@ -258,6 +259,12 @@ class EpollServer:
             connection.owes_since_ns = 0
         elif not connection.owes_since_ns or frames:
             connection.owes_since_ns = self._now_ns
+
+    def _kept(self, frame: Frame) -> Frame:
+        """The scratch buffer is about to be used again: what waits has to own its bytes."""
+        if frame.payload.obj is not self._scratch.obj:
+            return frame
+        return frame._replace(payload=memoryview(bytes(frame.payload)))
 
     def _end_of_input(self, connection: _Connection) -> None:
         """The client will send no more; it may still read (a half-closed connection)."""
@@ -277,18 +284,21 @@ class EpollServer:
             touched[id(connection)] = connection
             self._guarded(connection, conversation.complete, completion)
         for connection in touched.values():
-            self._settle(connection)
-        if self._blocked:
+            self._guarded(connection, self._settle, connection)
+        if completions and self._blocked:
             self._retry_blocked()
 
     def _retry_blocked(self) -> None:
         blocked, self._blocked = self._blocked, {}
         for connection in blocked.values():
-            frames, connection.backlog = connection.backlog, []
-            self._take(connection, frames)
-            if connection.eof and not connection.backlog:
-                self._end_of_input(connection)
-            self._settle(connection)
+            self._guarded(connection, self._retry, connection)
+
+    def _retry(self, connection: _Connection) -> None:
+        frames, connection.backlog = connection.backlog, []
+        self._take(connection, frames)
+        if connection.eof and not connection.backlog:
+            self._end_of_input(connection)
+        self._settle(connection)
 
     # ------------------------------------------------------------ answers
 
@@ -406,7 +416,7 @@ class EpollServer:
         if self._blocked:
             self._retry_blocked()
         for connection in list(self._connections.values()):
-            self._check_timeouts(connection)
+            self._guarded(connection, self._check_timeouts, connection)
         if self._paused_accepting and not self._draining_since_ns:
             self._paused_accepting = False
             self._epoll.modify(self._door, select.EPOLLIN)

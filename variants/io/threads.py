@@ -41,7 +41,11 @@ class ThreadServer:
     def __init__(self, backend: Backend, options: IoOptions) -> None:
         self._options = options
         self._shared = Shared(
-            backend, options.limits, options.sample_rate, Budget(options.max_buffered_bytes)
+            backend=backend,
+            limits=options.limits,
+            sample_rate=options.sample_rate,
+            budget=Budget(options.max_buffered_bytes),
+            max_jobs=options.max_jobs,
         )
         self._door = Door(options)
         self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

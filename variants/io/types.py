@@ -33,6 +33,8 @@ class IoOptions:
     max_sessions: int = 16
     max_buffered_bytes: int = 1 << 30
     """Bytes of unfinished recordings that all connections together may hold."""
+    max_jobs: int = 64
+    """Of one connection that the backend may hold at once, so that no client fills it alone."""
     sample_rate: int = 16_000
     """The rate of the engine, and so the only one at which a live stream is accepted."""
     idle_timeout_s: float = 60.0
@@ -111,7 +113,7 @@ class Traffic:
     recordings: int = 0
     streams: int = 0
     busy: int = 0
-    """Times the backend had no room and the connection had to wait."""
+    """Times a frame had to wait for room in the backend, or for the connection's own jobs."""
     over_high_water: int = 0
     errors: Counter[str] = field(default_factory=Counter)
 

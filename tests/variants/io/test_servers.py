@@ -344,6 +344,26 @@ def test_a_busy_backend_slows_clients_down_and_loses_nothing(io: str) -> None:
         assert server.evidence()["io"]["busy"] > 0
 
 
+def test_one_greedy_client_does_not_fill_the_backend(io: str) -> None:
+    greedy, modest = [bytes(320)] * 300, [bytes(320)] * 3
+    with (
+        served(io, cost={"per_audio_s": 0.5}, max_jobs=4) as server,
+        Peer(server.address) as one,
+        Peer(server.address) as two,
+    ):
+        one.send(stream(1, *greedy))
+        one.until(FrameType.PARTIAL)
+        two.send(stream(1, *modest))
+        two.until(FrameType.FINAL)
+        one.sock.setblocking(False)
+        with pytest.raises(BlockingIOError):  # the greedy one is still being served
+            one.until(FrameType.FINAL)
+        one.sock.settimeout(10.0)
+        transcript = decode_final(one.until(FrameType.FINAL).payload).transcript
+    assert transcript is not None
+    assert transcript.text == stream_text(*greedy)
+
+
 # ---------------------------------------------------------------- going down
 
 
