@@ -46,6 +46,7 @@ DEFAULTS: Mapping[str, Any] = {
     "cache_dir": None,
 }
 _CAPABILITY = (8, 0)
+PARTIAL_STRIDE = 36  # kPartialStride of tdt.cuh
 _LAST_STEP = 1 << 31
 _MAX_JOINT_TILES = 5  # 80 of a thread's registers hold joint weights
 
@@ -110,7 +111,7 @@ def plan_layout(shape: KernelShape, blocks: int) -> Layout:
     overlap = shape.unit_blocks + shape.pred_tiles > blocks
     offset = lstm_bytes if overlap else 0
     matrix_bytes = max(lstm_bytes, offset + tile_bytes)
-    partial_bytes = 4 * shape.warps * 32 * max(4 * shape.joint_tiles, 16)
+    partial_bytes = 4 * shape.warps * PARTIAL_STRIDE * max(4 * shape.joint_tiles, 16)
     state_bytes = shape.layers * shape.slots * 8 * (16 + 4)
     return Layout(blocks, matrix_bytes, offset, matrix_bytes + partial_bytes + state_bytes)
 
@@ -149,7 +150,7 @@ class PersistentLauncher:
     """``Launcher``: one cooperative launch per call."""
 
     def __init__(self, cubin: Cubin, shape: KernelShape, layout: Layout, packed: PackedWeights) -> None:
-        self._cubin, self._layout, self._packed = cubin, layout, packed
+        self._cubin, self._layout, self._packed, self._layers = cubin, layout, packed, shape.layers
         self._module = Module(cubin.image)
         kernel = self._module.kernel("tdt_decode", layout.dynamic_bytes)
         threads = 32 * shape.warps
@@ -191,7 +192,7 @@ class PersistentLauncher:
             "resident_weight_bytes": self._packed.resident_bytes,
             "resident_weight_bytes_per_sm": self._packed.resident_bytes // blocks,
             "grid_barriers": 0,
-            "hops_per_label": 4,
+            "hops_per_label": 3 + self._layers,
         }
 
 

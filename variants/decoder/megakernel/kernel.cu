@@ -1,7 +1,7 @@
 // Greedy TDT decoding of whole utterances by one persistent kernel.
 //
-// WHERE THE DATA IS (Parakeet-TDT 0.6B on an H100: 132 SMs, one block on each)
-//   joint output, 8198 x 640      10.8 MB in registers: four tiles of 16 rows per block, 64 registers a thread
+// WHERE THE DATA IS (Parakeet-TDT 0.6B on an H100: 132 SMs, one block of 256 threads on each)
+//   joint output, 8198 x 640      10.8 MB in registers: four tiles of 16 rows per block, 96 registers a thread
 //   LSTM matrices, 2560 x 640      9.8 MB in shared memory of 80 blocks: W_hh of layer 0, W_ih and W_hh of layer 1,
 //                                  each block owning 8 units of both layers (32 gate rows, 123 KB)
 //   prediction projection, 640^2   0.8 MB in shared memory of 40 of the other blocks
@@ -17,22 +17,29 @@
 // needs and has the data the moment they are there. One such hop costs a store and a load through L2,
 // where a barrier would cost a fence, an atomic, a poll and then the load.
 //
-//   a label   4 hops:  candidates -> every block picks the label, 80 blocks finish layer 0
+//   a label   5 hops:  candidates -> one block per column picks its token and duration
+//                      choices    -> every block walks the window; 80 blocks finish layer 0
 //                      hidden 0   -> layer 1       (and W_hh h0 for the next label, off the critical path)
 //                      hidden 1   -> projection    (and W_hh h1 likewise)
 //                      prediction -> joint on a window of up to 8 frames -> candidates
-//   a blank   0 hops:  the window's other frames are in the same tensor-core instruction as the first.
-//             1 hop (prediction unchanged) only when a window holds no label at all.
-// With many columns the candidates take a fifth hop through one block per column, because every block
-// reading every block's candidates would cost L2 more than the hop does.
+//   a blank   0 hops:  the window's other frames are columns of the same tensor-core instructions.
+//             2 hops (prediction unchanged) only when a window holds no label at all.
+// The hop through one block per column pays: were every block to read every block's candidates, 132 of
+// them would poll the same lines of L2, which then answer one after the other (DIRECT_COLUMNS does that).
 //
 // Why words may be overwritten: a block publishes candidates of step e only after it has consumed hidden
-// states and predictions of step e, and nobody produces those of step e + 1 before it has every block's
-// candidates of step e. Candidates themselves alternate between two buffers, for the same reason.
+// states and predictions of step e, and nobody produces those of step e + 1 before it has the choices of
+// step e, which took every block's candidates. Candidates and choices alternate between two buffers.
 //
-// FLOOR of one label at batch 1: 4 hops of about 0.7 us (store to L2, load from L2) plus what the four
-// products take to read their weights: 41 KB of shared memory at 128 bytes a cycle, 0.2 us; the others
-// less. About 3.5 us, against 8 us for 24.4 MB from device memory at 3 TB/s.
+// MANY UTTERANCES: a slot holds one; columns of a product are slots x frames of the window, and the window
+// shrinks as slots fill it. A finished utterance's slot takes the next of the call at once, in the kernel.
+//
+// FLOOR of one label at batch 1: 5 hops of 0.25 to 0.33 us (half a round trip of one word between two SMs,
+// measured on an H100 with nothing else polling) plus the products: 49 KB of shared memory at 128 bytes a
+// cycle is 0.2 us, the joint's 48 mma per scheduler as much. About 2 us, against 8 us for reading 24.4 MB
+// at 3 TB/s. Measured: about 7 us a step. Per step of 14,000 cycles roughly 6,000 are hops (polls of many
+// blocks queue at the L2 slice that holds the line) and 8,000 the serial parts between them, each a few
+// hundred instructions by one warp or between two __syncthreads: LSTM cells, sums, walk, choice.
 //
 // All blocks must be resident at once: the launch is cooperative. A poll that spins SPIN_LIMIT times
 // traps, so that a fault ends in an error and never in a hang.
@@ -75,7 +82,7 @@ struct __align__(16) Shared {
 };
 
 // Dynamic shared memory, after the weights.
-constexpr int kPartialFloats = WARPS * 32 * (JOINT_TILES * 4 > 16 ? JOINT_TILES * 4 : 16);
+constexpr int kPartialFloats = WARPS * kPartialStride * (JOINT_TILES * 4 > 16 ? JOINT_TILES * 4 : 16);
 struct Memory {
     uint4* weights;        // LSTM matrices of this block's units; at PRED_OFFSET its tile of the projection
     float* partial;        // partial sums: JOINT_TILES * 4 registers a lane, or two buffers of 8
@@ -336,52 +343,51 @@ __device__ __forceinline__ void publish_pair(uint2* words, int index, u16 value,
     if (mine && (index & 1) == 0) publish(words + word_at(index / 2), (u32)value | neighbour << 16, step);
 }
 
-// Layer 0 of the found labels: its gates are a row of the table plus what was prepared after the last label.
+// The four lanes of a unit keep its new state; two neighbouring units are handed on as one word.
+__device__ __forceinline__ void keep_unit(const Batch& batch, const Exchange& ex, const Memory& m, const Found& f,
+                                          int layer, int unit, u16 hidden, float cell, int distance, u32 step,
+                                          bool mine) {
+    const int owned = blockIdx.x * kUnits + unit;
+    const bool first = mine && (threadIdx.x & 3) == 0;
+    publish_pair(ex.hidden + ((size_t)layer * SLOTS + f.slot) * kHiddenWords, owned, hidden, distance, step, first);
+    if (!first) return;
+    m.cell[(layer * SLOTS + f.slot) * kUnits + unit] = cell;
+    u16* state = final_row(batch, f.utterance);
+    state[hidden_at(layer) + owned] = hidden;
+    state[cell_at(layer) + owned] = to_16bit(cell);
+}
+
+// Layer 0 of the found labels, a warp per label: its gates are a row of the table plus what was prepared
+// after the last label.
 __device__ __forceinline__ void first_layer(const Model& model, const Batch& batch, const Exchange& ex,
                                             const Shared& s, const Memory& m, u32 step) {
-    const int count = s.control.found_count * kUnits;
+    const int lane = threadIdx.x & 31, unit = lane / 4;
 #pragma unroll 1
-    for (int base = threadIdx.x & ~31; base < count; base += kThreads) {
-        const int i = base + (threadIdx.x & 31), unit = i % kUnits, owned = blockIdx.x * kUnits + unit;
-        const bool mine = i < count;
-        const Found f = s.control.found[mine ? i / kUnits : 0];
-        u16 hidden = 0;
-        if (mine) {
-            const int at = f.slot * kUnits + unit;
-            const float4 table = __ldg(model.label_gates + (size_t)f.label * HIDDEN + owned);
-            const float4 prepared = m.recurrent[at];
-            hidden = lstm_cell(make_float4(table.x + prepared.x, table.y + prepared.y, table.z + prepared.z,
-                                           table.w + prepared.w), m.cell[at]);
-            u16* state = final_row(batch, f.utterance);
-            state[hidden_at(0) + owned] = hidden;
-            state[cell_at(0) + owned] = to_16bit(m.cell[at]);
-        }
-        publish_pair(ex.hidden + (size_t)f.slot * kHiddenWords, owned, hidden, 1, step, mine);
+    for (int label = threadIdx.x / 32; label < s.control.found_count; label += WARPS) {
+        const Found f = s.control.found[label];
+        const float* gates = (const float*)(model.label_gates + (size_t)f.label * HIDDEN + blockIdx.x * kUnits);
+        const float table = __ldg(gates + lane);
+        const int at = f.slot * kUnits + unit;
+        float cell = m.cell[at];
+        const float prepared = ((const float*)(m.recurrent + f.slot * kUnits))[lane];
+        __syncwarp();  // all four lanes have read the cell that one of them writes
+        const u16 hidden = lstm_unit(table + prepared, cell);
+        keep_unit(batch, ex, m, f, 0, unit, hidden, cell, 4, step, true);
     }
 }
 
-// Finish a layer's units from the partial sums of W_ih h: two warps, a thread per unit and column.
+// Finish a layer's units from the partial sums of W_ih h.
 __device__ __forceinline__ void finish_units(const Batch& batch, const Exchange& ex, const Shared& s, const Memory& m,
                                              const float* partial, int layer, int first, u32 step) {
-    if (threadIdx.x >= 64) return;
-    const int lane = threadIdx.x & 31, parity = threadIdx.x / 32;
-    const int column = first + 2 * (lane & 3) + parity, unit = lane / 4, owned = blockIdx.x * kUnits + unit;
-    const bool mine = column < s.control.found_count;
-    const Found f = s.control.found[mine ? column : 0];
-    u16 hidden = 0;
-    if (mine) {
-        const int at = (layer * SLOTS + f.slot) * kUnits + unit;
-        const float4 prepared = m.recurrent[at];
-        const float4 gates = make_float4(sum_partial<2>(partial, parity, lane) + prepared.x,
-                                         sum_partial<2>(partial, 2 + parity, lane) + prepared.y,
-                                         sum_partial<2>(partial, 4 + parity, lane) + prepared.z,
-                                         sum_partial<2>(partial, 6 + parity, lane) + prepared.w);
-        hidden = lstm_cell(gates, m.cell[at]);
-        u16* state = final_row(batch, f.utterance);
-        state[hidden_at(layer) + owned] = hidden;
-        state[cell_at(layer) + owned] = to_16bit(m.cell[at]);
-    }
-    publish_pair(ex.hidden + ((size_t)layer * SLOTS + f.slot) * kHiddenWords, owned, hidden, 4, step, mine);
+    const UnitOfThread t = unit_of_thread();
+    const bool mine = first + t.column < s.control.found_count;
+    const Found f = s.control.found[mine ? first + t.column : 0];
+    const int at = (layer * SLOTS + f.slot) * kUnits + t.unit;
+    float cell = m.cell[at];
+    const float prepared = ((const float*)(m.recurrent + at))[threadIdx.x & 3];
+    __syncwarp();
+    const u16 hidden = lstm_unit(sum_partial<2>(partial, t.reg, t.lane) + prepared, cell);
+    keep_unit(batch, ex, m, f, layer, t.unit, hidden, cell, 16, step, mine);
 }
 
 // Keep W_hh h + b of a layer for the next label.
@@ -454,19 +460,19 @@ __device__ __forceinline__ void upper_stage(const Model& model, const Batch& bat
                                             const Memory& m, int below, u32 step) {
     const bool top = below == LAYERS - 1;
     if (!owns_units() && !(top && owns_pred())) return;
-    float* second = m.partial + WARPS * 32 * 8;
+    float* second = m.partial + WARPS * kPartialStride * 8;
     const int lane = threadIdx.x & 31, count = s.control.found_count;
     HiddenVector incoming;
-    // What the critical path multiplies with goes to registers while the hidden state is on its way.
-    HeldWeights held;
-    if (top) hold<1>(held, m.weights + PRED_OFFSET / 16);
-    else hold<2>(held, m.weights + (2 * below + 1) * kMatrixFragments);
 #pragma unroll 1
     for (int first = 0; first < count; first += 8) {
         const int column = first + lane / 4;
         const bool present = column < count;
         const uint2* vector =
             ex.hidden + ((size_t)below * SLOTS + s.control.found[present ? column : 0].slot) * kHiddenWords;
+        // What the critical path multiplies with goes to registers while the hidden state is on its way.
+        HeldWeights held;
+        if (!top) hold<2>(held, m.weights + (2 * below + 1) * kMatrixFragments);
+        else if (owns_pred()) hold<1>(held, m.weights + PRED_OFFSET / 16);
         uint4 x[kHiddenPairsPerWarp];
         incoming.peek(vector, present);
         incoming.await(x, vector, step, present);
