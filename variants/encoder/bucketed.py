@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from harness.protocols import EncoderOutput, FeatureBatch
+from variants.decoder.cpu_synced import CpuSyncedDecoder
 from variants.encoder.eager import EagerEncoder
-from variants.encoder.parity import LIMITS, Agreement, States, probe, require
+from variants.encoder.parity import LIMITS, Agreement, States, require, require_labels
+from variants.encoder.probes import speech_probe
 from variants.encoder.shapes import ShapeGrid, Slot, output_frames
 
 if TYPE_CHECKING:
@@ -117,6 +119,7 @@ class BucketedEncoder:
         self._last_profile: int | None = None
         self._switches = 0
         self._parity: dict[Slot, Agreement] = {}
+        self._labels: dict[int, float] = {}
 
     @torch.inference_mode()
     def encode(self, batch: FeatureBatch) -> EncoderOutput:
@@ -158,8 +161,9 @@ class BucketedEncoder:
         self._switches += self._last_profile not in (None, slot.profile)
         self._last_profile = slot.profile
 
-    def verify(self, name: str) -> None:
-        """Hold every prepared shape to the eager encoder, at its full length and at its shortest.
+    def verify(self, name: str, token_agreement: float = 0.0) -> None:
+        """Hold every prepared shape to the eager encoder, at its full length and padded. Each profile's
+        smallest batch is also decoded: at least ``token_agreement`` of the labels have to agree.
 
         Raises ``InvalidMeasurementError`` naming the bucket. Leaves the counts as if it had not been.
         """
@@ -171,10 +175,16 @@ class BucketedEncoder:
             what = f"encoder={name}: {bucket}"
             shortest = max(1, profile.min, profile.max // 4)
             for longest in {profile.max, max(shortest, profile.max - 5)}:
-                batch = probe(slot.batch, shortest, longest, self._model.feature_bins, seed=slot.frames)
+                bins, seed = self._model.feature_bins, slot.frames
+                batch = speech_probe(slot.batch, shortest, longest, bins, seed)
                 found, expected = self.encode(batch), self._eager.encode(batch)
                 agreement = require(_host(expected), _host(found), LIMITS[precision], what)
                 self._parity[slot] = _worse(self._parity.get(slot, agreement), agreement)
+                if token_agreement > 0.0 and slot.batch == self._grid.batches[0]:
+                    decode = CpuSyncedDecoder(self._model).decode
+                    labels = decode(expected).hypotheses, decode(found).hypotheses
+                    agreed = require_labels(*labels, token_agreement, what)
+                    self._labels[slot.profile] = min(self._labels.get(slot.profile, 1.0), agreed)
         self._forget()
 
     def _forget(self) -> None:
@@ -201,6 +211,7 @@ class BucketedEncoder:
             "outside": sum(self._outside.values()),
             "padding_share": 1.0 - self._valid_frames / self._padded_frames if self._padded_frames else 0.0,
             "parity": {str(slot): asdict(agreement) for slot, agreement in self._parity.items()},
+            "label_agreement_by_profile": {str(i): share for i, share in sorted(self._labels.items())},
             "device": str(self._model.device),
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "not_engaged": self._not_engaged(int(described["captures_after_build"])),

@@ -21,7 +21,7 @@ from harness.errors import HarnessError, UnavailableError, UsageError
 from variants.encoder.bucketed import BucketedEncoder, Call, StaticInputs
 from variants.encoder.eager import extend_positions
 from variants.encoder.memory import DeviceMemory, module_bytes
-from variants.encoder.options import choose, read_options
+from variants.encoder.options import choose, positive, read_options, share
 from variants.encoder.planner import AffineCost, CostCurve, MeasuredCost, seconds_to_frames
 from variants.encoder.shapes import ShapeGrid, Slot, make_grid
 
@@ -37,6 +37,7 @@ DEFAULTS: Mapping[str, Any] = {
     "longest_s": 30.0,
     "batches": None,
     "cost": "modelled",
+    "token_agreement": 0.8,
 }
 BACKENDS = ("graph", "inductor", "best")
 MODES = ("default", "max-autotune-no-cudagraphs")
@@ -67,6 +68,8 @@ def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> Bucke
     Raises ``UnavailableError`` without a GPU, ``InvalidMeasurementError`` naming a bucket that differs.
     """
     chosen = read_options(options, NAME, DEFAULTS)
+    positive(chosen, NAME, "buckets", "longest_s")
+    agreement = share(chosen, NAME, "token_agreement")
     choose(chosen, NAME, "backend", BACKENDS)
     choose(chosen, NAME, "mode", MODES)
     choose(chosen, NAME, "cost", ("modelled", "measured"))
@@ -75,7 +78,7 @@ def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> Bucke
             f"encoder={NAME} captures CUDA graphs and the model is on {model.device}: use a GPU"
         )
     encoder = build_with(model, chosen, plan, GraphRecorder(model.device))
-    encoder.verify(NAME)
+    encoder.verify(NAME, agreement)
     return encoder
 
 
@@ -83,13 +86,14 @@ def build_with(
     model: TdtModel, chosen: Mapping[str, Any], plan: ShapePlan, recorder: Recorder
 ) -> BucketedEncoder:
     """``build`` over any recorder, not verified yet."""
+    positive(chosen, NAME, "buckets", "longest_s")
     longest_s = float(chosen["longest_s"])
     extend_positions(model, max((longest_s, *plan.buckets_s, *plan.segment_lengths_s)) + 1.0)
     before = DeviceMemory.read(model.device)
     cost = _cost(model, chosen, recorder)
     grid = make_grid(
         plan,
-        k=_positive(chosen, "buckets"),
+        k=int(chosen["buckets"]),
         longest_s=longest_s,
         hop_s=model.hop_s,
         cost=cost,
@@ -263,20 +267,13 @@ def _cost(model: TdtModel, chosen: Mapping[str, Any], recorder: Recorder) -> Cos
     longest = seconds_to_frames(float(chosen["longest_s"]), model.hop_s)
     forward = _forward(model, "graph", "default")
     points = []
-    for share in (0.02, 0.1, 0.3, 0.6, 1.0):
-        frames = max(8, round(longest * share))
+    for part in (0.02, 0.1, 0.3, 0.6, 1.0):
+        frames = max(8, round(longest * part))
         features = torch.zeros((1, model.feature_bins, frames), device=model.device)
         lengths = torch.full((1,), frames, dtype=torch.int64, device=model.device)
         call = recorder.record(forward, features, lengths)
         points.append((float(frames), median_run_s(call, model.synchronize)))
     return MeasuredCost(tuple(points))
-
-
-def _positive(chosen: Mapping[str, Any], name: str) -> int:
-    value = int(chosen[name])
-    if value < 1:
-        raise UsageError(f"encoder.options.{name}={value}: {NAME} takes a whole number above 0")
-    return value
 
 
 def _batches(value: Any, max_batch: int) -> tuple[int, ...]:

@@ -28,6 +28,21 @@ def choose(options: Mapping[str, Any], encoder: str, name: str, allowed: Sequenc
     return str(value)
 
 
+def share(options: Mapping[str, Any], encoder: str, name: str) -> float:
+    """A number from 0 to 1."""
+    value = options[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
+        raise UsageError(f"encoder.options.{name}={value}: {encoder} takes a number from 0 to 1")
+    return float(value)
+
+
+def positive(options: Mapping[str, Any], encoder: str, *names: str) -> None:
+    """Refuse a zero where it means nothing."""
+    for name in names:
+        if not options[name] > 0:
+            raise UsageError(f"encoder.options.{name}={options[name]}: {encoder} takes a number above 0")
+
+
 def _check(encoder: str, name: str, value: Any, default: Any) -> None:
     where = f"encoder.options.{name}={value}: {encoder} takes"
     if isinstance(default, bool):
@@ -37,6 +52,6 @@ def _check(encoder: str, name: str, value: Any, default: Any) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise UsageError(f"{where} a whole number, not below 0")
     elif isinstance(default, float) and (
-        not isinstance(value, int | float) or isinstance(value, bool) or not value > 0
+        not isinstance(value, int | float) or isinstance(value, bool) or value < 0
     ):
-        raise UsageError(f"{where} a number above 0")
+        raise UsageError(f"{where} a number, not below 0")

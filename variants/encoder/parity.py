@@ -5,14 +5,14 @@ NumPy only, so that an engine is held to the same rule in a process without torc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
 
 from harness.errors import InvalidMeasurementError
-from harness.protocols import FeatureBatch
+from harness.protocols import FeatureBatch, Hypothesis
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,36 @@ def require(reference: States, found: States, limits: Limits, what: str) -> Agre
             "or use a wider model.precision"
         )
     return agreement
+
+
+def label_agreement(reference: Sequence[Hypothesis], found: Sequence[Hypothesis]) -> float:
+    """1 - (edits / labels of the reference), over all utterances; 1 where neither has labels."""
+    edits = sum(_edits(a.tokens, b.tokens) for a, b in zip(reference, found, strict=True))
+    labels = sum(len(hypothesis.tokens) for hypothesis in reference)
+    return 1.0 - edits / max(labels, 1)
+
+
+def require_labels(
+    reference: Sequence[Hypothesis], found: Sequence[Hypothesis], least: float, what: str
+) -> float:
+    """``label_agreement``, or ``InvalidMeasurementError`` that names ``what``."""
+    agreement = label_agreement(reference, found)
+    if not agreement >= least:
+        raise InvalidMeasurementError(
+            f"{what} decodes to other labels than the eager encoder: {agreement:.1%} agree, at least "
+            f"{least:.1%} are asked for by encoder.options.token_agreement; its speed is withheld"
+        )
+    return agreement
+
+
+def _edits(a: Sequence[int], b: Sequence[int]) -> int:
+    """Levenshtein distance (Wagner and Fischer 1974)."""
+    row = list(range(len(b) + 1))
+    for i, left in enumerate(a, 1):
+        diagonal, row[0] = row[0], i
+        for j, right in enumerate(b, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (left != right))
+    return row[-1]
 
 
 def probe(rows: int, shortest: int, longest: int, bins: int, seed: int = 0) -> FeatureBatch:

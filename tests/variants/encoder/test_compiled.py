@@ -141,6 +141,18 @@ def test_parity_is_kept_for_every_shape_and_leaves_no_counts(encoder: BucketedEn
     assert evidence["not_engaged"] is None
 
 
+def test_labels_are_compared_for_every_profile(encoder: BucketedEncoder) -> None:
+    encoder.verify("compiled", token_agreement=0.99)
+    evidence = encoder.evidence()
+    assert set(evidence["label_agreement_by_profile"]) == set(evidence["runs_by_profile"])
+
+
+def test_other_labels_are_invalid_and_name_the_bucket(encoder: BucketedEncoder) -> None:
+    """No two searches agree on more than all labels: a limit above 1 shows that the check can fail."""
+    with pytest.raises(InvalidMeasurementError, match=r"bucket \d .* other labels .*token_agreement"):
+        encoder.verify("compiled", token_agreement=1.01)
+
+
 def test_a_wrong_mask_is_invalid_and_names_the_bucket(model: TdtModel) -> None:
     chosen = {**compiled.DEFAULTS, "buckets": 2, "longest_s": 2.0}
     wrong = compiled.build_with(model, chosen, PLAN, DeafRecorder())
@@ -168,6 +180,8 @@ def test_captured_batch_sizes_can_be_chosen(model: TdtModel) -> None:
         ({"mode": "fastest"}, "mode"),
         ({"cost": "guessed"}, "cost"),
         ({"longest_s": -1.0}, "longest_s"),
+        ({"longest_s": 0.0}, "longest_s"),
+        ({"token_agreement": 1.5}, "token_agreement"),
         ({"buckets": "many"}, "buckets"),
     ],
 )

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 
 from harness.errors import InvalidMeasurementError
-from variants.encoder.parity import LIMITS, Limits, States, compare, probe, require
+from harness.protocols import Hypothesis
+from variants.encoder.parity import (
+    LIMITS,
+    Limits,
+    States,
+    compare,
+    label_agreement,
+    probe,
+    require,
+    require_labels,
+)
+from variants.encoder.probes import speech_probe
 
 LENGTHS = np.array([5, 3])
 
@@ -65,3 +76,29 @@ def test_a_probe_exercises_the_masks() -> None:
     assert batch.lengths.tolist() == [40, 30, 20, 10]
     assert not batch.values[3, :, 10:].any()
     assert batch.values[3, :, :10].any()
+
+
+@pytest.mark.parametrize(
+    ("found", "agreement"),
+    [((1, 2, 3, 4), 1.0), ((1, 2, 4), 0.75), ((1, 2, 9, 3, 4), 0.75), ((5, 6, 7, 8), 0.0), ((), 0.0)],
+)
+def test_labels_agree_but_for_edits(found: tuple[int, ...], agreement: float) -> None:
+    assert label_agreement([Hypothesis((1, 2, 3, 4))], [Hypothesis(found)]) == agreement
+
+
+def test_silence_decodes_alike() -> None:
+    assert label_agreement([Hypothesis(())], [Hypothesis(())]) == 1.0
+
+
+def test_too_many_edits_are_invalid() -> None:
+    with pytest.raises(InvalidMeasurementError, match=r"bucket 2.*75\.0%"):
+        require_labels([Hypothesis((1, 2, 3, 4))], [Hypothesis((1, 2, 4))], 0.8, "bucket 2")
+
+
+def test_speech_is_probed_with_where_the_model_hears_speech() -> None:
+    batch = speech_probe(3, 100, 3008, 128)
+    assert batch.values.shape == (3, 128, 3008)
+    assert batch.lengths.tolist() == [3008, 1554, 100]
+    assert not batch.values[2, :, 100:].any()
+    assert not np.array_equal(batch.values[0, :, :100], batch.values[1, :, :100])
+    assert np.array_equal(speech_probe(1, 5, 50, 32).values, probe(1, 5, 50, 32).values)

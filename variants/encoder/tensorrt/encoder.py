@@ -18,7 +18,7 @@ from harness.errors import UnavailableError
 from variants.encoder.bucketed import BucketedEncoder, Call, StaticInputs
 from variants.encoder.eager import extend_positions
 from variants.encoder.memory import DeviceMemory
-from variants.encoder.options import choose
+from variants.encoder.options import choose, positive, share
 from variants.encoder.shapes import ShapeGrid, Slot, output_frames
 from variants.encoder.tensorrt import versions
 from variants.encoder.tensorrt.cache import ContentCache
@@ -38,6 +38,7 @@ OPTIONS: Mapping[str, Any] = {
     "opt_batch": 1,
     "workspace_mib": 4096,
     "tactic_sources": None,
+    "token_agreement": 0.8,
     "cache_dir": None,
 }
 PADDINGS = ("profile", "none")
@@ -47,6 +48,8 @@ PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf1
 def require(name: str, model: TdtModel, chosen: Mapping[str, Any]) -> None:
     """Before minutes are spent. Raises ``UnavailableError`` or ``UsageError`` naming what to change."""
     choose(chosen, name, "padding", PADDINGS)
+    positive(chosen, name, "longest_s", "opt_batch", "workspace_mib")
+    share(chosen, name, "token_agreement")
     if model.device.type != "cuda":
         raise UnavailableError(f"encoder={name} runs TensorRT and the model is on {model.device}: use a GPU")
     versions.load()
@@ -63,7 +66,7 @@ def build_encoder(name: str, model: TdtModel, chosen: Mapping[str, Any], grid: S
     spec = make_spec(model, chosen, grid, onnx)
     built = EngineStore(root / "engines").get(spec)
     encoder = _assemble(model, chosen, grid, built)
-    encoder.verify(name)
+    encoder.verify(name, share(chosen, name, "token_agreement"))
     return encoder
 
 
