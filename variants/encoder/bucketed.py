@@ -112,6 +112,7 @@ class BucketedEncoder:
         self._eager = EagerEncoder(model)
         encoder: Any = model.encoder
         self._width, self._factor = int(encoder.d_model), int(encoder.subsampling_factor)
+        self._precision = str(model.dtype).removeprefix("torch.")
         self._runs: Counter[Slot] = Counter()
         self._splits = 0
         self._outside: Counter[int] = Counter()
@@ -167,25 +168,29 @@ class BucketedEncoder:
 
         Raises ``InvalidMeasurementError`` naming the bucket. Leaves the counts as if it had not been.
         """
-        precision = str(self._model.dtype).removeprefix("torch.")
         for slot in self._grid.slots():
             profile = self._grid.profiles[slot.profile]
-            low_s, high_s = profile.min * self._model.hop_s, profile.max * self._model.hop_s
-            bucket = f"bucket {slot.profile} (batch {slot.batch}, {low_s:.2f} to {high_s:.2f} s, {precision})"
-            what = f"encoder={name}: {bucket}"
             shortest = max(1, profile.min, profile.max // 4)
             for longest in {profile.max, max(shortest, profile.max - 5)}:
                 bins, seed = self._model.feature_bins, slot.frames
                 batch = speech_probe(slot.batch, shortest, longest, bins, seed)
-                found, expected = self.encode(batch), self._eager.encode(batch)
-                agreement = require(_host(expected), _host(found), LIMITS[precision], what)
-                self._parity[slot] = _worse(self._parity.get(slot, agreement), agreement)
-                if token_agreement > 0.0 and slot.batch == self._grid.batches[0]:
-                    decode = CpuSyncedDecoder(self._model).decode
-                    labels = decode(expected).hypotheses, decode(found).hypotheses
-                    agreed = require_labels(*labels, token_agreement, what)
-                    self._labels[slot.profile] = min(self._labels.get(slot.profile, 1.0), agreed)
+                self._hold(slot, batch, f"encoder={name}: {self._bucket(slot)}", token_agreement)
         self._forget()
+
+    def _hold(self, slot: Slot, batch: FeatureBatch, what: str, token_agreement: float) -> None:
+        found, expected = self.encode(batch), self._eager.encode(batch)
+        agreement = require(_host(expected), _host(found), LIMITS[self._precision], what)
+        self._parity[slot] = _worse(self._parity.get(slot, agreement), agreement)
+        if token_agreement > 0.0 and slot.batch == self._grid.batches[0]:
+            decode = CpuSyncedDecoder(self._model).decode
+            labels = decode(expected).hypotheses, decode(found).hypotheses
+            agreed = require_labels(*labels, token_agreement, what)
+            self._labels[slot.profile] = min(self._labels.get(slot.profile, 1.0), agreed)
+
+    def _bucket(self, slot: Slot) -> str:
+        profile, hop_s = self._grid.profiles[slot.profile], self._model.hop_s
+        lengths = f"{profile.min * hop_s:.2f} to {profile.max * hop_s:.2f} s"
+        return f"bucket {slot.profile} (batch {slot.batch}, {lengths}, {self._precision})"
 
     def _forget(self) -> None:
         self._runs.clear()
@@ -213,7 +218,7 @@ class BucketedEncoder:
             "parity": {str(slot): asdict(agreement) for slot, agreement in self._parity.items()},
             "label_agreement_by_profile": {str(i): share for i, share in sorted(self._labels.items())},
             "device": str(self._model.device),
-            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "dtype": self._precision,
             "not_engaged": self._not_engaged(int(described["captures_after_build"])),
         }
 
