@@ -220,11 +220,11 @@ def _cpu() -> str:
 
 
 def show(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    heads = "".join(f"{head:>26}" for head in ("handover p50 ms", "handover p95 ms", "whole p50 ms"))
+    heads = "".join(f"{head:>34}" for head in ("handover p50 ms", "handover p95 ms", "whole p50 ms"))
     yield f"{'audio':>7}  {'transport':<14}{heads}{'bytes copied':>16}"
     for row in rows:
         figures = (row["handover"]["p50_s"], row["handover"]["p95_s"], row["whole"]["p50_s"])
-        columns = "".join(f"{_ms(figure):>26}" for figure in figures)
+        columns = "".join(f"{_ms(figure):>34}" for figure in figures)
         yield f"{row['audio_s']:>6g}s  {row['transport']:<14}{columns}{row['copied_bytes']:>16,}"
 
 
@@ -232,6 +232,10 @@ def _ms(figure: dict[str, Any]) -> str:
     if "needed" in figure:
         return f"n={figure['n']} too small"
     return f"{figure['value'] * 1e3:.3f} [{figure['low'] * 1e3:.3f}, {figure['high'] * 1e3:.3f}]"
+
+
+def _columns(samples: Sequence[Sample]) -> dict[str, list[Any]]:
+    return {name: [getattr(sample, name) for sample in samples] for name in Sample.__slots__}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -249,9 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("\n".join(show(rows)))
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        raw = [asdict(sample) for sample in samples]
-        document = {"schema": SCHEMA, "provenance": origin, "rows": rows, "samples": raw}
-        options.out.write_text(json.dumps(document, indent=1) + "\n")
+        document = {"schema": SCHEMA, "provenance": origin, "rows": rows, "samples": _columns(samples)}
+        options.out.write_text(json.dumps(document) + "\n")
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ def build(spec: ServiceSpec) -> InProcess:
 class InProcess:
     """``handle`` works in the caller's thread; ``submit`` in one worker thread.
 
-    A front end (a voice activity detector has state) and an engine serve one request at a time, so
-    a lock orders concurrent callers; waiting for it is the ``queue`` span.
+    An engine serves one request at a time, so a lock orders concurrent callers; waiting for it is the
+    ``queue`` span.
     """
 
     def __init__(self, spec: ServiceSpec, max_pending: int, in_caller: bool = False) -> None:

@@ -28,6 +28,7 @@ from harness.protocols import Evidence, Reply, Request, Transcript
 from harness.spans import Span, now_ns
 from variants.ipc.types import Lease, PeerGoneError, Receiver, Sender, Traffic, Transport
 from variants.topology.item import Item, hop_spans, since_ns
+from variants.topology.streams import describe
 from variants.topology.supervisor import RestartPolicy, Supervisor
 from variants.topology.types import (
     KINDS,
@@ -116,6 +117,7 @@ class Pipeline:
         self._finished = 0
         self._failed = 0
         self._failed_by_deaths = 0
+        self._given_up: str | None = None
         self._receiver: Receiver | None = None
         self._senders: list[Sender] = []
         self._shared_down: set[str] = set()
@@ -273,9 +275,24 @@ class Pipeline:
     # ------------------------------------------------------------ threads
 
     def _spawn(self, name: str, target: Callable[[], None]) -> None:
-        thread = threading.Thread(target=target, name=name, daemon=True)
+        def run() -> None:
+            try:
+                target()
+            except Exception as error:
+                self._give_up(f"its thread {name} failed: {describe(error)}")
+                raise
+
+        thread = threading.Thread(target=run, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
+
+    def _give_up(self, why: str) -> None:
+        """Nothing can be served any more: answer what is pending, refuse what comes."""
+        with self._book:
+            self._given_up = f"the service is down: {why}"
+            self._shared_down.add("this process")
+            lost = list(self._pending)
+        self._fail(lost, self._given_up)
 
     def _send_jobs(self, entry: _Entry, sender: Sender) -> None:
         while True:
@@ -408,6 +425,8 @@ class Pipeline:
 
     def _down_because(self) -> str:
         supervisor = self._supervisor
+        if self._given_up is not None:
+            return self._given_up
         if supervisor is None:
             return "the service has not been started"
         if supervisor.given_up:

@@ -21,7 +21,9 @@ import pytest
 from harness.protocols import Request, ServiceSpec
 from harness.run.judge import NOT_ENGAGED
 from tests.variants.topology import parts
+from variants.ipc.types import TornReadError
 from variants.topology import collapsed
+from variants.topology.pipeline import Pipeline
 from variants.topology.supervisor import RestartPolicy
 from variants.topology.types import Backend, CommitStream, Completion, OpenStream, PushAudio, Transcribe
 
@@ -172,6 +174,22 @@ def test_a_process_that_cannot_live_is_given_up(start: Callable[..., Backend]) -
     assert error is not None and "died 3 times in 60 s, last exit status 17" in error
     time.sleep(0.3)
     assert service.evidence()["topology"]["supervisor"]["given_up"] is not None
+
+
+def test_a_link_that_breaks_its_word_is_not_hidden(start: Callable[..., Backend]) -> None:
+    """Torn memory on the way back: everything pending is answered and the service says why."""
+    service = start("collapsed", "shared_memory")
+    assert isinstance(service, Pipeline)
+
+    def torn(*_: object) -> None:
+        raise TornReadError("slot 0 was to hold message 1 and holds 99")
+
+    service._finish = torn  # type: ignore[method-assign]
+    answers = load(service, 5)
+    errors = {answers.get(timeout=10).error for _ in range(5)}
+    errors.add(service.handle(Request("later", SHORT)).error)
+    assert len(errors) == 1
+    assert "slot 0 was to hold message 1 and holds 99" in str(errors)
 
 
 def test_back_off_doubles_and_is_bounded() -> None:
