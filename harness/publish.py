@@ -1,0 +1,110 @@
+"""Puts finished runs where they are kept: ``python -m harness.publish RUN… --to results/reference/NAME``.
+
+A run in the results folder knows the paths of the machine it ran on. What is kept for others keeps
+every figure, sample and fact of provenance, and of paths only their last part. Reports are written
+anew from the copy, so that a published page shows what a reader can check.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.cli import guarded
+from harness.errors import InvalidMeasurementError, UsageError
+from harness.record import Run, Status, StoredRun, VerdictStatus, read_run, write_run
+
+_EXAMPLES = """examples:
+  python -m harness.publish results/RUN_A results/RUN_B --to results/reference/h100-80gb
+
+exit codes: 0 published   2 wrong usage   4 a run is not valid, or was profiled
+"""
+_LOCAL_KEYS = {"runner.results_dir": "results", "runner.cache_dir": ".cache"}
+
+
+def publish(folder: Path, target: Path) -> Path:
+    """Copy the run in ``folder`` into ``target``, under its variant's name. Returns the new folder.
+
+    Raises ``InvalidMeasurementError`` for a run whose figures may not be quoted.
+    """
+    stored = read_run(folder)
+    _quotable(stored)
+    copy = target / stored.run.variant
+    if copy.exists():
+        raise UsageError(f"{copy}: already holds a published run; remove it or choose another --to")
+    copy.mkdir(parents=True)
+    shutil.copy(folder / "samples.parquet", copy)
+    for chunks in folder.glob("chunks-*.parquet"):
+        shutil.copy(chunks, copy)
+    write_run(copy, without_local_paths(stored.run))
+    return copy
+
+
+def without_local_paths(run: Run) -> Run:
+    """The same run, told without the folders of the machine that it ran on."""
+    command = tuple(_local_word(word) for word in run.provenance.command)
+    return replace(
+        run,
+        config=_local_config(run.config),
+        overrides=tuple(_local_word(word) for word in run.overrides),
+        provenance=replace(run.provenance, command=command),
+    )
+
+
+def _quotable(stored: StoredRun) -> None:
+    run = stored.run
+    if run.status is not Status.COMPLETE or run.verdict.status is not VerdictStatus.VALID or run.profiled:
+        why = "it was profiled" if run.profiled else f"it is {run.status} and {run.verdict.status}"
+        raise InvalidMeasurementError(f"{stored.folder}: {why}; only valid runs are published. Measure again")
+
+
+def _local_word(word: str) -> str:
+    key, equals, value = word.partition("=")
+    if not equals:
+        return word
+    return f"{key}={_LOCAL_KEYS.get(key, _last_part(value))}"
+
+
+def _local_config(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _local_config(item, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
+    if key in _LOCAL_KEYS:
+        return _LOCAL_KEYS[key]
+    return _last_part(value) if isinstance(value, str) else value
+
+
+def _last_part(value: str) -> str:
+    """Of a path its last part; anything else as it is."""
+    looks_like_a_path = value.startswith(("/", "~", "./", "../")) or Path(value).suffix in {".jsonl", ".nemo"}
+    return Path(value).name if looks_like_a_path else value
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.publish",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of valid, finished runs")
+    parser.add_argument("--to", required=True, type=Path, help="folder that keeps them, one folder a variant")
+    options = parser.parse_args(arguments)
+
+    def run() -> int:
+        from harness.report import write_report
+
+        copies = [publish(folder, options.to) for folder in options.runs]
+        page = write_report([read_run(copy) for copy in copies], options.to)
+        print(f"published {len(copies)} runs; report {page}")
+        return 0
+
+    return guarded(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

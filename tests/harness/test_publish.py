@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.errors import InvalidMeasurementError, UsageError
+from harness.publish import publish, without_local_paths
+from harness.record import read_run, write_run
+from tests.harness.runs import Recipe, make_run
+
+
+def test_figures_stay_and_paths_go(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "results", Recipe()).folder
+    stored = read_run(folder)
+    command = (
+        "python",
+        "-m",
+        "harness",
+        f"runner.results_dir={tmp_path}",
+        "dataset.manifest=/data/mine/calls.jsonl",
+    )
+    config = {**stored.run.config, "runner": {"results_dir": str(tmp_path), "cache_dir": "/var/cache"}}
+    origin = replace(stored.run.provenance, command=command)
+    write_run(folder, replace(stored.run, provenance=origin, config=config))
+
+    copy = publish(folder, tmp_path / "reference")
+
+    kept = read_run(copy)
+    assert kept.samples.equals(stored.samples)
+    assert kept.run.summary == stored.run.summary
+    assert kept.run.provenance.command == (
+        "python", "-m", "harness", "runner.results_dir=results", "dataset.manifest=calls.jsonl"
+    )  # fmt: skip
+    assert str(tmp_path) not in (copy / "run.json").read_text()
+
+
+def test_what_may_not_be_quoted_is_not_published(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "results", Recipe()).folder
+    write_run(folder, replace(read_run(folder).run, profiled=True))
+    with pytest.raises(InvalidMeasurementError, match="profiled"):
+        publish(folder, tmp_path / "reference")
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "results", Recipe()).folder
+    publish(folder, tmp_path / "reference")
+    with pytest.raises(UsageError, match="already"):
+        publish(folder, tmp_path / "reference")
+
+
+def test_names_that_are_no_paths_stay(tmp_path: Path) -> None:
+    run = make_run(tmp_path, Recipe()).run
+    assert without_local_paths(
+        replace(run, overrides=("model=a_b", "model.weights=/x/y.nemo"))
+    ).overrides == (
+        "model=a_b",
+        "model.weights=y.nemo",
+    )
+
+
+def test_the_command_writes_one_page(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "results", Recipe()).folder
+    to = tmp_path / "reference"
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.publish", str(folder), "--to", str(to)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(to.glob("*.html"))
