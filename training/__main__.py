@@ -97,8 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--run", type=Path, default=_FOLDER / "run", help="folder of checkpoint, log and export"
     )
-    train.add_argument("--resume", action="store_true", help="go on from the checkpoint of --run")
-    train.add_argument("--weights", type=Path, help="start from exported weights (.safetensors)")
+    start = train.add_mutually_exclusive_group()
+    start.add_argument("--resume", action="store_true", help="go on from the checkpoint of --run")
+    start.add_argument("--weights", type=Path, help="start from exported weights (.safetensors)")
     _add_recipe(train)
 
     evaluate = command("evaluate", _evaluate, "word error rate per condition on fixed held-out sentences")
@@ -126,7 +127,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--probe-s", type=float, default=60.0, help="seconds between checkpoints")
     parser.add_argument("--seed", type=int, default=0, help="of initialization, batches and noise")
     parser.add_argument("--no-graphs", dest="graphs", action="store_false", help="launch kernels one by one")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to train")
 
 
 def main(arguments: Sequence[str] | None = None) -> ExitCode:

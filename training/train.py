@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from harness.corpus.grammar import Grammar
-from harness.errors import HarnessError, UsageError
+from harness.errors import HarnessError, UnavailableError, UsageError
 from harness.frontend.config import FeatureConfig
 from harness.measure.wer import NO_ERRORS, count_errors
 from training.augment import Augmentation, augment, mask_features
@@ -65,9 +65,11 @@ class Recipe:
                 raise UsageError(f"--{name.replace('_', '-')} must be above 0")
 
     def resolved_device(self) -> torch.device:
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
+        """``auto`` is the GPU where there is one. Raises ``UnavailableError`` for one that is not there."""
+        available = torch.cuda.is_available()
+        if self.device == "cuda" and not available:
+            raise UnavailableError("--device cuda: torch finds no GPU here; use --device cpu or auto")
+        return torch.device("cuda" if available and self.device != "cpu" else "cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +104,8 @@ class Run:
         device = self._device = recipe.resolved_device()
         torch.manual_seed(recipe.seed)
         self._trainee = Trainee(architecture, recipe.dropout, recipe.ctc_weight, recipe.sigma).to(device)
-        self._encode = (
-            GraphedEncoder(self._trainee.encoder, torch.bfloat16) if device.type == "cuda" else None
-        )
+        graphed = recipe.graphs and device.type == "cuda"
+        self._encode = GraphedEncoder(self._trainee.encoder, torch.bfloat16) if graphed else None
         self._pieces = Pieces(corpus.tokenizer)
         self._clip_pieces = list(self._pieces.encode(corpus.texts))
         self._features = BatchLogMel(FeatureConfig(n_mels=architecture.feature_bins), SAMPLE_RATE).to(device)
