@@ -171,7 +171,7 @@ class BucketedEncoder:
         for slot in self._grid.slots():
             profile = self._grid.profiles[slot.profile]
             shortest = max(1, profile.min, profile.max // 4)
-            for longest in {profile.max, max(shortest, profile.max - 5)}:
+            for longest in sorted({profile.max, max(shortest, profile.max - 5)}):
                 bins, seed = self._model.feature_bins, slot.frames
                 batch = speech_probe(slot.batch, shortest, longest, bins, seed)
                 self._hold(slot, batch, f"encoder={name}: {self._bucket(slot)}", token_agreement)

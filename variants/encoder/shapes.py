@@ -106,8 +106,8 @@ def make_grid(
 def reached_frames(shapes: ShapePlan, longest_s: float, hop_s: float) -> int:
     """Feature frames of the longest clip to come: the bucket edge above the longest segment, which the
     warm-up sends, and at least that segment."""
-    longest = min(longest_s, max(shapes.segment_lengths_s, default=longest_s))
     last = max(shapes.buckets_s, default=0.0)
+    longest = min(longest_s, max(shapes.segment_lengths_s, default=last))
     edge = min((edge for edge in shapes.buckets_s if edge >= longest), default=last)
     return round_up(seconds_to_frames(max(edge, longest), hop_s), GRANULE)
 
