@@ -40,7 +40,8 @@ CLAIM = Claim(
     ),
 )
 POLICIES = ("default", "frozen")
-_WORDS_PER_ANSWER = 10
+_WORDS_PER_ANSWER = 20
+_ANSWERS_KEPT = 25
 _SHARE_OF_CONNECTIONS = 8
 """The claim is about stalls and not about saturation: an eighth of claim 6's streams."""
 
@@ -68,7 +69,11 @@ def test(bench: Bench) -> Finding:
 
 
 def _server(policy: str, bench: Bench) -> ServerPlan:
-    options = {"objects": bench.objects, "words_per_answer": _WORDS_PER_ANSWER}
+    options = {
+        "objects": bench.objects,
+        "words_per_answer": _WORDS_PER_ANSWER,
+        "answers_kept": _ANSWERS_KEPT,
+    }
     return ServerPlan(stream_spec({"worker": "caller"}), gc=policy, gc_options=options)
 
 
@@ -82,7 +87,8 @@ def _finding(
     notes = sorted({f"{run.label}: {reason}" for run in everything for reason in run.summary.reasons})
     notes.append(
         f"{bench.objects:,} containers exist at start-up; each live session adds {_WORDS_PER_ANSWER} at "
-        "every answer and drops them when it ends. Thresholds are Python's own."
+        f"every answer and drops them after {_ANSWERS_KEPT}, as at the end of an utterance. Thresholds are "
+        "Python's own."
     )
     notes.append(
         "What is made after gc.freeze() is still collected: the pauses of the frozen runs are those of the "

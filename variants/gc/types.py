@@ -40,7 +40,10 @@ class HeapOptions:
     objects: int = 0
     """Containers that exist once the process has started: sessions and the slots of their pools."""
     words_per_answer: int = 0
-    """Containers that a live session adds to its history at each answer, and keeps to its end."""
+    """Containers that a live session adds to its history at each answer."""
+    answers_kept: int = 50
+    """Answers after which a session drops its history all at once, as at the end of an utterance; 0
+    keeps it to the session's end."""
 
 
 def parse_options(options: Mapping[str, Any]) -> HeapOptions:
@@ -165,7 +168,7 @@ class Policy:
     def watch(self, backend: Backend) -> Backend:
         if self._options.words_per_answer == 0:
             return backend
-        return RememberingBackend(backend, self._options.words_per_answer)
+        return RememberingBackend(backend, self._options.words_per_answer, self._options.answers_kept)
 
     def pauses(self) -> list[Pause]:
         return self._log.pauses()
@@ -182,6 +185,7 @@ class Policy:
                 "thresholds": list(gc.get_threshold()),
                 "preallocated_objects": self._options.objects,
                 "words_per_answer": self._options.words_per_answer,
+                "answers_kept": self._options.answers_kept,
                 "frozen_objects": gc.get_freeze_count(),
                 "startup_s": self._startup_s,
                 "generations": {str(g): _summary([p for p in pauses if p.generation == g]) for g in range(3)},
@@ -206,19 +210,21 @@ def _summary(pauses: list[Pause]) -> dict[str, float | int]:
 
 
 class RememberingBackend:
-    """A backend whose live streams keep their words until they end, as production sessions do.
+    """A backend whose live streams keep the words of their utterance, as production sessions do.
 
     It stands between server and backend, so that what is measured is the same for every policy.
     """
 
-    def __init__(self, backend: Backend, words_per_answer: int) -> None:
+    def __init__(self, backend: Backend, words_per_answer: int, answers_kept: int) -> None:
         self._backend = backend
         self._words = range(words_per_answer)
+        self._most = words_per_answer * answers_kept
         self._history: dict[int, list[Any]] = {}
 
     def submit(self, job: Job, done: Done) -> None:
         self._backend.submit(
-            job, done if isinstance(job, Transcribe) else _Remember(self._history, self._words, done)
+            job,
+            done if isinstance(job, Transcribe) else _Remember(self._history, self._words, self._most, done),
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -226,20 +232,23 @@ class RememberingBackend:
 
 
 class _Remember:
-    """Completion of a stream's job: an answer adds words, the stream's end drops them all at once."""
+    """Completion of a stream's job: an answer adds words, an utterance's end drops them all at once."""
 
-    __slots__ = ("_done", "_history", "_words")
+    __slots__ = ("_done", "_history", "_most", "_words")
 
-    def __init__(self, history: dict[int, list[Any]], words: range, done: Done) -> None:
+    def __init__(self, history: dict[int, list[Any]], words: range, most: int, done: Done) -> None:
         self._history = history
         self._words = words
+        self._most = most
         self._done = done
 
     def __call__(self, completion: Completion) -> None:
         job = completion.job
         if isinstance(job, PushAudio):
-            words = [[completion.finished_ns, index, completion.text] for index in self._words]
-            self._history.setdefault(job.stream_id, []).extend(words)
+            history = self._history.setdefault(job.stream_id, [])
+            if self._most and len(history) >= self._most:
+                history.clear()
+            history.extend([completion.finished_ns, index, completion.text] for index in self._words)
         elif isinstance(job, CommitStream | AbandonStream):
             self._history.pop(job.stream_id, None)
         self._done(completion)

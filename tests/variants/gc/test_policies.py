@@ -138,7 +138,20 @@ class AtOnce:
         done(Completion(job, None, None, None, 0, 0))
 
 
-@with_options("default", words_per_answer=5)
+@with_options("default", words_per_answer=5, answers_kept=10)
+def test_an_utterance_s_words_are_dropped_all_at_once(policy: GcPolicy) -> None:
+    backend = policy.watch(AtOnce())  # type: ignore[arg-type]
+    gc.collect()
+    start = len(gc.get_objects())
+    alive = []
+    for _ in range(30):
+        backend.submit(PushAudio(1, np.zeros(0)), lambda _completion: None)
+        alive.append(len(gc.get_objects()) - start)
+    assert max(alive) < 80
+    assert np.argmin(alive[5:15]) == 5  # after ten answers
+
+
+@with_options("default", words_per_answer=5, answers_kept=0)
 def test_a_live_session_keeps_its_words_until_it_ends(policy: GcPolicy) -> None:
     backend = policy.watch(AtOnce())  # type: ignore[arg-type]
     answers: list[Completion] = []
