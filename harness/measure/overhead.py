@@ -43,7 +43,7 @@ class EmptyFrontend:
     def stages(self) -> Sequence[tuple[str, Callable[[Any], Any]]]:
         return [(name, lambda value: value) for name in _STAGES]
 
-    def __call__(self, payload: bytes, spans: SpanRecorder) -> list[SegmentFeatures]:
+    def __call__(self, payload: bytes, spans: SpanRecorder) -> list[SegmentFeatures]:  # noqa: ARG002
         for name in _STAGES:
             with spans.span(name):
                 pass
@@ -53,7 +53,7 @@ class EmptyFrontend:
 class EmptyEngine:
     """The three spans of an engine, each with nothing to do."""
 
-    def transcribe(self, segments: Sequence[SegmentFeatures], spans: SpanRecorder) -> Transcript:
+    def transcribe(self, segments: Sequence[SegmentFeatures], spans: SpanRecorder) -> Transcript:  # noqa: ARG002
         for name in ("encoder", "decoder", "text"):
             with spans.span(name):
                 pass
@@ -62,7 +62,7 @@ class EmptyEngine:
     def open_stream(self) -> Stream:
         raise TypeError("the empty engine has no streams")
 
-    def warm_up(self, lengths_s: Iterable[float]) -> None:
+    def warm_up(self, lengths_s: Iterable[float]) -> None:  # noqa: ARG002
         return None
 
     def evidence(self) -> Evidence:

@@ -34,6 +34,7 @@ from harness.run.tracing import traced
 from harness.run.warmup import WarmupReport, warm_up
 from harness.spans import now_ns
 from harness.workload.loops import Completed, closed_loop, open_loop
+from harness.workload.remote import RemoteService
 from harness.workload.schedule import arrival_offsets_s, order
 
 
@@ -104,9 +105,12 @@ class Worker:
             telemetry = sampler.result()
             memory = peak_memory(telemetry)  # a server is still there; asking it for evidence ends it
             evidence: dict[str, Any] = {**service.evidence(), "warmup": asdict(report)}
+            pauses: Iterable[Any] = ()
             if policy is not None:
                 evidence.update(policy.evidence())
-            pauses = getattr(policy or service, "pauses", list)()
+                pauses = policy.pauses()
+            elif isinstance(service, RemoteService):
+                pauses = service.pauses()
             self._finish(journal, evidence, memory, telemetry, _pauses(pauses, measured_from_ns))
 
     def _stream(self, journal: Journal) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
 
@@ -40,10 +41,7 @@ def test_a_closed_loop_sends_one_at_a_time() -> None:
     done: list[Completed] = []
     closed_loop(SleepyService(0.001), fetch, 5, done.append)
     assert [d.index for d in done] == [0, 1, 2, 3, 4]
-    assert all(
-        later.scheduled_ns >= earlier.reply.finished_ns
-        for earlier, later in zip(done, done[1:], strict=False)
-    )
+    assert all(later.scheduled_ns >= earlier.reply.finished_ns for earlier, later in pairwise(done))
 
 
 def test_an_open_loop_charges_a_stall_to_every_request_it_delayed() -> None:
@@ -56,7 +54,7 @@ def test_an_open_loop_charges_a_stall_to_every_request_it_delayed() -> None:
     assert latency[6] >= 0.09 - 0.001  # scheduled 10 ms into the stall, and charged for the rest of it
     assert latency[9] >= 0.06 - 0.001
     scheduled = [d.scheduled_ns for d in sorted(done, key=lambda d: d.index)]
-    assert [round((b - a) * 1e-6) for a, b in zip(scheduled, scheduled[1:], strict=False)] == [10] * 19
+    assert [round((b - a) * 1e-6) for a, b in pairwise(scheduled)] == [10] * 19
 
 
 def test_the_generators_own_lag_is_visible() -> None:
@@ -75,7 +73,7 @@ def test_more_clients_serve_at_once() -> None:
 
 def test_an_error_in_a_client_thread_ends_the_loop() -> None:
     class Broken(SleepyService):
-        def handle(self, request: Request) -> Reply:
+        def handle(self, request: Request) -> Reply:  # noqa: ARG002
             raise ValueError("the service broke its contract")
 
     with pytest.raises(ValueError, match="broke its contract"):
