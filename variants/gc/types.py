@@ -222,10 +222,9 @@ class RememberingBackend:
         self._history: dict[int, list[Any]] = {}
 
     def submit(self, job: Job, done: Done) -> None:
-        self._backend.submit(
-            job,
-            done if isinstance(job, Transcribe) else _Remember(self._history, self._words, self._most, done),
-        )
+        if not isinstance(job, Transcribe):
+            done = _Remember(self._history, self._words, self._most, done)
+        self._backend.submit(job, done)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
