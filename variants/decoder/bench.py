@@ -36,7 +36,13 @@ MEMORY_BYTES_PER_S = 3.0e12
 """Device memory of an H100, measured as a large copy: the floor of a decoder that re-reads its weights."""
 HOP_S = 0.30e-6
 """One word from one multiprocessor to another through L2 on an H100, measured as half a round trip."""
-NAMES = ("cpu_synced", "nemo.full_graph", "nemo.no_while_loops", "conditional_graph", "megakernel")
+NAMES = ("cpu_synced", "conditional_graph", "megakernel", "nemo.no_while_loops", "nemo.full_graph")
+"""In the order in which they are built, ``nemo.full_graph`` last: it captures the bodies of its loops on a
+stream that PyTorch's allocator does not count as part of the capture, so their memory does not stay reserved
+and each replay may overwrite what was allocated after it. Once, at batch 128, a decoder built after it gave
+wrong labels; the same decoder in a process without NeMo, on the same shape, did not."""
+NEAR_TIE = {"float16": 0.02, "bfloat16": 0.16}
+"""Greatest margin of a first difference that the rounding of that number type explains."""
 
 
 # ---------------------------------------------------------------- a model without an encoder
@@ -333,6 +339,11 @@ def bench_batch(model: TdtModel, batch: int, options: argparse.Namespace) -> dic
     timings = time_decoders(decoders, inputs, options.rounds)
     longest = statistics.mean(max(len(h.tokens) for h in reference) for reference in references)
     weights = sum(p.numel() * p.element_size() for m in (model.prednet, model.joint) for p in m.parameters())
+    wrong = {
+        name: f"withheld: differs from cpu_synced by a margin of {agreement.largest_margin:.3f}"
+        for name, agreement in agreements.items()
+        if agreement.largest_margin > NEAR_TIE[options.dtype]
+    }
     rows = {
         name: {
             **asdict(timings[name]),
@@ -343,6 +354,7 @@ def bench_batch(model: TdtModel, batch: int, options: argparse.Namespace) -> dic
             "evidence": dict(decoders[name].evidence()),
         }
         for name in decoders
+        if name not in wrong
     }
     labels = statistics.mean(len(h.tokens) for reference in references for h in reference)
     return {
@@ -351,7 +363,7 @@ def bench_batch(model: TdtModel, batch: int, options: argparse.Namespace) -> dic
         "labels_per_utterance": labels,
         "longest_labels": longest,
         "decoders": rows,
-        "unavailable": {name: reason for name, reason in made.items() if isinstance(reason, str)},
+        "unavailable": {name: reason for name, reason in made.items() if isinstance(reason, str)} | wrong,
     }
 
 

@@ -4,6 +4,10 @@
 host, ``no_graphs`` the same code without graphs, ``torch_impl`` the pure PyTorch search (the only one that
 runs on a CPU). NeMo falls back silently from the first to the second and captures anew whenever batch or
 time grows; here the mode is forced, the largest planned shape is captured at once, and captures are counted.
+
+In ``full_graph`` mode allocate long-lived tensors before this decoder is built. NeMo captures loop bodies on
+a second stream, whose allocations do not stay reserved for the graph (PyTorch's pull request 130386, which
+adds conditional nodes to PyTorch itself, registers each body's stream for that reason).
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ __device__ __forceinline__ void load_column(uint4 (&states)[kJointPairsPerWarp],
 // grid: tiles of outputs
 extern "C" __global__ void __launch_bounds__(kThreads, 1)
 evaluate_joint(const Batch* call, const Search search, const Model model) {
-    __shared__ float partial[WARPS * JOINT_TILES * 4 * kPartialStride];
+    __shared__ float partial[WARPS * JOINT_TILES * 4 * 32];
     __shared__ float bias[JOINT_TILES * 16];
     __shared__ u32 best[16];
     const int first_tile = blockIdx.x * JOINT_TILES;
@@ -105,18 +105,6 @@ evaluate_joint(const Batch* call, const Search search, const Model model) {
     }
 }
 
-// The four lanes of a unit keep its new state.
-__device__ __forceinline__ void keep_unit(const Search& search, const Batch& batch, const Found& f, int layer, int owned,
-                                          u16 hidden, float cell, bool mine) {
-    if (!mine || (threadIdx.x & 3)) return;
-    const size_t at = ((size_t)layer * SLOTS + f.slot) * HIDDEN + owned;
-    search.hidden[at] = hidden;
-    search.cell[at] = cell;
-    u16* state = final_row(batch, f.utterance);
-    state[hidden_at(layer) + owned] = hidden;
-    state[cell_at(layer) + owned] = to_16bit(cell);
-}
-
 // grid: blocks of units. Every block walks the windows for itself; block 0 keeps the result.
 extern "C" __global__ void __launch_bounds__(kThreads)
 advance(const Batch* call, const Search search, const Model model, const cudaGraphConditionalHandle again) {
@@ -148,14 +136,17 @@ advance(const Batch* call, const Search search, const Model model, const cudaGra
     __syncthreads();
     if (threadIdx.x < 32) advance_control(c, batch, choices, iteration + 1, blockIdx.x == 0);
     __syncthreads();
-    for (int label = threadIdx.x / 32; label < c.found_count; label += WARPS) {  // a warp per label
-        const int lane = threadIdx.x & 31, owned = blockIdx.x * kUnits + lane / 4;
-        const Found f = c.found[label];
-        const float table = __ldg((const float*)(model.label_gates + (size_t)f.label * HIDDEN + owned) + (lane & 3));
-        const float prepared = ((const float*)(search.recurrent + (size_t)f.slot * HIDDEN + owned))[lane & 3];
-        float cell = search.cell[(size_t)f.slot * HIDDEN + owned];
-        __syncwarp();
-        keep_unit(search, batch, f, 0, owned, lstm_unit(table + prepared, cell), cell, true);
+    for (int i = threadIdx.x; i < c.found_count * kUnits; i += kThreads) {
+        const int owned = blockIdx.x * kUnits + i % kUnits;
+        const Found f = c.found[i / kUnits];
+        const size_t at = (size_t)f.slot * HIDDEN + owned;
+        const float4 table = __ldg(model.label_gates + (size_t)f.label * HIDDEN + owned), prepared = search.recurrent[at];
+        const u16 hidden = lstm_cell(make_float4(table.x + prepared.x, table.y + prepared.y, table.z + prepared.z,
+                                                 table.w + prepared.w), search.cell[at]);
+        search.hidden[at] = hidden;
+        u16* state = final_row(batch, f.utterance);
+        state[hidden_at(0) + owned] = hidden;
+        state[cell_at(0) + owned] = to_16bit(search.cell[at]);
     }
     if (blockIdx.x != 0) return;
     u32* to = (u32*)(search.control + (~iteration & 1));
@@ -204,7 +195,7 @@ __device__ __forceinline__ const uint4* matrix(const Model& model, int block, in
 // grid: blocks of units, twice: the first half steps `layer`, the second prepares the layer below
 extern "C" __global__ void __launch_bounds__(kThreads)
 upper_layer(const Batch* call, const Search search, const Model model, const int layer) {
-    __shared__ float partial[WARPS * 8 * kPartialStride];
+    __shared__ float partial[WARPS * 8 * 32];
     const Control& c = current(search);
     const bool prepares = blockIdx.x >= kUnitBlocks;
     const int block = prepares ? blockIdx.x - kUnitBlocks : blockIdx.x, count = c.found_count;
@@ -215,17 +206,21 @@ upper_layer(const Batch* call, const Search search, const Model model, const int
         multiply_and_store(partial, weights, x);
         __syncthreads();
         if (prepares) keep_recurrent(search, model, c, partial, layer - 1, block, first);
-        if (!prepares) {
-            const UnitOfThread t = unit_of_thread();
-            const bool mine = first + t.column < count;
-            const Found f = c.found[mine ? first + t.column : 0];
-            const int owned = block * kUnits + t.unit;
+        const int lane = threadIdx.x & 31, parity = threadIdx.x / 32;
+        const int column = first + 2 * (lane & 3) + parity, owned = block * kUnits + lane / 4;
+        if (!prepares && threadIdx.x < 64 && column < count) {
+            const Found f = c.found[column];
             const size_t at = ((size_t)layer * SLOTS + f.slot) * HIDDEN + owned;
-            const float prepared = ((const float*)(search.recurrent + at))[threadIdx.x & 3];
-            float cell = search.cell[at];
-            __syncwarp();
-            const u16 hidden = lstm_unit(sum_partial<2>(partial, t.reg, t.lane) + prepared, cell);
-            keep_unit(search, *call, f, layer, owned, hidden, cell, mine);
+            const float4 prepared = search.recurrent[at];
+            const float4 gates = make_float4(sum_partial<2>(partial, parity, lane) + prepared.x,
+                                             sum_partial<2>(partial, 2 + parity, lane) + prepared.y,
+                                             sum_partial<2>(partial, 4 + parity, lane) + prepared.z,
+                                             sum_partial<2>(partial, 6 + parity, lane) + prepared.w);
+            const u16 hidden = lstm_cell(gates, search.cell[at]);
+            search.hidden[at] = hidden;
+            u16* state = final_row(*call, f.utterance);
+            state[hidden_at(layer) + owned] = hidden;
+            state[cell_at(layer) + owned] = to_16bit(search.cell[at]);
         }
         __syncthreads();
     }
@@ -234,7 +229,7 @@ upper_layer(const Batch* call, const Search search, const Model model, const int
 // grid: tiles of the projection, then blocks of units that prepare the top layer
 extern "C" __global__ void __launch_bounds__(kThreads)
 project(const Batch* call, const Search search, const Model model) {
-    __shared__ float partial[WARPS * 8 * kPartialStride];
+    __shared__ float partial[WARPS * 8 * 32];
     const Control& c = current(search);
     const int count = c.found_count;
     for (int first = 0; first < count; first += 8) {

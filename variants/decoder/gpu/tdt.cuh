@@ -124,23 +124,21 @@ __device__ __forceinline__ void multiply_hidden(float (&acc)[TILES][4], const ui
     }
 }
 
-// partial: [WARPS][TILES * 4 registers][32 lanes, padded so that four gates of eight lanes lie in 32 banks]
-constexpr int kPartialStride = 36;
-
+// partial: [WARPS][TILES * 4 registers][32 lanes]
 template <int TILES>
 __device__ __forceinline__ void store_partial(float* partial, const float (&acc)[TILES][4]) {
-    float* mine = partial + (threadIdx.x / 32) * TILES * 4 * kPartialStride + (threadIdx.x & 31);
+    float* mine = partial + (threadIdx.x / 32) * TILES * 4 * 32 + (threadIdx.x & 31);
 #pragma unroll
     for (int tile = 0; tile < TILES; ++tile)
 #pragma unroll
-        for (int r = 0; r < 4; ++r) mine[(tile * 4 + r) * kPartialStride] = acc[tile][r];
+        for (int r = 0; r < 4; ++r) mine[(tile * 4 + r) * 32] = acc[tile][r];
 }
 
 template <int TILES>
 __device__ __forceinline__ float sum_partial(const float* partial, int reg, int lane) {
     float sum = 0.f;
 #pragma unroll
-    for (int warp = 0; warp < WARPS; ++warp) sum += partial[(warp * TILES * 4 + reg) * kPartialStride + lane];
+    for (int warp = 0; warp < WARPS; ++warp) sum += partial[(warp * TILES * 4 + reg) * 32 + lane];
     return sum;
 }
 
@@ -150,34 +148,18 @@ __device__ __forceinline__ int accumulator_column(int reg, int lane) { return 2 
 
 // ------------------------------------------------------------------------------------ LSTM
 
-// One unit by four neighbouring lanes, one gate each in PyTorch's order (input, forget, candidate, output), so
-// that the nonlinearities run side by side. All four return the hidden state, rounded, and hold the new cell,
-// rounded too, as it is between two calls of a half-precision torch.nn.LSTM.
-// exp and division are the fast ones: within 2e-7, far below the 16 bits that results are rounded to.
-__device__ __forceinline__ u16 lstm_unit(float preactivation, float& cell) {
-    const int lane = threadIdx.x & 31, unit = lane & ~3;
-    const float scale = (lane & 3) == 2 ? 2.f : 1.f;  // tanh(x) = 2 sigmoid(2x) - 1
-    const float gate = __fdividef(scale, 1.f + __expf(-scale * preactivation)) - (scale - 1.f);
-    const float input = __shfl_sync(kAll, gate, unit), forget = __shfl_sync(kAll, gate, unit + 1);
-    const float candidate = __shfl_sync(kAll, gate, unit + 2), output = __shfl_sync(kAll, gate, unit + 3);
-    const float next = forget * cell + input * candidate;
+// Within 2e-7 of the exact values: far below the 16 bits that the result is rounded to, and a third of the
+// time of the library's functions, which sit on the critical path of every label.
+__device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.f, 1.f + __expf(-x)); }
+__device__ __forceinline__ float hyperbolic_tangent(float x) { return 1.f - __fdividef(2.f, 1.f + __expf(2.f * x)); }
+
+// gates: input, forget, candidate, output, before their nonlinearities. `cell` is rounded to 16 bits, as
+// it is between two calls of a half-precision torch.nn.LSTM. Returns the hidden state, rounded.
+__device__ __forceinline__ u16 lstm_cell(float4 gates, float& cell) {
+    const float next = sigmoid(gates.y) * cell + sigmoid(gates.x) * hyperbolic_tangent(gates.z);
+    const float hidden = sigmoid(gates.w) * hyperbolic_tangent(next);
     cell = to_float(to_16bit(next));
-    return to_16bit(output * (1.f - __fdividef(2.f, 1.f + __expf(2.f * next))));
-}
-
-// Thread t of a block of 256 finishes gate t % 4 of this unit and column of a tile of 32 gate rows.
-struct UnitOfThread {
-    int lane;  // of the accumulators
-    int reg;
-    int unit;
-    int column;
-};
-
-__device__ __forceinline__ UnitOfThread unit_of_thread() {
-    int thread;  // read anew each time: what follows from it is not worth registers in a loop that lacks them
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    const int warp = thread / 32, lane = warp % 4 * 8 + (thread & 31) / 4, parity = warp / 4;
-    return UnitOfThread{lane, 2 * (thread & 3) + parity, lane / 4, 2 * (lane & 3) + parity};
+    return to_16bit(hidden);
 }
 
 // ------------------------------------------------------------------------------------ the best token

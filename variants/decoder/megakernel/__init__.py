@@ -46,7 +46,6 @@ DEFAULTS: Mapping[str, Any] = {
     "cache_dir": None,
 }
 _CAPABILITY = (8, 0)
-PARTIAL_STRIDE = 36  # kPartialStride of tdt.cuh
 _LAST_STEP = 1 << 31
 _MAX_JOINT_TILES = 5  # 80 of a thread's registers hold joint weights
 
@@ -111,7 +110,7 @@ def plan_layout(shape: KernelShape, blocks: int) -> Layout:
     overlap = shape.unit_blocks + shape.pred_tiles > blocks
     offset = lstm_bytes if overlap else 0
     matrix_bytes = max(lstm_bytes, offset + tile_bytes)
-    partial_bytes = 4 * shape.warps * PARTIAL_STRIDE * max(4 * shape.joint_tiles, 16)
+    partial_bytes = 4 * shape.warps * 32 * max(4 * shape.joint_tiles, 16)
     state_bytes = shape.layers * shape.slots * 8 * (16 + 4)
     return Layout(blocks, matrix_bytes, offset, matrix_bytes + partial_bytes + state_bytes)
 

@@ -82,7 +82,7 @@ struct __align__(16) Shared {
 };
 
 // Dynamic shared memory, after the weights.
-constexpr int kPartialFloats = WARPS * kPartialStride * (JOINT_TILES * 4 > 16 ? JOINT_TILES * 4 : 16);
+constexpr int kPartialFloats = WARPS * 32 * (JOINT_TILES * 4 > 16 ? JOINT_TILES * 4 : 16);
 struct Memory {
     uint4* weights;        // LSTM matrices of this block's units; at PRED_OFFSET its tile of the projection
     float* partial;        // partial sums: JOINT_TILES * 4 registers a lane, or two buffers of 8
@@ -343,51 +343,52 @@ __device__ __forceinline__ void publish_pair(uint2* words, int index, u16 value,
     if (mine && (index & 1) == 0) publish(words + word_at(index / 2), (u32)value | neighbour << 16, step);
 }
 
-// The four lanes of a unit keep its new state; two neighbouring units are handed on as one word.
-__device__ __forceinline__ void keep_unit(const Batch& batch, const Exchange& ex, const Memory& m, const Found& f,
-                                          int layer, int unit, u16 hidden, float cell, int distance, u32 step,
-                                          bool mine) {
-    const int owned = blockIdx.x * kUnits + unit;
-    const bool first = mine && (threadIdx.x & 3) == 0;
-    publish_pair(ex.hidden + ((size_t)layer * SLOTS + f.slot) * kHiddenWords, owned, hidden, distance, step, first);
-    if (!first) return;
-    m.cell[(layer * SLOTS + f.slot) * kUnits + unit] = cell;
-    u16* state = final_row(batch, f.utterance);
-    state[hidden_at(layer) + owned] = hidden;
-    state[cell_at(layer) + owned] = to_16bit(cell);
-}
-
-// Layer 0 of the found labels, a warp per label: its gates are a row of the table plus what was prepared
-// after the last label.
+// Layer 0 of the found labels: its gates are a row of the table plus what was prepared after the last label.
 __device__ __forceinline__ void first_layer(const Model& model, const Batch& batch, const Exchange& ex,
                                             const Shared& s, const Memory& m, u32 step) {
-    const int lane = threadIdx.x & 31, unit = lane / 4;
+    const int count = s.control.found_count * kUnits;
 #pragma unroll 1
-    for (int label = threadIdx.x / 32; label < s.control.found_count; label += WARPS) {
-        const Found f = s.control.found[label];
-        const float* gates = (const float*)(model.label_gates + (size_t)f.label * HIDDEN + blockIdx.x * kUnits);
-        const float table = __ldg(gates + lane);
-        const int at = f.slot * kUnits + unit;
-        float cell = m.cell[at];
-        const float prepared = ((const float*)(m.recurrent + f.slot * kUnits))[lane];
-        __syncwarp();  // all four lanes have read the cell that one of them writes
-        const u16 hidden = lstm_unit(table + prepared, cell);
-        keep_unit(batch, ex, m, f, 0, unit, hidden, cell, 4, step, true);
+    for (int base = threadIdx.x & ~31; base < count; base += kThreads) {
+        const int i = base + (threadIdx.x & 31), unit = i % kUnits, owned = blockIdx.x * kUnits + unit;
+        const bool mine = i < count;
+        const Found f = s.control.found[mine ? i / kUnits : 0];
+        u16 hidden = 0;
+        if (mine) {
+            const int at = f.slot * kUnits + unit;
+            const float4 table = __ldg(model.label_gates + (size_t)f.label * HIDDEN + owned);
+            const float4 prepared = m.recurrent[at];
+            hidden = lstm_cell(make_float4(table.x + prepared.x, table.y + prepared.y, table.z + prepared.z,
+                                           table.w + prepared.w), m.cell[at]);
+            u16* state = final_row(batch, f.utterance);
+            state[hidden_at(0) + owned] = hidden;
+            state[cell_at(0) + owned] = to_16bit(m.cell[at]);
+        }
+        publish_pair(ex.hidden + (size_t)f.slot * kHiddenWords, owned, hidden, 1, step, mine);
     }
 }
 
-// Finish a layer's units from the partial sums of W_ih h.
+// Finish a layer's units from the partial sums of W_ih h: two warps, a thread per unit and column.
 __device__ __forceinline__ void finish_units(const Batch& batch, const Exchange& ex, const Shared& s, const Memory& m,
                                              const float* partial, int layer, int first, u32 step) {
-    const UnitOfThread t = unit_of_thread();
-    const bool mine = first + t.column < s.control.found_count;
-    const Found f = s.control.found[mine ? first + t.column : 0];
-    const int at = (layer * SLOTS + f.slot) * kUnits + t.unit;
-    float cell = m.cell[at];
-    const float prepared = ((const float*)(m.recurrent + at))[threadIdx.x & 3];
-    __syncwarp();
-    const u16 hidden = lstm_unit(sum_partial<2>(partial, t.reg, t.lane) + prepared, cell);
-    keep_unit(batch, ex, m, f, layer, t.unit, hidden, cell, 16, step, mine);
+    if (threadIdx.x >= 64) return;
+    const int lane = threadIdx.x & 31, parity = threadIdx.x / 32;
+    const int column = first + 2 * (lane & 3) + parity, unit = lane / 4, owned = blockIdx.x * kUnits + unit;
+    const bool mine = column < s.control.found_count;
+    const Found f = s.control.found[mine ? column : 0];
+    u16 hidden = 0;
+    if (mine) {
+        const int at = (layer * SLOTS + f.slot) * kUnits + unit;
+        const float4 prepared = m.recurrent[at];
+        const float4 gates = make_float4(sum_partial<2>(partial, parity, lane) + prepared.x,
+                                         sum_partial<2>(partial, 2 + parity, lane) + prepared.y,
+                                         sum_partial<2>(partial, 4 + parity, lane) + prepared.z,
+                                         sum_partial<2>(partial, 6 + parity, lane) + prepared.w);
+        hidden = lstm_cell(gates, m.cell[at]);
+        u16* state = final_row(batch, f.utterance);
+        state[hidden_at(layer) + owned] = hidden;
+        state[cell_at(layer) + owned] = to_16bit(m.cell[at]);
+    }
+    publish_pair(ex.hidden + ((size_t)layer * SLOTS + f.slot) * kHiddenWords, owned, hidden, 4, step, mine);
 }
 
 // Keep W_hh h + b of a layer for the next label.
@@ -460,19 +461,19 @@ __device__ __forceinline__ void upper_stage(const Model& model, const Batch& bat
                                             const Memory& m, int below, u32 step) {
     const bool top = below == LAYERS - 1;
     if (!owns_units() && !(top && owns_pred())) return;
-    float* second = m.partial + WARPS * kPartialStride * 8;
+    float* second = m.partial + WARPS * 32 * 8;
     const int lane = threadIdx.x & 31, count = s.control.found_count;
     HiddenVector incoming;
+    // What the critical path multiplies with goes to registers while the hidden state is on its way.
+    HeldWeights held;
+    if (top) hold<1>(held, m.weights + PRED_OFFSET / 16);
+    else hold<2>(held, m.weights + (2 * below + 1) * kMatrixFragments);
 #pragma unroll 1
     for (int first = 0; first < count; first += 8) {
         const int column = first + lane / 4;
         const bool present = column < count;
         const uint2* vector =
             ex.hidden + ((size_t)below * SLOTS + s.control.found[present ? column : 0].slot) * kHiddenWords;
-        // What the critical path multiplies with goes to registers while the hidden state is on its way.
-        HeldWeights held;
-        if (!top) hold<2>(held, m.weights + (2 * below + 1) * kMatrixFragments);
-        else if (owns_pred()) hold<1>(held, m.weights + PRED_OFFSET / 16);
         uint4 x[kHiddenPairsPerWarp];
         incoming.peek(vector, present);
         incoming.await(x, vector, step, present);
