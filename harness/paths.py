@@ -17,6 +17,11 @@ def datasets_dir() -> Path:
     return _data_dir("datasets")
 
 
+def reference_dir() -> Path:
+    """Committed results of named machines; a wheel has none, and the folder does not exist there."""
+    return _PACKAGE.parent / "results" / "reference"
+
+
 def _data_dir(name: str) -> Path:
     checkout = _PACKAGE.parent / name
     # A stray folder of the same name beside an installed package (site-packages holds the package

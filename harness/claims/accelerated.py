@@ -1,11 +1,23 @@
-"""Claims that need a GPU: told so on a machine without one."""
+"""Claims that need a GPU: told so on a machine without one, with what a reference machine measured.
+
+The verdict is about the machine at hand. Where the reference results hold a measurement of the
+claim's pair (``variants.decoder.bench`` writes it), its figures are shown beside it, by name.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from harness.claims.model import Bench, Claim, Finding, Test, Verdict
 from harness.config.needs import Machine, missing
+from harness.measure.stats import Resampled
+from harness.paths import reference_dir
 
 _RULE = "measured on a machine with the accelerator; nothing is inferred from one without"
 
@@ -60,6 +72,12 @@ def tests() -> dict[int, tuple[Claim, Test]]:
 
 
 def _test(claim: Claim, _bench: Bench) -> Finding:
+    rows = [row for path in sorted(reference_dir().glob("*/decoders*.json")) for row in _rows(claim, path)]
+    notes = []
+    if rows:
+        notes.append(
+            "The table is of the reference machines it names, from results/reference, not of this one."
+        )
     lacking = missing(_NEEDS[claim.number], Machine())
     if lacking:
         measured = "; ".join(item.message for item in lacking)
@@ -68,4 +86,40 @@ def _test(claim: Claim, _bench: Bench) -> Finding:
             "not measured by this command: run both variants (`python -m harness -m variant=A,B`) and "
             "compare them with `python -m harness.compare`"
         )
-    return Finding(claim, Verdict.CANNOT_RUN, measured)
+    if rows:
+        measured += "; on reference machines: " + "; ".join(_sentence(row) for row in rows)
+    return Finding(claim, Verdict.CANNOT_RUN, measured, rows, notes)
+
+
+def _rows(claim: Claim, path: Path) -> Iterator[dict[str, Any]]:
+    """The claim's pair of decoders at each batch size of a reference file, measured side by side."""
+    before, after = (choice.removeprefix("decoder=") for choice in (claim.baseline, claim.variant))
+    results = json.loads(path.read_text())
+    for batch in results["batches"]:
+        decoders: Mapping[str, Any] = batch["decoders"]
+        if before in decoders and after in decoders:
+            slow, fast = decoders[before]["samples_s"], decoders[after]["samples_s"]
+            ratio, low, high = speedup(slow, fast)
+            yield {
+                "machine": results["provenance"]["gpu"],
+                "batch": batch["batch"],
+                "audio_s": batch["seconds"],
+                f"{before} ms": round(float(np.median(slow)) * 1e3, 3),
+                f"{after} ms": round(float(np.median(fast)) * 1e3, 3),
+                "times faster": round(ratio, 2),
+                "low": round(low, 2),
+                "high": round(high, 2),
+            }
+
+
+def speedup(before_s: Sequence[float], after_s: Sequence[float]) -> tuple[float, float, float]:
+    """Median over median with its 95 % interval, bootstrapped over the rounds that both took turns in."""
+    rounds = Resampled.of(np.zeros(len(before_s), dtype=np.int64))
+    replicates = rounds.percentile_replicates(before_s, 0.5) / rounds.percentile_replicates(after_s, 0.5)
+    low, high = np.quantile(replicates, [0.025, 0.975])
+    return float(np.median(before_s) / np.median(after_s)), float(low), float(high)
+
+
+def _sentence(row: Mapping[str, Any]) -> str:
+    figures = f"{row['times faster']} [{row['low']}, {row['high']}] times faster"
+    return f"{row['machine']}, batch {row['batch']}: {figures}"
