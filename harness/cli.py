@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import traceback
-from collections.abc import Callable
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -19,13 +17,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from harness.command import INTERRUPTED, guarded
 from harness.config import schema
 from harness.config.load import from_node, one_line
-from harness.errors import ExitCode, HarnessError
+from harness.errors import ExitCode
 from harness.paths import conf_dir
-
-INTERRUPTED = 130
-"""The shell's convention for a process that SIGINT ended."""
 
 
 def main() -> int:
@@ -51,28 +47,6 @@ def main() -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return _of_sweep(codes)
-
-
-def guarded(action: Callable[[], int]) -> int:
-    """``action``'s exit code; an error becomes one line on stderr and the code of its kind."""
-    try:
-        return action()
-    except HarnessError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return int(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # whoever read the output has seen enough (… | head)
-        sys.stdout = None  # nothing is left to flush to
-        return int(ExitCode.DONE)
-    except Exception:
-        traceback.print_exc()
-        print(
-            "error: this is a defect of the harness, not of your input; the trace above says where",
-            file=sys.stderr,
-        )
-        return int(ExitCode.INTERNAL)
 
 
 def _measure(node: DictConfig) -> int:

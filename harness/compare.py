@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.cli import guarded
+from harness.command import guarded
 from harness.comparison import Comparison, compare_runs
 from harness.errors import ExitCode
 from harness.measure.change import Change

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from harness.cli import guarded
+from harness.command import guarded
 from harness.compare import add_comparison_options, tolerance_of
 from harness.comparison import Comparison, compare_runs
 from harness.errors import ExitCode, HarnessError, InvalidMeasurementError, NotComparableError, UsageError

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from harness.cli import guarded
+from harness.command import guarded
 from harness.config.load import compose_run
 from harness.errors import UsageError
 from harness.record import StoredRun

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.cli import guarded
+from harness.command import guarded
 from harness.errors import InvalidMeasurementError, UsageError
 from harness.record import Run, Status, StoredRun, VerdictStatus, read_run, write_run
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from harness.errors import UsageError
+from harness.nvml import open_nvml
 
 _COMPARISON = re.compile(r"(?P<what>[a-z_]+)>=(?P<version>\d+(?:\.\d+)*)")
 
@@ -56,22 +56,6 @@ class Machine:
             if nvml is None or nvml.nvmlDeviceGetCount() == 0:
                 return None
             return read(nvml, nvml.nvmlDeviceGetHandleByIndex(0))
-
-
-@contextmanager
-def open_nvml() -> Iterator[Any]:
-    """The NVML bindings, initialized, or None where there is no driver."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        yield None
-        return
-    try:
-        yield pynvml
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def missing(needs: Iterable[str], machine: Machine) -> list[Missing]:

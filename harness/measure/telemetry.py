@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from harness.nvml import open_nvml
 from harness.record import GpuSample, Telemetry
 from harness.spans import now_ns
 
@@ -66,7 +67,7 @@ class GpuSampler:
         return None if self._name is None else Telemetry(self._name, self._interval_s, tuple(self._samples))
 
     def _loop(self) -> None:
-        with _nvml() as nvml:
+        with open_nvml() as nvml:
             handle = None if nvml is None else _handle(nvml, self._device)
             if nvml is None or handle is None:
                 return
@@ -119,22 +120,6 @@ def read_gpu(nvml: Any, handle: Any, time_s: float) -> GpuSample:
 
 def _scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else float(value) * factor
-
-
-@contextmanager
-def _nvml() -> Iterator[Any | None]:
-    """The initialized NVML module, or ``None`` on a machine that has no driver."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        yield None
-        return
-    try:
-        yield pynvml
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def _handle(nvml: Any, device: int | str) -> Any | None:

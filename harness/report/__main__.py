@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.cli import guarded
+from harness.command import guarded
 from harness.errors import ExitCode
 from harness.record import StoredRun, read_run
 from harness.report import text_summary, write_report

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import harness
-from harness.config.needs import open_nvml
+from harness.nvml import open_nvml
 from harness.record import Git, Gpu
 
 T = TypeVar("T")
