@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -312,6 +313,11 @@ def test_a_full_disk_keeps_what_was_measured(harness: Harness) -> None:
     assert 5 < len(full.measured) < 200
 
 
+def heed_interrupts() -> None:
+    """A shell starts its background jobs with SIGINT ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def journaled(results: Path) -> int:
     return sum(path.read_bytes().count(b'"measured"') for path in results.glob("*/process-*.jsonl"))
 
@@ -330,10 +336,16 @@ def test_a_run_that_is_stopped_keeps_what_it_measured(
     harness: Harness, number: signal.Signals, status: Status
 ) -> None:
     command = harness.command(*FAST, "workload.requests=100000")
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed_interrupts
+    )
+    try:
         wait_for(lambda: journaled(harness.results) >= 5, 120)
         os.killpg(process.pid, number)
         _, errors = process.communicate(timeout=60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     run = harness.only_run()
     assert run.run.status is status
     assert run.run.verdict.status is VerdictStatus.INCOMPLETE

@@ -42,7 +42,13 @@ def render(specs_dir: Path, cache: Path, name: str = "tiny", **overrides: int) -
 def start(specs_dir: Path, cache: Path, name: str = "tiny") -> subprocess.Popen[str]:
     command = [sys.executable, "-c", _RENDER, name, str(specs_dir), str(cache)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=conf_dir().parent
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=conf_dir().parent,
+        # A shell starts its background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
