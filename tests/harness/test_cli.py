@@ -41,7 +41,7 @@ class Harness:
         self._places = (f"runner.results_dir={self.results}", f"runner.cache_dir={cache}")
 
     def command(self, *overrides: str) -> list[str]:
-        return [sys.executable, "-m", "harness", *self._places, *overrides]
+        return [sys.executable, "-m", "harness", *overrides, *self._places]
 
     def __call__(
         self, *overrides: str, before: Callable[[], None] | None = None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import io
 from dataclasses import dataclass, field
 from functools import cache
 
 import av
-import espeakng_loader
 import numpy as np
+import soxr
+
+from harness.corpus.speech import Voice, speak
 
 RATE = 16000
 
@@ -90,26 +91,7 @@ def click_at(second: float, seconds: float, rate: int) -> np.ndarray:
 @cache
 def speech() -> np.ndarray:
     """espeak-ng saying two sentences, 16 kHz: about 5 s, in the quiet of a synthesizer."""
-    import soxr
-
-    pcm, rate = _speak("The quick brown fox jumps over the lazy dog. It was the best of times, my friend.")
-    return soxr.resample(pcm.astype(np.float32) / 32768, rate, RATE)
-
-
-def _speak(text: str) -> tuple[np.ndarray, int]:
-    library = ctypes.CDLL(espeakng_loader.get_library_path())
-    collected: list[np.ndarray] = []
-
-    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
-    def collect(samples: ctypes.Array[ctypes.c_short], count: int, _events: object) -> int:
-        if samples and count:
-            collected.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        return 0
-
-    data = espeakng_loader.get_data_path().encode()
-    synchronous, characters_utf8 = 2, 1
-    rate = library.espeak_Initialize(synchronous, 0, data, 0)
-    library.espeak_SetSynthCallback(collect)
-    payload = text.encode()
-    library.espeak_Synth(payload, len(payload) + 1, 0, 0, 0, characters_utf8, None, None)
-    return np.concatenate(collected), rate
+    spoken = speak(
+        "The quick brown fox jumps over the lazy dog. It was the best of times, my friend.", Voice("en")
+    )
+    return np.asarray(soxr.resample(spoken.samples, spoken.sample_rate, RATE))
