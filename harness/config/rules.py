@@ -43,6 +43,11 @@ RULES = (
         "live streams arrive over sockets: set io=epoll or io=threads",
     ),
     Rule(
+        ("workload.mode", "workload.search"),
+        lambda c: c.workload.mode != "streaming" and c.workload.search != "none",
+        "only live streams are searched: set workload=streaming",
+    ),
+    Rule(
         ("model", "encoder"),
         lambda c: c.model.name == "fixed_cost" and c.encoder.name != "eager",
         "the fixed-cost engine runs no encoder: leave encoder=eager",
@@ -73,6 +78,7 @@ _CHOICES: tuple[tuple[str, Callable[[RunConfig], str], tuple[str, ...]], ...] = 
     ("model.device", lambda c: c.model.device, ("auto", "cpu", "cuda")),
     ("model.precision", lambda c: c.model.precision, ("fp32", "fp16", "bf16")),
     ("workload.mode", lambda c: c.workload.mode, ("closed", "open", "streaming")),
+    ("workload.search", lambda c: c.workload.search, ("none", "slo")),
     ("workload.arrivals", lambda c: c.workload.arrivals, ("poisson", "constant")),
     ("profiler", lambda c: c.profiler.name, ("none", "torch", "nsys")),
 )

@@ -78,6 +78,8 @@ class WorkloadConfig:
     rate_per_s: float = 2.0
     lag_budget_s: float = 0.005
     """The p99 lag of the load generator above which the run is INVALID (open loop)."""
+    search: str = "none"
+    """``slo``: look for the largest number of live streams under a latency limit first (streaming)."""
     options: dict[str, Any] = field(default_factory=dict)
 
 

@@ -35,7 +35,7 @@ from harness.workload.streaming import (
 Samples = npt.NDArray[np.float32]
 _STREAM_RATE = 16_000
 _LONGEST_S = 600.0
-_SEARCH_KEYS = ("search", "slo_p95_s", "slo_most")
+_SEARCH_KEYS = ("slo_p95_s", "slo_most")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class StreamRun:
         )
 
     def measure(self, reporter: Reporter) -> StreamOutcome:
-        """Stream once, after searching the largest load where ``workload.options.search`` says so."""
+        """Stream once, after searching the largest load where ``workload.search`` says so."""
         searched = self._search(reporter)
         reporter.stage(f"{self._plan.connections} live streams for {self._plan.duration_s:.0f} s")
         result, ended = self._stream(self._plan)
@@ -105,10 +105,8 @@ class StreamRun:
 
     def _search(self, reporter: Reporter) -> dict[str, Any] | None:
         options = self._config.workload.options
-        if options.get("search", "none") == "none":
+        if self._config.workload.search == "none":
             return None
-        if options["search"] != "slo":
-            raise UsageError(f"workload.options.search={options['search']} is not one of none, slo")
         limit_s = float(options["slo_p95_s"])
 
         def measured(connections: int) -> StreamingSummary:

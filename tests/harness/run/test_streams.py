@@ -38,7 +38,7 @@ def test_live_streams_lose_nothing(tmp_path: Path, io: str) -> None:
 
 
 def test_the_search_records_every_step(tmp_path: Path) -> None:
-    search = ("workload.options.search=slo", "workload.options.slo_p95_s=5", "workload.options.slo_most=40")
+    search = ("workload.search=slo", "workload.options.slo_p95_s=5", "workload.options.slo_most=40")
     done, run = measure(tmp_path, "variant=epoll", "workload=streaming", *PATIENT, *search)
     assert done.returncode == 0, done.stdout + done.stderr
     found = run.run.processes[0].evidence["streaming"]["search"]
