@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.claims.model import Finding
+from harness.run.provenance import cpu_model, usable_cores
 
 _HEADINGS = ("#", "claim", "pair", "measured here", "verdict")
 
@@ -18,8 +18,8 @@ _HEADINGS = ("#", "claim", "pair", "measured here", "verdict")
 def write(findings: Sequence[Finding], folder: Path, conditions: Mapping[str, Any]) -> Path:
     """``claims.md`` and ``claims.json`` beside the plots; returns the Markdown's path."""
     machine = {
-        "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cpu": cpu_model(),
+        "cores": usable_cores(),
         "kernel": platform.release(),
         "python": sys.version.split()[0],
     }
@@ -80,10 +80,3 @@ def _write(path: Path, text: str) -> None:
     part = path.with_suffix(path.suffix + ".part")
     part.write_text(text)
     part.replace(path)
-
-
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()

@@ -10,7 +10,7 @@ import dataclasses
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -48,16 +48,6 @@ from harness.run.tracing import nsys_command
 
 #: Keys that say where a run is kept, not what it measures.
 _NOT_CONTENT = ("results_dir", "cache_dir", "resume", "label", "start_timeout_s")
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What is known before the first process starts."""
-
-    config: RunConfig
-    audio: AudioSet
-    run: Run
-    writer: RunWriter
 
 
 class RunSession:
