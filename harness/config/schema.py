@@ -90,6 +90,8 @@ class WarmupConfig:
     """Passes over one request of every length bucket."""
     steady_within: float = 0.10
     """Steady when every bucket's last two passes agree within this share."""
+    every_recording: bool = False
+    """Serve every recording once before the passes: for parts that pay for each new length."""
 
 
 @dataclass(frozen=True)

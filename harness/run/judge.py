@@ -12,6 +12,7 @@ import pandas as pd
 from harness.measure.ledger import ledger_reason
 from harness.measure.memory import combine
 from harness.measure.stats import nearest_rank
+from harness.measure.steadiness import first_meeting_warning
 from harness.measure.summary import summarize, summary_to_json
 from harness.measure.wer import compare_outputs
 from harness.record import (
@@ -66,7 +67,14 @@ def judge(run: Run, samples: pd.DataFrame, folder: Path, warnings: Sequence[str]
     )
     figures = summary_to_json(summarize(StoredRun(judged, samples, folder)))
     counts = {"requests": len(measured), "failed": len(measured) - len(served)}
-    return replace(judged, summary={"warnings": list(warnings), **counts, "figures": figures})
+    warned = [*warnings, *_unsteady(run, served)]
+    return replace(judged, summary={"warnings": warned, **counts, "figures": figures})
+
+
+def _unsteady(run: Run, served: pd.DataFrame) -> Iterator[str]:
+    """A stream meets its recording once; in an open loop the first requests also meet the longest queue."""
+    if run.mode is Mode.CLOSED and (warning := first_meeting_warning(served)) is not None:
+        yield warning
 
 
 def _status(run: Run, reasons: Sequence[Reason]) -> VerdictStatus:

@@ -161,17 +161,24 @@ class Worker:
         self._reporter.stage("warming up")
         service.warm_up(self._shapes_s())
         first = {item.bucket: item for item in reversed(self._audio.items)}
+        rules = self._config.runner.warmup
         count = 0
 
-        def serve(bucket: str) -> float:
+        def serve(item: AudioItem) -> float:
             nonlocal count
-            reply = service.handle(_request(first[bucket]))
+            reply = service.handle(_request(item))
             sent = Completed(count, reply.started_ns, reply.started_ns, reply)
-            journal.append(to_sample(sent, first[bucket], self._record, WARMUP))
+            journal.append(to_sample(sent, item, self._record, WARMUP))
             count += 1
             return (reply.finished_ns - reply.started_ns) * 1e-9
 
-        report = warm_up(serve, sorted(first), self._config.runner.warmup)
+        if rules.every_recording:
+            self._reporter.stage("warming up with every recording", len(self._audio.items))
+            for index, item in enumerate(self._audio.items):
+                serve(item)
+                self._reporter.progress(index + 1)
+            self._reporter.stage("warming up")
+        report = warm_up(lambda bucket: serve(first[bucket]), sorted(first), rules)
         if not report.steady:
             self._reporter.warning(
                 f"process {self._record.index} was not steady after {report.passes} warm-up passes: "
