@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.command import INTERRUPTED, guarded
 from harness.config import schema
-from harness.config.load import from_node, one_line
+from harness.config.explain import one_line
+from harness.config.load import from_node
 from harness.errors import ExitCode
 from harness.paths import conf_dir
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.config import schema
+from harness.config.explain import no_key, one_line, unknown_key
 from harness.config.schema import RunConfig
 from harness.errors import UsageError
 from harness.paths import conf_dir
@@ -35,6 +36,8 @@ def compose_run(overrides: Sequence[str]) -> RunConfig:
 
 def from_node(node: DictConfig) -> RunConfig:
     """Type-checked values of a composed configuration. Raises ``UsageError`` naming the key."""
+    if (unknown := unknown_key(node)) is not None:
+        raise UsageError(no_key(unknown))
     try:
         config = OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
@@ -55,11 +58,3 @@ def from_dict(values: Mapping[str, Any]) -> RunConfig:
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """Plain JSON types, with every key spelled out."""
     return dataclasses.asdict(config)
-
-
-def one_line(error: Exception) -> str:
-    """Hydra's explanation and its cause, without the search paths, which name no remedy."""
-    explanation = str(error).partition("Config search path:")[0]
-    if error.__cause__ is not None:
-        explanation += f": {str(error.__cause__).partition('full_key')[0]}"
-    return " ".join(part.strip() for part in explanation.splitlines() if part.strip())

@@ -117,8 +117,9 @@ def _check_values(config: RunConfig) -> None:
     if not edges or edges != sorted(set(edges)) or edges[0] <= 0:
         raise UsageError(f"model.buckets_s={edges} must be ascending positive seconds")
     manifest = config.dataset.manifest
-    if manifest is not None and not Path(manifest).is_file():
-        raise UsageError(f"dataset.manifest={manifest}: there is no such file")
+    if manifest is not None and not Path(manifest).expanduser().is_file():
+        found = "it is a folder; give the JSONL file in it" if Path(manifest).is_dir() else "no such file"
+        raise UsageError(f"dataset.manifest={manifest}: {found}")
 
 
 def _check_needs(config: RunConfig, machine: Machine) -> None:

@@ -144,8 +144,11 @@ def warnings(entry: Entry) -> Iterator[str]:
         yield "profiled: the profiler slows what it observes; quote figures of a run with profiler=none"
     yield from (str(warning) for warning in run.summary.get("warnings", ()))
     if summary.failed:
-        first = str(entry.stored.failed["error"].iloc[0])
-        yield f"{summary.failed} of {summary.requests} requests failed, and are in no figure (first: {first})"
+        first = entry.stored.failed.iloc[0]
+        yield (
+            f"{summary.failed} of {summary.requests} requests failed, and are in no figure "
+            f"(first: {first['request_id']}, {first['error']}); samples.parquet has each in its column error"
+        )
     if run.parity is None and summary.overall is not None:
         yield "the output was not compared with the eager reference; set runner.reference=true"
     elif run.parity is not None and run.parity.status is ParityStatus.UNDECIDED:

@@ -72,6 +72,7 @@ class Worker:
             block=job.block,
         )
         self._items: list[AudioItem] = []
+        self._unreadable: dict[str, str] = {}
 
     def run(self) -> None:
         """Do the job. The journal holds each request as soon as it is answered."""
@@ -88,9 +89,9 @@ class Worker:
         with self._service() as service:
             self._reporter.stage("reference output", len(self._audio.items))
             for index, item in enumerate(self._audio.items):
-                reply = service.handle(_request(item))
+                reply = service.handle(self._request(item))
                 sent = Completed(index, reply.started_ns, reply.started_ns, reply)
-                journal.append(to_sample(sent, item, self._record, MEASURED))
+                self._keep(journal, sent, item, MEASURED)
                 self._reporter.progress(index + 1)
             journal.finish(replace(self._record, evidence=dict(service.evidence())))
 
@@ -166,9 +167,9 @@ class Worker:
 
         def serve(item: AudioItem) -> float:
             nonlocal count
-            reply = service.handle(_request(item))
+            reply = service.handle(self._request(item))
             sent = Completed(count, reply.started_ns, reply.started_ns, reply)
-            journal.append(to_sample(sent, item, self._record, WARMUP))
+            self._keep(journal, sent, item, WARMUP)
             count += 1
             return (reply.finished_ns - reply.started_ns) * 1e-9
 
@@ -207,7 +208,7 @@ class Worker:
         self._reporter.stage("measuring", workload.requests)
 
         def on_completed(done: Completed) -> None:
-            journal.append(to_sample(done, self._items[done.index], self._record, MEASURED))
+            self._keep(journal, done, self._items[done.index], MEASURED)
             self._reporter.progress(done.index + 1)
 
         if workload.mode == "open":
@@ -217,7 +218,20 @@ class Worker:
             closed_loop(service, self._fetch, workload.requests, on_completed)
 
     def _fetch(self, index: int) -> Request:
-        return _request(self._items[index])
+        return self._request(self._items[index])
+
+    def _request(self, item: AudioItem) -> Request:
+        """The recording's bytes. One that cannot be read is sent empty, and its row says why."""
+        try:
+            return Request(item.item_id, item.read())
+        except RequestError as error:
+            self._unreadable[item.item_id] = str(error)
+            return Request(item.item_id, b"")
+
+    def _keep(self, journal: Journal, done: Completed, item: AudioItem, phase: str) -> None:
+        sample = to_sample(done, item, self._record, phase)
+        why = self._unreadable.get(item.item_id)
+        journal.append(sample if why is None else replace(sample, error=why))
 
 
 def _pauses(pauses: Iterable[Any], since_ns: int) -> GcPauses:
@@ -227,14 +241,6 @@ def _pauses(pauses: Iterable[Any], since_ns: int) -> GcPauses:
     generations = [pause.generation for pause in while_measured]
     counts = tuple(generations.count(generation) for generation in range(max(generations, default=-1) + 1))
     return GcPauses(len(seconds), sum(seconds), max(seconds, default=0.0), counts)
-
-
-def _request(item: AudioItem) -> Request:
-    """The recording's bytes. One that cannot be read is sent empty, and fails as a row of its own."""
-    try:
-        return Request(item.item_id, item.read())
-    except RequestError:
-        return Request(item.item_id, b"")
 
 
 if __name__ == "__main__":

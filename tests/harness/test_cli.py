@@ -249,6 +249,7 @@ def test_a_broken_recording_costs_its_own_row(harness: Harness, manifest: Path) 
     }
     assert {"empty.wav", "words.wav", "nan.wav", "missing.wav"} <= set(failed)
     assert all(len(error) > 15 and "internal" not in error for error in failed.values())
+    assert "missing.wav: cannot read the recording (No such file" in failed["missing.wav"]
     assert served | set(failed) == set(names)
 
 

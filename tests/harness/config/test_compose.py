@@ -84,9 +84,11 @@ def test_own_recordings_replace_the_set(tmp_path: Path) -> None:
     ("override", "names"),
     [
         ("variant=warp_drive", "warp_drive"),
+        ("variant=eagr", "did you mean eager"),
         ("flux_capacitor=on", "flux_capacitor"),
         ("decoder=warp", "warp"),
-        ("runner.proceses=3", "proceses"),
+        ("runner.proceses=3", "did you mean runner.processes"),
+        ("+runner.colour=red", "runner.colour"),
         ("decoder.options.no_such_knob=1", "no_such_knob"),
         ("workload.requests=many", "many"),
         ("frontend.vad=ears", "ears"),
