@@ -1,18 +1,21 @@
 """The encoder as CUDA graphs, one for each planned bucket and batch size, with or without inductor.
 
 ``backend: graph`` captures NeMo's own kernels: the GPU's work is unchanged and the host's launches are
-gone. ``backend: inductor`` compiles the Conformer layers for each shape before capture. ``backend: best``
-captures both and keeps the faster of each shape. All graphs share one memory pool: they never run at the
-same time, so what one needs during its run the next may use.
+gone. ``backend: inductor`` compiles NeMo's Conformer layers for each shape before capture, ``backend:
+fused`` our own over the same weights. ``backend: best`` tries the ``candidates`` and keeps the fastest of
+each shape. All graphs share one memory pool: they never run at the same time, so what one needs during its
+run the next may use.
 """
 
 from __future__ import annotations
 
 import copy
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -20,10 +23,11 @@ import torch
 from harness.errors import HarnessError, UnavailableError, UsageError
 from variants.encoder.bucketed import BucketedEncoder, Call, StaticInputs
 from variants.encoder.eager import extend_positions
+from variants.encoder.fused import FusedConformer
 from variants.encoder.memory import DeviceMemory, module_bytes
 from variants.encoder.options import choose, positive, read_options, share
 from variants.encoder.planner import AffineCost, CostCurve, MeasuredCost, seconds_to_frames
-from variants.encoder.shapes import ShapeGrid, Slot, make_grid
+from variants.encoder.shapes import ShapeGrid, Slot, make_grid, output_frames
 
 if TYPE_CHECKING:
     from harness.protocols import ShapePlan
@@ -32,14 +36,17 @@ if TYPE_CHECKING:
 NAME = "compiled"
 DEFAULTS: Mapping[str, Any] = {
     "backend": "graph",
+    "candidates": ["graph", "inductor", "fused"],
     "mode": "default",
+    "any_length": False,
     "buckets": 6,
     "longest_s": 30.0,
     "batches": None,
     "cost": "modelled",
     "token_agreement": 0.8,
 }
-BACKENDS = ("graph", "inductor", "best")
+BACKENDS = ("graph", "inductor", "fused")
+BEST = "best"
 MODES = ("default", "max-autotune-no-cudagraphs")
 
 Forward = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -61,6 +68,10 @@ class Recorder(Protocol):
 
     def record(self, forward: Forward, features: torch.Tensor, lengths: torch.Tensor) -> Call: ...
 
+    def apart(self) -> Recorder:
+        """Another one whose memory is freed with what it recorded, for calls that are only tried."""
+        ...
+
 
 def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> BucketedEncoder:
     """Plan buckets, capture every shape, hold each to the eager encoder.
@@ -70,7 +81,7 @@ def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> Bucke
     chosen = read_options(options, NAME, DEFAULTS)
     positive(chosen, NAME, "buckets", "longest_s")
     agreement = share(chosen, NAME, "token_agreement")
-    choose(chosen, NAME, "backend", BACKENDS)
+    backends(chosen)
     choose(chosen, NAME, "mode", MODES)
     choose(chosen, NAME, "cost", ("modelled", "measured"))
     if model.device.type != "cuda":
@@ -114,6 +125,18 @@ def build_with(
     return BucketedEncoder(model, grid, inputs, captured.calls.__getitem__, describe)
 
 
+def backends(chosen: Mapping[str, Any]) -> tuple[str, ...]:
+    """The one to capture with, or those to try. Raises ``UsageError`` naming the option."""
+    if choose(chosen, NAME, "backend", (*BACKENDS, BEST)) != BEST:
+        return (str(chosen["backend"]),)
+    candidates = tuple(chosen["candidates"])
+    if not candidates or not set(candidates) <= set(BACKENDS):
+        raise UsageError(
+            f"encoder.options.candidates={chosen['candidates']}: {NAME} tries any of {', '.join(BACKENDS)}"
+        )
+    return candidates
+
+
 # ---------------------------------------------------------------- capture
 
 
@@ -138,6 +161,9 @@ class GraphRecorder:
     @property
     def captures(self) -> int:
         return self._captures
+
+    def apart(self) -> GraphRecorder:
+        return GraphRecorder(self._device)
 
     @torch.inference_mode()
     def record(self, forward: Forward, features: torch.Tensor, lengths: torch.Tensor) -> GraphCall:
@@ -172,7 +198,7 @@ class Captured:
     calls: Mapping[Slot, Call]
     backends: Mapping[Slot, str]
     seconds: Mapping[Slot, Mapping[str, float]]
-    """With ``best``: median seconds of a run, by backend."""
+    """With ``best``: median seconds of a run, by backend, tried in turns."""
     recorder: Recorder
     captures: int
     positions: torch.Tensor
@@ -190,29 +216,55 @@ class Captured:
 def _capture(
     model: TdtModel, chosen: Mapping[str, Any], grid: ShapeGrid, inputs: StaticInputs, recorder: Recorder
 ) -> Captured:
-    backends = ("graph", "inductor") if chosen["backend"] == "best" else (str(chosen["backend"]),)
     encoder: Any = model.encoder
     calls: dict[Slot, Call] = {}
     kept: dict[Slot, str] = {}
-    seconds: dict[Slot, dict[str, float]] = {}
+    seconds: dict[Slot, Mapping[str, float]] = {}
     with many_shapes(len(grid.slots())):
-        forwards = {backend: _forward(model, backend, str(chosen["mode"])) for backend in backends}
+        forwards = {backend: _forward(model, backend, chosen, grid.longest) for backend in backends(chosen)}
         for slot in grid.slots():
-            made = {name: recorder.record(forward, *inputs.views(slot)) for name, forward in forwards.items()}
-            if len(made) > 1:
-                seconds[slot] = {name: median_run_s(call, model.synchronize) for name, call in made.items()}
-            kept[slot] = min(made, key=lambda name: seconds[slot][name]) if len(made) > 1 else backends[0]
-            calls[slot] = made[kept[slot]]
+            kept[slot] = next(iter(forwards))
+            if len(forwards) > 1:
+                seconds[slot] = _tried(forwards, inputs.views(slot), recorder.apart(), model.synchronize)
+                kept[slot] = min(forwards, key=seconds[slot].__getitem__)
+            calls[slot] = recorder.record(forwards[kept[slot]], *inputs.views(slot))
     return Captured(calls, kept, seconds, recorder, recorder.captures, encoder.pos_enc.pe)
 
 
-def _forward(model: TdtModel, backend: str, mode: str) -> Forward:
-    """NeMo's encoder without its type checks and its growing table, as a graph can hold it."""
+def _tried(
+    forwards: Mapping[str, Forward],
+    views: tuple[torch.Tensor, torch.Tensor],
+    recorder: Recorder,
+    synchronize: Callable[[], None],
+) -> Mapping[str, float]:
+    """Median seconds of each forward on one shape; what was recorded for it is gone afterwards."""
+    calls = {name: recorder.record(forward, *views) for name, forward in forwards.items()}
+    return median_run_s(calls, synchronize)
+
+
+def _forward(model: TdtModel, backend: str, chosen: Mapping[str, Any], longest: int) -> Forward:
+    """The encoder without NeMo's type checks and its growing table, as a graph can hold it, for at most
+    ``longest`` feature frames."""
+    if backend == "fused":
+        return _fused(model, chosen, longest)
+    mode = str(chosen["mode"])
     encoder: Any = model.encoder if backend == "graph" else with_compiled_layers(model.encoder, mode=mode)
 
     def forward(features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         states, state_lengths = encoder.forward_internal(features.to(model.dtype), lengths)  # [B, D, T']
         return states.transpose(1, 2), state_lengths
+
+    return forward
+
+
+def _fused(model: TdtModel, chosen: Mapping[str, Any], longest: int) -> Forward:
+    encoder: Any = model.encoder
+    any_length, mode = bool(chosen["any_length"]), str(chosen["mode"])
+    compile = partial(torch.compile, dynamic=None if any_length else False, fullgraph=True, mode=mode)
+    fused = FusedConformer(encoder, output_frames(longest, encoder.subsampling_factor), compile, any_length)
+
+    def forward(features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return fused(features.to(model.dtype), lengths)
 
     return forward
 
@@ -245,16 +297,20 @@ def many_shapes(count: int) -> Iterator[None]:
         yield
 
 
-def median_run_s(call: Call, synchronize: Callable[[], None], runs: int = _TIMED_RUNS) -> float:
-    """Median wall seconds of ``run`` until the device has finished."""
-    times = []
-    for _ in range(runs + 2):
-        synchronize()
-        start = time.perf_counter()
-        call.run()
-        synchronize()
-        times.append(time.perf_counter() - start)
-    return sorted(times[2:])[runs // 2]
+def median_run_s(
+    calls: Mapping[str, Call], synchronize: Callable[[], None], runs: int = _TIMED_RUNS
+) -> dict[str, float]:
+    """Median wall seconds of ``run`` until the device has finished, by name; the calls take turns."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    for turn in range(runs + 2):
+        for name in names if turn % 2 else reversed(names):
+            synchronize()
+            start = time.perf_counter()
+            calls[name].run()
+            synchronize()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(taken[2:]) for name, taken in times.items()}
 
 
 # ---------------------------------------------------------------- options
@@ -265,14 +321,14 @@ def _cost(model: TdtModel, chosen: Mapping[str, Any], recorder: Recorder) -> Cos
     if chosen["cost"] == "modelled":
         return AffineCost()
     longest = seconds_to_frames(float(chosen["longest_s"]), model.hop_s)
-    forward = _forward(model, "graph", "default")
+    forward = _forward(model, "graph", chosen, longest)
     points = []
     for part in (0.02, 0.1, 0.3, 0.6, 1.0):
         frames = max(8, round(longest * part))
         features = torch.zeros((1, model.feature_bins, frames), device=model.device)
         lengths = torch.full((1,), frames, dtype=torch.int64, device=model.device)
-        call = recorder.record(forward, features, lengths)
-        points.append((float(frames), median_run_s(call, model.synchronize)))
+        taken = _tried({"graph": forward}, (features, lengths), recorder.apart(), model.synchronize)
+        points.append((float(frames), taken["graph"]))
     return MeasuredCost(tuple(points))
 
 

@@ -72,6 +72,9 @@ class DirectRecorder:
         self.captures += 1
         return DirectCall(forward, features, lengths)
 
+    def apart(self) -> DirectRecorder:
+        return type(self)()
+
 
 class DeafRecorder(DirectRecorder):
     """Prepares shapes that take every frame for valid: what a wrong mask does."""

@@ -177,6 +177,8 @@ def test_captured_batch_sizes_can_be_chosen(model: TdtModel) -> None:
     [
         ({"bakend": "graph"}, "bakend"),
         ({"backend": "cudnn"}, "backend"),
+        ({"backend": "best", "candidates": ["graph", "cudnn"]}, "candidates"),
+        ({"backend": "best", "candidates": []}, "candidates"),
         ({"mode": "fastest"}, "mode"),
         ({"cost": "guessed"}, "cost"),
         ({"longest_s": -1.0}, "longest_s"),
@@ -222,9 +224,10 @@ def test_layers_compiled_one_by_one_share_weights_and_answer_alike(model: TdtMod
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_graphs_answer_as_the_eager_encoder_does(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("backend", [*compiled.BACKENDS, compiled.BEST])
+def test_graphs_answer_as_the_eager_encoder_does(dtype: torch.dtype, backend: str) -> None:
     on_gpu = small_model("cuda", dtype)
-    encoder = compiled.build(on_gpu, {"longest_s": 2.0}, PLAN)
+    encoder = compiled.build(on_gpu, {"longest_s": 2.0, "backend": backend}, PLAN)
     batch = probe(3, 20, 150, 32)
     found, expected = encoder.encode(batch), eager.build(on_gpu, {}, PLAN).encode(batch)
     assert torch.equal(found.lengths, expected.lengths)
