@@ -10,6 +10,7 @@ import torch
 
 from harness.errors import UsageError
 from harness.protocols import EncoderOutput
+from variants.encoder.memory import DeviceMemory, module_bytes
 
 if TYPE_CHECKING:
     from harness.protocols import Evidence, FeatureBatch, ShapePlan
@@ -38,6 +39,7 @@ class EagerEncoder:
 
     def __init__(self, model: TdtModel) -> None:
         self._model = model
+        self._before = DeviceMemory.read(model.device)
         self._shapes: Counter[tuple[int, int]] = Counter()
 
     @torch.inference_mode()
@@ -62,4 +64,11 @@ class EagerEncoder:
             "shapes": {f"{rows}x{frames}": count for (rows, frames), count in sorted(self._shapes.items())},
             "device": str(self._model.device),
             "dtype": str(self._model.dtype).removeprefix("torch."),
+            "memory": {
+                "weights_bytes": module_bytes(self._model.encoder),
+                "input_buffers_bytes": 0,
+                # Nothing is prepared: its activations are what the calls have left in torch's cache, which
+                # the decoder's calls use as well.
+                **DeviceMemory.read(self._model.device, release=False).since(self._before),
+            },
         }

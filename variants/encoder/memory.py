@@ -15,12 +15,14 @@ class DeviceMemory:
     reserved_bytes: int
 
     @classmethod
-    def read(cls, device: torch.device) -> DeviceMemory:
-        """After the device has finished and torch has given back what it does not need. Zero on a CPU."""
+    def read(cls, device: torch.device, *, release: bool = True) -> DeviceMemory:
+        """After the device has finished and, with ``release``, torch has given back what it does not need;
+        without, what it keeps at hand for the next call counts as well. Zero on a CPU."""
         if device.type != "cuda":
             return cls(0, 0)
         torch.cuda.synchronize(device)
-        torch.cuda.empty_cache()
+        if release:
+            torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info(device)
         return cls(total - free, torch.cuda.memory_reserved(device))
 
