@@ -3,7 +3,8 @@
 A prediction network and a joint of Parakeet-TDT 0.6B's size with seeded weights decode smooth random
 encoder states; biases are fitted until greedy search emits labels at the rate of speech. Decoders take
 turns on the same inputs, so that a drift of the clock reaches all of them. A time is the wall time of one
-``decode`` call, from encoder states on the device to hypotheses on the host.
+``decode`` call, from encoder states on the device to hypotheses on the host, as the mean over the inputs:
+utterances differ in their labels, and so in their times, by a factor of three.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ MEMORY_BYTES_PER_S = 3.0e12
 HOP_S = 0.30e-6
 """One word from one multiprocessor to another through L2 on an H100, measured as half a round trip."""
 NAMES = ("cpu_synced", "conditional_graph", "megakernel", "nemo.no_while_loops", "nemo.full_graph")
-"""In the order in which they are built, ``nemo.full_graph`` last: it captures the bodies of its loops on a
-stream that PyTorch's allocator does not count as part of the capture, so their memory does not stay reserved
-and each replay may overwrite what was allocated after it. Once, at batch 128, a decoder built after it gave
-wrong labels; the same decoder in a process without NeMo, on the same shape, did not."""
+CALIBRATION_UTTERANCES = 64
+"""Utterances of ten seconds: the labels of one deviate by half, so the fitted rate is good to 6 %."""
+FIRST_UTTERANCE = 1000
+"""Seed of the first utterance that is timed, beyond those that the model was fitted to."""
+MIN_INPUTS = 4
 NEAR_TIE = {"float16": 0.02, "bfloat16": 0.16}
 """Greatest margin of a first difference that the rounding of that number type explains."""
 
@@ -91,9 +93,15 @@ def build_model(seed: int, labels_per_s: float, dtype: torch.dtype, device: torc
 
 
 def random_states(batch: int, frames: int, seed: int, model: TdtModel) -> EncoderOutput:
-    """Noise that moves over a few frames, as an encoder's states do: ``[batch, frames, 1024]``."""
-    generator = torch.Generator(device=model.device).manual_seed(seed)
-    noise = torch.randn(batch, frames + 4, ENCODER_WIDTH, generator=generator, device=model.device)
+    """Noise that moves over a few frames, as an encoder's states do: ``[batch, frames, 1024]``.
+
+    An utterance is that of its seed, ``seed`` and on, in whatever batch.
+    """
+    rows = []
+    for each in range(seed, seed + batch):
+        generator = torch.Generator(device=model.device).manual_seed(each)
+        rows.append(torch.randn(frames + 4, ENCODER_WIDTH, generator=generator, device=model.device))
+    noise = torch.stack(rows)
     smooth = sum(weight * noise[:, i : i + frames] for i, weight in enumerate((0.2, 0.5, 0.66, 0.5, 0.2)))
     lengths = torch.full((batch,), frames, dtype=torch.int64, device=model.device)
     return EncoderOutput(torch.as_tensor(smooth).to(model.dtype), lengths)
@@ -104,13 +112,14 @@ def _calibrate(model: TdtModel, labels_per_s: float, seed: int) -> None:
     """Standardize the joint's inputs and outputs, fit the durations' shares, bisect the blank bias."""
     joint: Any = model.joint
     prednet: Any = model.prednet
-    encoded = random_states(16, 125, seed + 1, model)
+    encoded = random_states(CALIBRATION_UTTERANCES, 125, seed + 1, model)
     labels = torch.randint(TOKENS, (256, 4), device=model.device)
     contexts = prednet.predict(labels, None, add_sos=False, batch_size=256)[0][:, -1]  # [256, H]
     _standardize(joint.enc, encoded.values.flatten(0, 1), 1.0)
     _standardize(joint.pred, contexts, CONTEXT_DEVIATION)
-    frames = joint.project_encoder(encoded.values).flatten(0, 1)  # [2000, J]
-    hidden = torch.relu(frames + joint.project_prednet(contexts).repeat(8, 1)[: len(frames)])
+    frames = joint.project_encoder(encoded.values).flatten(0, 1)  # [8000, J]
+    predictions = joint.project_prednet(contexts).repeat(-(-len(frames) // len(contexts)), 1)
+    hidden = torch.relu(frames + predictions[: len(frames)])
     output = joint.joint_net[-1]
     _standardize(output, hidden, 1.5)
     _fit_durations(output, hidden)
@@ -272,7 +281,10 @@ def make_decoders(model: TdtModel, plan: ShapePlan, names: Sequence[str]) -> dic
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Wall seconds of ``decode``; ``low`` and ``high`` bound the median at 95 % (order statistics)."""
+    """Wall seconds of ``decode``, each sample the mean over one pass through the inputs.
+
+    ``low`` and ``high`` bound the median of the passes at 95 % (order statistics).
+    """
 
     median_s: float
     low_s: float
@@ -292,19 +304,22 @@ def summarize(samples: Sequence[float]) -> Timing:
 def time_decoders(
     decoders: Mapping[str, Decoder], inputs: Sequence[EncoderOutput], rounds: int
 ) -> dict[str, Timing]:
-    """Each decoder once per round, in an order that rotates and turns around."""
+    """Each decoder once per round through all inputs, in an order that rotates and turns around."""
     names = list(decoders)
     samples: dict[str, list[float]] = {name: [] for name in names}
     for index in range(rounds):
         shift = index % len(names)
         order = names[shift:] + names[:shift]
         for name in order if index % 2 else reversed(order):
-            encoded = inputs[index % len(inputs)]
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            decoders[name].decode(encoded)
-            samples[name].append(time.perf_counter() - start)
+            samples[name].append(statistics.mean(_wall_s(decoders[name], encoded) for encoded in inputs))
     return {name: summarize(values) for name, values in samples.items()}
+
+
+def _wall_s(decoder: Decoder, encoded: EncoderOutput) -> float:
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    decoder.decode(encoded)
+    return time.perf_counter() - start
 
 
 def weight_floor_s(labels: float, weight_bytes: int) -> float:
@@ -312,22 +327,37 @@ def weight_floor_s(labels: float, weight_bytes: int) -> float:
     return labels * weight_bytes / MEMORY_BYTES_PER_S
 
 
-def hop_floor_s(decoder: Decoder, weight_bytes: int) -> float | None:
-    """The megakernel's own floor for its last call: its hops between multiprocessors, and its weights once.
+@dataclass(frozen=True, slots=True)
+class PerCall:
+    """What a decoder of our own did in a call, as the mean over its calls."""
+
+    joint_steps: float
+    label_steps: float
+    labels: float
+
+
+def per_call(decoder: Decoder) -> PerCall | None:
+    """Counts by the decoder itself; None for one that does not count its steps on the device."""
+    if not isinstance(decoder, GpuDecoder):
+        return None
+    totals = decoder.totals
+    return PerCall(*(count / totals.calls for count in (totals.steps, totals.label_steps, totals.labels)))
+
+
+def hop_floor_s(done: PerCall, weight_bytes: int) -> float:
+    """The megakernel's own floor of a call: its hops between multiprocessors, and its weights once.
 
     A step hands candidates and choices on; a label also the hidden state of each layer and the prediction.
     """
-    if not isinstance(decoder, GpuDecoder) or decoder.last_report is None:
-        return None
-    report = decoder.last_report
-    hops = 2 * report.steps + (LAYERS + 1) * report.label_steps
+    hops = 2 * done.joint_steps + (LAYERS + 1) * done.label_steps
     return hops * HOP_S + weight_bytes / MEMORY_BYTES_PER_S
 
 
 def bench_batch(model: TdtModel, batch: int, options: argparse.Namespace) -> dict[str, Any]:
-    """All decoders on one batch size."""
+    """All decoders on one batch size; a small batch's utterances are the first of a large one's."""
     frames = round(options.seconds / FRAME_S)
-    inputs = [random_states(batch, frames, options.seed + 100 + i, model) for i in range(options.inputs)]
+    count = max(MIN_INPUTS, options.clips // batch)
+    inputs = [random_states(batch, frames, FIRST_UTTERANCE + i * batch, model) for i in range(count)]
     made = make_decoders(model, ShapePlan((options.seconds,), batch), options.decoders)
     decoders = {name: decoder for name, decoder in made.items() if not isinstance(decoder, str)}
     references = [cpu_synced.build(model, {}, ShapePlan((), batch)).decode(x).hypotheses for x in inputs]
@@ -349,8 +379,7 @@ def bench_batch(model: TdtModel, batch: int, options: argparse.Namespace) -> dic
             **asdict(timings[name]),
             "agreement": asdict(agreements[name]),
             "weight_reads_floor_share": weight_floor_s(longest, weights) / timings[name].median_s,
-            "hop_floor_s": hop_floor_s(decoders[name], weights) if name == "megakernel" else None,
-            "last_call": _last_call(decoders[name]),
+            **_counted(decoders[name], weights),
             "evidence": dict(decoders[name].evidence()),
         }
         for name in decoders
@@ -360,6 +389,7 @@ def bench_batch(model: TdtModel, batch: int, options: argparse.Namespace) -> dic
     return {
         "batch": batch,
         "seconds": options.seconds,
+        "inputs": count,
         "labels_per_utterance": labels,
         "longest_labels": longest,
         "decoders": rows,
@@ -367,12 +397,17 @@ def bench_batch(model: TdtModel, batch: int, options: argparse.Namespace) -> dic
     }
 
 
-def _last_call(decoder: Decoder) -> dict[str, int] | None:
-    """Steps of the last timed call, where the decoder counts them by call."""
-    if not isinstance(decoder, GpuDecoder) or decoder.last_report is None:
-        return None
-    report = decoder.last_report
-    return {"joint_steps": report.steps, "label_steps": report.label_steps, "labels": report.labels}
+def _counted(decoder: Decoder, weight_bytes: int) -> dict[str, Any]:
+    """Steps of a call where the decoder counts them, and the floor that follows for the megakernel."""
+    done = per_call(decoder)
+    if done is None:
+        return {}
+    floor = {"hop_floor_s": hop_floor_s(done, weight_bytes)} if _has_hops(decoder) else {}
+    return {"per_call": asdict(done), **floor}
+
+
+def _has_hops(decoder: Decoder) -> bool:
+    return "hops_per_label" in decoder.evidence()
 
 
 def _merge(parts: Sequence[Agreement]) -> Agreement:
@@ -427,9 +462,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m variants.decoder.bench", description=__doc__)
     parser.add_argument("--batches", type=_integers, default=(1, 8, 32, 128))
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each utterance")
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument(
-        "--inputs", type=int, default=4, help="batches of different utterances that take turns"
+        "--clips", type=int, default=32, help=f"utterances in all, in at least {MIN_INPUTS} batches"
     )
     parser.add_argument("--labels-per-s", type=float, default=4.0)
     parser.add_argument("--decoders", type=lambda text: tuple(text.split(",")), default=NAMES)

@@ -5,14 +5,17 @@ host, ``no_graphs`` the same code without graphs, ``torch_impl`` the pure PyTorc
 runs on a CPU). NeMo falls back silently from the first to the second and captures anew whenever batch or
 time grows; here the mode is forced, the largest planned shape is captured at once, and captures are counted.
 
-In ``full_graph`` mode allocate long-lived tensors before this decoder is built. NeMo captures loop bodies on
-a second stream, whose allocations do not stay reserved for the graph (PyTorch's pull request 130386, which
-adds conditional nodes to PyTorch itself, registers each body's stream for that reason).
+In ``full_graph`` mode NeMo captures the bodies of its loops on streams that PyTorch's allocator does not
+count as part of the capture: what the bodies allocate goes back to the common cache while the graph still
+writes to it. The next capture of anything in the process begins with ``torch.cuda.empty_cache``, after which
+the graph faults on memory that is gone, or overwrites whoever was given it. Here all of that mode's memory
+comes from a pool that lives as long as the decoder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,6 +67,7 @@ class NemoDecoder:
         )
         if mode != "torch_impl":
             self._computer.force_cuda_graphs_mode(mode)
+        self._pool = torch.cuda.MemPool() if mode == "full_graph" else None
         self._captures = self._utterances = self._calls = 0
         self._captured_state: Any = None
         self._prewarmed: tuple[int, int] | None = None
@@ -104,11 +108,18 @@ class NemoDecoder:
         return Decoded(_hypotheses(found, batch), following)
 
     def _run(self, states: torch.Tensor, lengths: torch.Tensor, previous: Any) -> tuple[Any, Any]:
-        result = self._computer(states, lengths, previous)
+        with self._own_memory():
+            result = self._computer(states, lengths, previous)
         if self._computer.state is not self._captured_state:
             self._captured_state = self._computer.state
             self._captures += 1
         return result[0], result[1]
+
+    def _own_memory(self) -> AbstractContextManager[None]:
+        """Allocations of a call that may capture, kept from everybody else."""
+        return (
+            nullcontext() if self._pool is None else torch.cuda.use_mem_pool(self._pool, self._model.device)
+        )
 
 
 def _hypotheses(found: Any, batch: int) -> list[Hypothesis]:

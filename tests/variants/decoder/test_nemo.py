@@ -68,3 +68,16 @@ def test_forced_mode_engages_and_captures_once(mode: str) -> None:
     assert evidence["mode_in_use"] == mode
     assert evidence["captures"] == 1
     assert evidence["full_graph"] == (mode == "full_graph")
+
+
+@pytest.mark.gpu
+@NEEDS_GPU
+def test_the_whole_graphs_memory_is_nobody_elses() -> None:
+    model = bench.build_model(0, 4.0, torch.float16, torch.device("cuda", 0))
+    decoder = nemo.build(model, {"mode": "full_graph"}, ShapePlan((10.0,), 128))
+    torch.cuda.empty_cache()  # what any later capture in the process begins with
+    sizes = [mebibytes << 20 for mebibytes in (2, 20, 64) * 40]
+    others = [torch.full((size,), 7, dtype=torch.uint8, device=model.device) for size in sizes]
+    encoded = ragged(model, 128, 40)
+    check_same(model, encoded, decoder.decode(encoded).hypotheses)
+    assert all(bool((each == 7).all()) for each in others)

@@ -179,15 +179,16 @@ class GpuDecoder:
         if batch == 0:
             return Decoded([], state)
         self._make_room(batch, frames)
-        search = self._enqueue(encoded, state)
-        torch.cuda.current_stream(self._device).synchronize()
+        stream = torch.cuda.current_stream(self._device)
+        search = self._enqueue(encoded, state, stream.cuda_stream)
+        stream.synchronize()
         report = self._log.read_report()
         self.last_report = report
         self._launcher.finished(report)
         self.totals.add(batch, report)
         return Decoded(hypotheses(self._log.read_labels(report.labels), batch), search)
 
-    def _enqueue(self, encoded: EncoderOutput, state: StreamState | None) -> StreamState:
+    def _enqueue(self, encoded: EncoderOutput, state: StreamState | None, stream: int) -> StreamState:
         """Everything before the wait; the streams' state as it will be."""
         batch, frames = encoded.values.shape[:2]
         encoder = self._weights.encoder
@@ -211,7 +212,7 @@ class GpuDecoder:
             columns=self._columns,
             max_lookahead_shift=self._lookahead.bit_length() - 1,
         )
-        self._launcher.launch(arguments, torch.cuda.current_stream(self._device).cuda_stream)
+        self._launcher.launch(arguments, stream)
         return StreamState(rows)
 
     def _make_room(self, batch: int, frames: int) -> None:
