@@ -1,10 +1,13 @@
 """Measures several variants side by side: ``python -m harness.interleave``.
 
 Machines drift: clocks, temperature, neighbours. Runs measured one after the other compare the
-drift as much as the variants. Here the processes of all variants take turns, forwards and then
-backwards (A B, B A, A B, …), so that drift falls on all of them alike. Each variant still gets a
-run of its own in the results folder; the runs share a series, and ``harness.compare`` pairs their
-processes by block.
+drift as much as the variants. Here a round launches one process of every variant, and they take
+turns: each serves ``runner.turn_requests`` requests while the others wait, so that even what lasts
+seconds falls on all of them alike. The order turns round from one round to the next (A B, B A, A B,
+…). A schedule of arrivals does not wait: there, and with ``runner.turn_requests=0`` (two models that
+do not fit into memory together), whole processes take turns. Each variant still gets a run of its
+own in the results folder; the runs share a series, and ``harness.compare`` pairs their processes by
+block.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from harness.config.load import compose_run
 from harness.errors import UsageError
 from harness.record import StoredRun
 from harness.run.launcher import exit_code, report
-from harness.run.session import RunSession
+from harness.run.session import RunSession, measure_side_by_side, take_turns
 
 _EXAMPLES = """examples:
   python -m harness.interleave --of variant=gc_default --of variant=gc_frozen
@@ -43,8 +46,12 @@ def interleaved(configurations: Sequence[Sequence[str]], rounds: int) -> list[St
             stack.enter_context(session)
         for session in sessions:
             session.reference(sessions)
+        together = take_turns(session.config for session in sessions)
         for block in range(rounds):
             turns = sessions if block % 2 == 0 else sessions[::-1]
+            if together:
+                measure_side_by_side(turns, block)
+                continue
             for session in turns:
                 session.measure(block, block)
         return [session.finish() for session in sessions]
@@ -66,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--rounds", type=int, default=4, help="processes of each variant (default: 4)")
     parser.add_argument("common", nargs="*", metavar="key=value", help="overrides that all variants share")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
 
     def run() -> int:
         configurations = [[*options.common, *own.split()] for own in options.of]

@@ -87,6 +87,7 @@ _AT_LEAST: tuple[tuple[str, Callable[[RunConfig], float], float], ...] = (
     ("workload.requests", lambda c: c.workload.requests, 1),
     ("workload.clients", lambda c: c.workload.clients, 1),
     ("runner.processes", lambda c: c.runner.processes, 1),
+    ("runner.turn_requests", lambda c: c.runner.turn_requests, 0),
     ("runner.warmup.min_passes", lambda c: c.runner.warmup.min_passes, 1),
     ("runner.warmup.max_passes", lambda c: c.runner.warmup.max_passes, 1),
     ("model.max_batch", lambda c: c.model.max_batch, 1),

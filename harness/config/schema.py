@@ -101,6 +101,9 @@ class RunnerConfig:
     threads: int = 1
     """Threads of the numerical libraries (OpenMP, BLAS) in every process; 0 leaves it to them. Their
     threads spin while they wait for each other: on shared cores two can take ten times as long as one."""
+    turn_requests: int = 5
+    """Requests that a process serves before the next variant's turn (harness.interleave, closed loop);
+    0: whole processes take turns."""
     results_dir: str = "results"
     cache_dir: str = ".cache"
     resume: bool = False

@@ -80,16 +80,20 @@ def _column(alias: str) -> str | None:
 
 
 def wall_shares_s(measured: pd.DataFrame) -> Floats:
-    """Each request's share of its process's wall time: ``[n]`` seconds that sum to the wall time.
+    """Each request's share of the time in which its process had requests in service: ``[n]`` seconds.
 
-    A request's share is the time since the completion before it, so that RTFx (audio over wall)
-    is a ratio of sums over requests, however many were in service at once.
+    A request's share is the time since the completion before it, less what passed until anything was
+    in service again (another process's turn), so that RTFx (audio over wall) is a ratio of sums over
+    requests, however many were in service at once.
     """
     shares = pd.Series(0.0, index=measured.index)
     for _, rows in measured.groupby("process"):
-        finished = rows["finished_s"].sort_values()
-        before = finished.shift(1, fill_value=float(rows["dispatched_s"].min()))
-        shares[finished.index] = finished - before
+        rows = rows.sort_values("finished_s")
+        finished_s = rows["finished_s"].to_numpy()
+        # The earliest dispatch among this request and those that finish after it.
+        busy_since_s = np.minimum.accumulate(rows["dispatched_s"].to_numpy()[::-1])[::-1]
+        before_s = np.concatenate(([-np.inf], finished_s[:-1]))
+        shares[rows.index] = finished_s - np.maximum(before_s, busy_since_s)
     return np.asarray(shares, dtype=np.float64)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.corpus.manifest import AudioSet
+from harness.run.turns import Place
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Job:
     """What one process is to do.
 
     ``role`` is ``measured`` (warm up, then the workload) or ``reference`` (every recording once,
-    for its output, not its speed). ``message_fd`` is the inherited write end of the message pipe.
+    for its output, not its speed). ``message_fd`` is the inherited write end of the message pipe,
+    ``place`` the process's place among those that take turns (null where it is measured alone).
     """
 
     role: str
@@ -28,13 +30,16 @@ class Job:
     config: Mapping[str, Any]
     message_fd: int
     trace: str | None = None
+    place: Place | None = None
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=1))
 
     @classmethod
     def read(cls, path: Path) -> Job:
-        return cls(**json.loads(path.read_text()))
+        fields = json.loads(path.read_text())
+        place = fields.pop("place")
+        return cls(**fields, place=None if place is None else Place(**place))
 
     def audio(self) -> AudioSet:
         """The recordings, as the launcher wrote them with ``write_audio_set``."""

@@ -1,4 +1,4 @@
-"""Launches one measured process and follows it, asleep on a pipe while it measures."""
+"""Launches measured processes and follows them, asleep on their pipes while they measure."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import selectors
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import ExitCode, HarnessError, InvalidMeasurementError, UnavailableError, UsageError
 from harness.run.job import Job
 from harness.run.messages import Message, parse
 from harness.run.progress import Progress
+from harness.run.turns import Place, ring
 
 _ERRORS: dict[int, type[HarnessError]] = {
     ExitCode.USAGE: UsageError,
@@ -37,85 +38,121 @@ def library_threads(threads: int) -> dict[str, str]:
     return {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
 
 
-def run_job(
-    job: Job, progress: Progress, silence_s: float, wrap: Callable[[list[str]], list[str]]
-) -> list[str]:
-    """Run ``job`` in a process of its own and wait for it. Returns its warnings.
+@dataclass(frozen=True)
+class Launch:
+    """A job, where its progress is shown, and what may put a profiler in front of its command."""
 
-    ``wrap`` may put a profiler in front of the command. A process that says nothing for
-    ``silence_s`` is killed: a hung kernel must not hang a sweep. Raises the error that the process
+    job: Job
+    progress: Progress
+    wrap: Callable[[list[str]], list[str]]
+
+
+def run_jobs(launches: Sequence[Launch], silence_s: float) -> list[list[str]]:
+    """Run jobs in processes of their own and wait for all. Returns the warnings of each.
+
+    Several jobs take turns (see ``harness.run.turns``), in the order given. Processes that say nothing
+    for ``silence_s`` are killed: a hung kernel must not hang a sweep. Raises the error that a process
     reported, or one with the end of its log where it died without a word.
     """
-    folder = Path(job.folder)
-    log = folder / f"{job.role}-{job.process}.log"
-    with _message_pipe() as (read_fd, write_fd):
-        order = folder / f"{job.role}-{job.process}.job.json"
-        replace(job, message_fd=write_fd).write(order)
-        environment = library_threads(int(job.config["runner"]["threads"]))
-        command = wrap([sys.executable, "-m", "harness.run.worker", str(order)])
-        with log.open("wb") as output:
-            child = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, pass_fds=(write_fd,), env=environment
-            )
-        os.close(write_fd)
-        try:
-            warnings, failure = _follow(read_fd, progress, silence_s)
-            code = child.wait()
-        except BaseException:
-            _stop(child)
-            raise
-    if failure is not None:
-        raise _ERRORS.get(failure.exit_code, HarnessError)(failure.text)
-    if code == 128 + signal.SIGINT:
-        raise KeyboardInterrupt
-    if code != 0:
-        raise HarnessError(
-            f"the {job.role} process ended with {_ending(code)}. The end of {log}:\n{_tail(log)}"
-        )
-    order.unlink()
-    return warnings
+    children: list[_Child] = []
+    try:
+        with ring(len(launches)) as places:
+            for launch, place in zip(launches, places, strict=True):
+                children.append(_Child(launch, place if len(launches) > 1 else None))
+        _follow(children, silence_s)
+    finally:
+        for child in children:
+            child.close()
+    return [child.warnings for child in children]
 
 
-def _follow(fd: int, progress: Progress, silence_s: float) -> tuple[list[str], Message | None]:
-    warnings: list[str] = []
-    failure: Message | None = None
-    for message in _messages(fd, silence_s):
-        if message.kind == "warning":
-            warnings.append(message.text)
-        elif message.kind == "error":
-            failure = message
-        else:
-            progress.show(message)
-    return warnings, failure
-
-
-def _messages(fd: int, silence_s: float) -> Iterator[Message]:
-    """Messages until the process closes its end."""
-    pending = b""
+def _follow(children: Sequence[_Child], silence_s: float) -> None:
+    """Hear every process out, asleep while none speaks."""
     with selectors.DefaultSelector() as selector:
-        selector.register(fd, selectors.EVENT_READ)
-        while True:
-            if not selector.select(silence_s):
+        for child in children:
+            selector.register(child.fd, selectors.EVENT_READ, child)
+        while selector.get_map():
+            heard = selector.select(silence_s)
+            if not heard:
                 raise HarnessError(
                     f"the process said nothing for {silence_s:.0f} s and was stopped: it hangs, or one "
                     "request takes that long; raise runner.start_timeout_s in that case"
                 )
-            data = os.read(fd, 65536)
-            if not data:
-                return
-            *lines, pending = (pending + data).split(b"\n")
-            yield from map(parse, lines)
+            for key, _ in heard:
+                if not key.data.hear():
+                    selector.unregister(key.fd)
+                    key.data.check_end()
+
+
+class _Child:
+    """A launched process and what it has said."""
+
+    def __init__(self, launch: Launch, place: Place | None) -> None:
+        job = launch.job
+        folder = Path(job.folder)
+        self.warnings: list[str] = []
+        self._failure: Message | None = None
+        self._pending = b""
+        self._job = job
+        self._progress = launch.progress
+        self._log = folder / f"{job.role}-{job.process}.log"
+        self._order = folder / f"{job.role}-{job.process}.job.json"
+        with _message_pipe() as (self.fd, write_fd):
+            replace(job, message_fd=write_fd, place=place).write(self._order)
+            inherited = (write_fd,) if place is None else (write_fd, place.take_fd, place.give_fd)
+            with self._log.open("wb") as output:
+                self._process = subprocess.Popen(
+                    launch.wrap([sys.executable, "-m", "harness.run.worker", str(self._order)]),
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=inherited,
+                    env=library_threads(int(job.config["runner"]["threads"])),
+                )
+
+    def hear(self) -> bool:
+        """Take in what the process has sent; whether it may say more."""
+        data = os.read(self.fd, 65536)
+        *lines, self._pending = (self._pending + data).split(b"\n")
+        for message in map(parse, lines):
+            if message.kind == "warning":
+                self.warnings.append(message.text)
+            elif message.kind == "error":
+                self._failure = message
+            else:
+                self._progress.show(message)
+        return bool(data)
+
+    def check_end(self) -> None:
+        """Wait for the process, which has closed its pipe; raise what it ended with."""
+        code = self._process.wait()
+        if self._failure is not None:
+            raise _ERRORS.get(self._failure.exit_code, HarnessError)(self._failure.text)
+        if code == 128 + signal.SIGINT:
+            raise KeyboardInterrupt
+        if code != 0:
+            raise HarnessError(
+                f"the {self._job.role} process ended with {_ending(code)}. "
+                f"The end of {self._log}:\n{_tail(self._log)}"
+            )
+        self._order.unlink()
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            _stop(self._process)
+        os.close(self.fd)
 
 
 @contextmanager
 def _message_pipe() -> Iterator[tuple[int, int]]:
-    """A pipe whose write end a child may inherit; the caller closes that one itself."""
+    """A pipe whose write end is for a child, and open here within the block alone."""
     read_fd, write_fd = os.pipe()
-    os.set_inheritable(write_fd, True)
     try:
         yield read_fd, write_fd
-    finally:
+    except BaseException:
         os.close(read_fd)
+        raise
+    finally:
+        os.close(write_fd)
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,7 +43,7 @@ from harness.record import (
 from harness.run import provenance
 from harness.run.job import Job, write_audio_set
 from harness.run.judge import judge
-from harness.run.process import run_job
+from harness.run.process import Launch, run_jobs
 from harness.run.progress import Progress
 from harness.run.tracing import nsys_command
 
@@ -101,7 +102,7 @@ class RunSession:
 
     def measure(self, process: int, block: int | None = None) -> None:
         """Launch measured process number ``process`` and wait for it."""
-        self._launch(self.config, "measured", process, block, self._open.folder)
+        self._run(self.config, "measured", process, block, self._open.folder)
 
     def reference(self, of_others: Sequence[RunSession] = ()) -> None:
         """Transcribe the set once with the eager reference, for its output.
@@ -120,7 +121,7 @@ class RunSession:
             shutil.copytree(twin._open.folder / "reference", folder)
             return
         folder.mkdir()
-        self._launch(as_reference(self.config), "reference", 0, None, folder)
+        self._run(as_reference(self.config), "reference", 0, None, folder)
 
     def _shares_reference(self, other: RunSession) -> bool:
         mine, its = as_reference(self.config), as_reference(other.config)
@@ -146,6 +147,7 @@ class RunSession:
         if writer is None:
             return
         status = Status.INTERRUPTED if isinstance(error, KeyboardInterrupt) else Status.FAILED
+        self._audio_file.unlink(missing_ok=True)
         merged = writer.merge()
         run = replace(writer.run, status=status, processes=merged.processes)
         run = judge(run, merged.samples, writer.folder, [f"stopped early: {error}"] if error else [])
@@ -158,7 +160,13 @@ class RunSession:
             raise RuntimeError("the session is not open")
         return self._writer
 
-    def _launch(self, config: RunConfig, role: str, process: int, block: int | None, folder: Path) -> None:
+    def _run(self, config: RunConfig, role: str, process: int, block: int | None, folder: Path) -> None:
+        launch = self._launch(config, role, process, block, folder)
+        with launch.progress:
+            (warnings,) = run_jobs([launch], config.runner.start_timeout_s)
+        self._warnings += warnings
+
+    def _launch(self, config: RunConfig, role: str, process: int, block: int | None, folder: Path) -> Launch:
         trace = str(folder / f"trace-{process}.json") if config.profiler.name == "torch" else None
         job = Job(role, process, block, str(folder), str(self._audio_file), to_dict(config), -1, trace)
         title = f"{self.config.variant} {role} {process + 1}"
@@ -168,8 +176,7 @@ class RunSession:
                 return command
             return nsys_command(config.profiler.options, str(folder / f"nsys-{process}"), command)
 
-        with Progress(title) as progress:
-            self._warnings += run_job(job, progress, config.runner.start_timeout_s, wrap)
+        return Launch(job, Progress(title), wrap)
 
     def _provenance(self) -> Provenance:
         return Provenance(
@@ -185,6 +192,29 @@ class RunSession:
             gpu=provenance.gpu(),
             command=provenance.command_line(),
         )
+
+
+def measure_side_by_side(sessions: Sequence[RunSession], block: int) -> None:
+    """Launch process number ``block`` of every session at once; they take turns, in the order given."""
+    with ExitStack() as stack:
+        launches = [
+            session._launch(session.config, "measured", block, block, session._open.folder)
+            for session in sessions
+        ]
+        for launch in launches:
+            stack.enter_context(launch.progress)
+        silence_s = max(session.config.runner.start_timeout_s for session in sessions)
+        for session, warnings in zip(sessions, run_jobs(launches, silence_s), strict=True):
+            session._warnings += warnings
+
+
+def take_turns(configs: Iterable[RunConfig]) -> bool:
+    """Whether runs can hand over to each other between requests: a schedule of arrivals does not wait,
+    and a profiler's timeline should hold one process."""
+    return all(
+        c.workload.mode == Mode.CLOSED and c.profiler.name == "none" and c.runner.turn_requests > 0
+        for c in configs
+    )
 
 
 def is_reference(config: RunConfig) -> bool:

@@ -76,6 +76,9 @@ class Worker:
 
     def run(self) -> None:
         """Do the job. The journal holds each request as soon as it is answered."""
+        if (place := self._job.place) is not None:
+            place.keep_from_children()
+            place.take()
         with Journal(Path(self._job.folder), self._record) as journal:
             if self._job.role == "reference":
                 self._transcribe_all(journal)
@@ -218,6 +221,10 @@ class Worker:
             closed_loop(service, self._fetch, workload.requests, on_completed)
 
     def _fetch(self, index: int) -> Request:
+        place = self._job.place
+        if place is not None and index % self._config.runner.turn_requests == 0:
+            place.give()
+            place.take()
         return self._request(self._items[index])
 
     def _request(self, item: AudioItem) -> Request:

@@ -66,6 +66,18 @@ def test_wall_time_is_not_counted_twice_when_requests_overlap():
     assert wall_shares_s(together).tolist() == [1.0, 0.5]
 
 
+def test_wall_time_leaves_out_another_process_s_turn():
+    first, second, third = [s for s in samples(Recipe(requests=3), 0) if s.phase == MEASURED]
+    turns = samples_frame(
+        [
+            replace(first, dispatched_s=0.0, started_s=0.0, finished_s=1.0),
+            replace(second, dispatched_s=5.0, started_s=5.0, finished_s=8.0),
+            replace(third, dispatched_s=6.0, started_s=6.0, finished_s=6.5),
+        ]
+    )
+    assert wall_shares_s(turns).tolist() == [1.0, 1.5, 1.5]
+
+
 def test_arrivals_on_a_schedule_have_no_rtfx(tmp_path):
     assert summarize(make_run(tmp_path, Recipe(processes=1, mode=Mode.OPEN))).rtfx is None
 
