@@ -13,7 +13,9 @@ import argparse
 import json
 import math
 import platform
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -424,7 +426,7 @@ def _merge(parts: Sequence[Agreement]) -> Agreement:
 # ---------------------------------------------------------------- command
 
 
-def provenance(options: argparse.Namespace) -> dict[str, Any]:
+def provenance(options: argparse.Namespace, arguments: Sequence[str]) -> dict[str, Any]:
     """What the numbers belong to."""
     from importlib.metadata import PackageNotFoundError, version
 
@@ -444,6 +446,7 @@ def provenance(options: argparse.Namespace) -> dict[str, Any]:
         driver = f"unknown ({error})"
     names = ("torch", "nemo_toolkit", "cuda-bindings", "nvidia-cuda-nvrtc", "numpy")
     return {
+        "command": f"python -m variants.decoder.bench {shlex.join(arguments)}",
         "gpu": torch.cuda.get_device_name(),
         "driver": driver,
         "cuda": cuda,
@@ -458,7 +461,7 @@ def provenance(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m variants.decoder.bench", description=__doc__)
     parser.add_argument("--batches", type=_integers, default=(1, 8, 32, 128))
     parser.add_argument("--seconds", type=float, default=10.0, help="length of each utterance")
@@ -499,6 +502,7 @@ def print_batch(result: Mapping[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parse(arguments)
     if not torch.cuda.is_available():
         error = UnavailableError("the decoder bench needs an NVIDIA GPU; torch finds none here")
@@ -518,7 +522,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(
-            json.dumps({"provenance": provenance(options), "batches": results}, indent=1) + "\n"
+            json.dumps({"provenance": provenance(options, arguments), "batches": results}, indent=1) + "\n"
         )
     return 0
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.protocols import Decoder, EncoderOutput, Hypothesis, ShapePlan
-from variants.decoder import cpu_synced
+from variants.decoder import bench, cpu_synced
 from variants.decoder.bench import compare, random_states
 from variants.models.types import TdtModel
 
@@ -22,6 +22,11 @@ BIASES = {
     "blank free": (-50.0, 0.0),
     "ten a frame": (-50.0, 50.0),
 }
+
+
+def full_size(dtype: torch.dtype = torch.float16) -> TdtModel:
+    """Prediction network and joint of Parakeet-TDT 0.6B's size, at the rate of speech."""
+    return bench.build_model(0, 4.0, dtype, torch.device("cuda", 0))
 
 
 def biased(model: TdtModel, blank: float, zero_duration: float) -> None:

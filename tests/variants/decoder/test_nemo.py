@@ -9,9 +9,9 @@ import torch
 
 from harness.errors import UnavailableError, UsageError
 from harness.protocols import EncoderOutput, ShapePlan
-from tests.variants.decoder.gpu_cases import NEEDS_GPU, check_same, ragged
+from tests.variants.decoder.gpu_cases import NEEDS_GPU, check_same, full_size, ragged
 from tests.variants.models.small import SMALL, small_model
-from variants.decoder import bench, cpu_synced, nemo
+from variants.decoder import cpu_synced, nemo
 
 PLAN = ShapePlan((2.0,), 4)
 
@@ -59,7 +59,7 @@ def test_unknown_mode_is_a_usage_error() -> None:
 @NEEDS_GPU
 @pytest.mark.parametrize("mode", ["full_graph", "no_while_loops", "no_graphs"])
 def test_forced_mode_engages_and_captures_once(mode: str) -> None:
-    model = bench.build_model(0, 4.0, torch.float16, torch.device("cuda", 0))
+    model = full_size()
     decoder = nemo.build(model, {"mode": mode}, ShapePlan((4.0,), 8))
     for batch in (8, 3):
         encoded = ragged(model, batch, 40)
@@ -73,7 +73,7 @@ def test_forced_mode_engages_and_captures_once(mode: str) -> None:
 @pytest.mark.gpu
 @NEEDS_GPU
 def test_the_whole_graphs_memory_is_nobody_elses() -> None:
-    model = bench.build_model(0, 4.0, torch.float16, torch.device("cuda", 0))
+    model = full_size()
     decoder = nemo.build(model, {"mode": "full_graph"}, ShapePlan((10.0,), 128))
     torch.cuda.empty_cache()  # what any later capture in the process begins with
     sizes = [mebibytes << 20 for mebibytes in (2, 20, 64) * 40]
