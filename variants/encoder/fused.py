@@ -8,7 +8,7 @@ relative positions of Dai et al. 2019 (arXiv:1901.02860, section 3.3), and these
 * the projected positions depend on the length alone: each layer's are computed once, for the longest
   length, and a shorter one takes the middle of that table;
 * the relative shift moves no data: entry ``[i, j]`` of the shifted scores is entry ``[i, T - 1 - i + j]`` of
-  the unshifted, which is a stride;
+  the unshifted, and ``T - 1 + i (2T - 2) + j`` of those laid out in one row, which is a view;
 * batch norm is folded into the depthwise convolution, and that is nine multiply-adds beside the gate and
   the activation in one kernel, in the layout ``[B, T, D]`` that the products around it have;
 * a padded frame is masked where others could hear it, as a key and before the convolution; what it holds
@@ -85,14 +85,19 @@ def _attention(x: torch.Tensor, valid: torch.Tensor, weights: LayerWeights) -> t
     start = weights.positions.shape[1] // 2 + 1 - time
     positions = weights.positions[:, start : start + 2 * time - 1]  # [H, 2T - 1, d]
     unshifted = (q + weights.position_bias).transpose(1, 2) @ positions.transpose(1, 2)  # [B, H, T, 2T - 1]
-    span = 2 * time - 1
-    position = unshifted.contiguous().as_strided(
-        (batch, heads, time, time), (heads * time * span, time * span, span - 1, 1), time - 1
-    )
-    scores = (content + position) * (1.0 / math.sqrt(size))
+    scores = (content + _shifted(unshifted)) * (1.0 / math.sqrt(size))
     scores = scores.masked_fill(~valid[:, None, None, :], _MASKED)
     mixed = torch.softmax(scores, dim=-1) @ v.transpose(1, 2)  # [B, H, T, d]
     return functional.linear(mixed.transpose(1, 2).reshape(batch, time, width), *weights.attention_out)
+
+
+def _shifted(scores: torch.Tensor) -> torch.Tensor:
+    """Position scores ``[B, H, T, 2T - 1]`` of distances T - 1 down to 1 - T, by key: ``[B, H, T, T]``."""
+    time = scores.shape[2]
+    if time == 1:
+        return scores
+    row = scores.flatten(2)[..., time - 1 : time - 1 + time * (2 * time - 2)]
+    return row.unflatten(2, (time, 2 * time - 2))[..., :time]
 
 
 def _convolution(x: torch.Tensor, valid: torch.Tensor, weights: LayerWeights) -> torch.Tensor:
@@ -120,7 +125,7 @@ class FusedConformer:
         self._subsample = compile(encoder.pre_encode)
         self._layer = compile(layer)
         self._scale = float(encoder.xscale or 1.0)
-        table = _positions(encoder, longest)
+        table = _positions(encoder, longest + 1)  # one more: a length that takes all of it would be special
         self._layers = [layer_weights(each, table) for each in encoder.layers]
 
     @property
