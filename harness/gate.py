@@ -24,10 +24,11 @@ from harness.comparison import Comparison, compare_runs
 from harness.errors import ExitCode, HarnessError, InvalidMeasurementError, NotComparableError, UsageError
 from harness.gate_files import junit, markdown
 from harness.measure.change import Change
+from harness.measure.cpu import disturbances
 from harness.measure.metrics import ALL, WEIGHTED, Kind, Metric, metric
 from harness.measure.stats import TooSmall
 from harness.paths import conf_dir
-from harness.record import read_run, write_atomically
+from harness.record import Run, read_run, write_atomically
 
 _EXAMPLES = """examples:
   python -m harness.gate --baseline results/main --candidate results/branch
@@ -96,7 +97,13 @@ def run_gate(baseline: Path, candidate: Path, rules: Sequence[Rule], **options: 
         return replace(undecided, exit_code=error.exit_code, reason=str(error))
     judgements = tuple(judgement for rule in rules for judgement in judge_rule(rule, comparison))
     code, reason = decide(judgements, comparison.withheld)
+    if code is ExitCode.INCONCLUSIVE:
+        reason = "; ".join([reason, *_disturbances(a.run), *_disturbances(b.run)])
     return replace(undecided, exit_code=code, reason=reason, judgements=judgements, comparison=comparison)
+
+
+def _disturbances(run: Run) -> list[str]:
+    return [f"in {run.run_id} {what}" for what in disturbances([p.cpu for p in run.processes])]
 
 
 def judge_rule(rule: Rule, comparison: Comparison) -> list[Judgement]:

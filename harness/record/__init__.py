@@ -6,6 +6,7 @@ from harness.record.samples import MEASURED, WARMUP, Sample, samples_frame, samp
 from harness.record.schema import (
     SCHEMA_VERSION,
     Comparability,
+    CpuTime,
     Dataset,
     GcPauses,
     Git,
@@ -37,6 +38,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "WARMUP",
     "Comparability",
+    "CpuTime",
     "Dataset",
     "GcPauses",
     "Git",

@@ -205,6 +205,21 @@ class GcPauses:
 
 
 @dataclass(frozen=True)
+class CpuTime:
+    """What the scheduler gave a process tree while requests were measured, summed over threads.
+
+    ``waited_s`` is time ready to run without a core; ``involuntary_switches`` count how often a core
+    was taken away; ``stolen_share`` is what the hypervisor took of the whole machine's cores. Live
+    streams, whose server ends with its measurement, have none.
+    """
+
+    used_s: float
+    waited_s: float
+    involuntary_switches: int
+    stolen_share: float
+
+
+@dataclass(frozen=True)
 class ProcessRecord:
     """One measuring process. ``block`` is its place in an interleaved (ABBA) series.
 
@@ -221,6 +236,7 @@ class ProcessRecord:
     memory: Memory | None = None
     gc: GcPauses | None = None
     telemetry: Telemetry | None = None
+    cpu: CpuTime | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
 

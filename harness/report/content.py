@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from harness.measure.cpu import disturbances
 from harness.measure.ledger import unaccounted_share
 from harness.measure.stats import Estimate, TooSmall
 from harness.measure.summary import Summary, summarize
@@ -155,6 +156,7 @@ def warnings(entry: Entry) -> Iterator[str]:
         yield f"the output may differ from the reference's: {run.parity.message}"
     if len(run.processes) == 1:
         yield "one process: the intervals leave out how processes differ; set runner.processes=5"
+    yield from disturbances([process.cpu for process in run.processes])
     yield from _small_samples(summary)
     yield from _wide_interval(summary)
     if run.telemetry is not None:

@@ -21,6 +21,7 @@ from harness.config.load import from_dict
 from harness.config.schema import RunConfig
 from harness.corpus.manifest import AudioItem
 from harness.errors import ExitCode, HarnessError, RequestError
+from harness.measure.cpu import CpuMeter
 from harness.measure.memory import peak_memory
 from harness.measure.telemetry import sample_gpu
 from harness.protocols import Request, Service
@@ -105,7 +106,9 @@ class Worker:
             policy = self._gc_policy()
             measured_from_ns = now_ns()
             with sample_gpu(self._record.epoch_ns) as sampler, traced(self._config, self._job.trace):
+                meter = CpuMeter()
                 self._measure(service, journal)
+                self._record = replace(self._record, cpu=meter.read())
             telemetry = sampler.result()
             memory = peak_memory(telemetry)  # a server is still there; asking it for evidence ends it
             evidence: dict[str, Any] = {**service.evidence(), "warmup": asdict(report)}
