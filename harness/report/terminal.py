@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator
 
 from harness.measure.stats import Measured, TooSmall
@@ -22,6 +23,7 @@ from harness.report.content import (
 )
 
 _BAR = 24
+_WORDS_WIDTH = 160
 
 
 def text_summary(stored: StoredRun) -> str:
@@ -44,10 +46,15 @@ def _lines(entry: Entry) -> Iterator[str]:
     if spoken:
         yield ""
     for line in spoken:
-        yield f"said   {line.reference or NOTHING}"
-        yield f"heard  {line.text}"
+        yield f"said   {_shown(line.reference or NOTHING)}"
+        yield f"heard  {_shown(line.text)}"
     for warning in warnings(entry):
         yield f"\nwarning: {warning}"
+
+
+def _shown(words: str) -> str:
+    """The first words: a meeting's would fill the screen many times over."""
+    return textwrap.shorten(words, _WORDS_WIDTH, placeholder=" …")
 
 
 def _latencies(entry: Entry) -> str:
