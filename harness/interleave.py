@@ -54,6 +54,8 @@ def interleaved(configurations: Sequence[Sequence[str]], rounds: int) -> list[St
                 continue
             for session in turns:
                 session.measure(block, block)
+        for session in sessions:
+            session.take_answers(sessions)
         return [session.finish() for session in sessions]
 
 

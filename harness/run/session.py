@@ -108,26 +108,54 @@ class RunSession:
         """Transcribe the set once with the eager reference, for its output.
 
         A session among ``of_others`` with the same model, front end and recordings, measured in the
-        same series, has the same reference: its output is taken over instead.
+        same series, has the same reference: its output is taken over instead. Where that session is
+        the eager reference itself, what it answers while it is measured is; see ``take_answers``.
         """
-        streaming = self.config.workload.mode == "streaming"  # held to the recordings in one piece
-        if streaming or not self.config.runner.reference or is_reference(self.config):
+        if not self._needs_reference or self._measured_reference(of_others):
             return
         folder = self._open.folder / "reference"
-        twin = next(
-            (other for other in of_others if other is not self and self._shares_reference(other)), None
-        )
+        twin = next((other for other in of_others if self._shares_reference(other)), None)
         if twin is not None:
             shutil.copytree(twin._open.folder / "reference", folder)
             return
         folder.mkdir()
         self._run(as_reference(self.config), "reference", 0, None, folder)
 
+    def take_answers(self, of_others: Sequence[RunSession]) -> None:
+        """Once all are measured and none is finished: the answers of the eager session among
+        ``of_others`` become this run's reference."""
+        source = self._measured_reference(of_others) if self._needs_reference else None
+        if source is not None:
+            folder = self._open.folder / "reference"
+            folder.mkdir()
+            shutil.copy(source._open.folder / "process-0.jsonl", folder)
+
+    @property
+    def _needs_reference(self) -> bool:
+        streaming = self.config.workload.mode == "streaming"  # held to the recordings in one piece
+        return self.config.runner.reference and not streaming and not is_reference(self.config)
+
+    def _measured_reference(self, of_others: Sequence[RunSession]) -> RunSession | None:
+        """An eager session that is sent every recording of this one's."""
+        return next(
+            (
+                other
+                for other in of_others
+                if is_reference(other.config)
+                and self._asks_the_same(other)
+                and other.config.workload.requests >= len(other.audio.items)
+            ),
+            None,
+        )
+
     def _shares_reference(self, other: RunSession) -> bool:
+        has_one = other is not self and (other._open.folder / "reference").is_dir()
+        return has_one and self._asks_the_same(other)
+
+    def _asks_the_same(self, other: RunSession) -> bool:
         mine, its = as_reference(self.config), as_reference(other.config)
-        same = (mine.model, mine.frontend) == (its.model, its.frontend)
         same_audio = self.audio.content_hash == other.audio.content_hash
-        return same and same_audio and (other._open.folder / "reference").is_dir()
+        return (mine.model, mine.frontend) == (its.model, its.frontend) and same_audio
 
     def finish(self) -> StoredRun:
         """Merge, judge and write the run."""

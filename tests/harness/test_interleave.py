@@ -71,3 +71,24 @@ def test_one_that_fails_ends_the_other_and_says_why(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stdout + done.stderr
     assert "levitate" in done.stderr
     assert done.stderr.count("of the failed run") == 3
+
+
+def test_the_eager_variant_among_them_is_the_reference(tmp_path: Path) -> None:
+    """No process is spent on transcribing what it transcribes anyway."""
+    places = (f"runner.results_dir={tmp_path / 'results'}", f"runner.cache_dir={tmp_path / 'cache'}")
+    command = [
+        sys.executable,
+        "-m",
+        "harness.interleave",
+        "--of",
+        "variant=eager",
+        "--of",
+        "variant=collapsed",
+    ]
+    sizes = ("workload.requests=12", "runner.warmup.max_passes=2", "runner.threads=1", "--rounds", "1")
+    done = subprocess.run([*command, *sizes, *places], capture_output=True, text=True, timeout=600)
+    _, collapsed = measured_runs(done)
+    assert collapsed.run.parity is not None
+    assert collapsed.run.parity.reference == "the eager reference"
+    assert collapsed.run.parity.compared == 12
+    assert "reference 1:" not in done.stderr
