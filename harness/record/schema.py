@@ -290,7 +290,8 @@ def migrate(
     """Bring a document up to the ``current`` version, one step per version."""
     version = document.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool):
-        raise UsageError(f"{where}: key 'schema_version' is missing; is it a result of this harness?")
+        found = "is missing" if version is None else f"is {version!r}, not a number"
+        raise UsageError(f"{where}: key 'schema_version' {found}; is it a result of this harness?")
     if version > current:
         raise UsageError(
             f"{where}: schema version {version} is newer than {current}, the newest this version reads; "
