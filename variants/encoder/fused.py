@@ -97,7 +97,7 @@ def _shifted(scores: torch.Tensor) -> torch.Tensor:
     if time == 1:
         return scores
     row = scores.flatten(2)[..., time - 1 : time - 1 + time * (2 * time - 2)]
-    return row.unflatten(2, (time, 2 * time - 2))[..., :time]
+    return row.view(*row.shape[:2], time, 2 * time - 2)[..., :time]
 
 
 def _convolution(x: torch.Tensor, valid: torch.Tensor, weights: LayerWeights) -> torch.Tensor:
