@@ -162,7 +162,7 @@ class GpuDecoder:
         self._start_recurrent = self._recurrent(self._start_rows)
         self._log = PinnedLog(1 << 16)
         self.totals = SearchTotals()
-        self.last_report: RunReport | None = None
+        self.last_report: RunReport | None = None  # its `rest` holds the cycles of a profiled block
 
     def evidence(self) -> Evidence:
         return {**self.totals.evidence(), **self._launcher.evidence()}

@@ -358,7 +358,8 @@ __device__ __forceinline__ void advance_control(Control& c, const Batch& batch, 
         const int slot = c.active[valid ? index : 0];
         Slot& s = c.slot[slot];
         const u32* window = choices + (index << shift);
-        const int first = s.frame, length = s.length, utterance = s.utterance;
+        // Lanes without an utterance read nothing: the slot is being written by the lane that it belongs to.
+        const int first = valid ? s.frame : 0, length = valid ? s.length : 0, utterance = valid ? s.utterance : 0;
         const int end = min(length, first + (1 << shift));
         int frame = first, label = BLANK, skip = 0;
 #pragma unroll 1

@@ -37,7 +37,7 @@
 // FLOOR of one label at batch 1: 5 hops of 0.25 to 0.33 us (half a round trip of one word between two SMs,
 // measured on an H100 with nothing else polling) plus the products: 49 KB of shared memory at 128 bytes a
 // cycle is 0.2 us, the joint's 48 mma per scheduler as much. About 2 us, against 8 us for reading 24.4 MB
-// at 3 TB/s. Measured: about 7 us a step. Per step of 14,000 cycles roughly 6,000 are hops (polls of many
+// at 3 TB/s. Measured: 7.5 us a step. Per step of 14,000 cycles roughly 6,000 are hops (polls of many
 // blocks queue at the L2 slice that holds the line) and 8,000 the serial parts between them, each a few
 // hundred instructions by one warp or between two __syncthreads: LSTM cells, sums, walk, choice.
 //
