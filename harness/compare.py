@@ -80,7 +80,12 @@ def notes(comparison: Comparison) -> list[str]:
             "one process a run: the intervals do not cover differences between processes; "
             "measure with runner.processes=5"
         )
-    if comparison.a.run.series is None or comparison.a.run.series != comparison.b.run.series:
+    if comparison.a.run.series is not None and comparison.a.run.series == comparison.b.run.series:
+        found.append(
+            "the runs were interleaved: B/A is the ratio within rounds, whatever the machine's speed did "
+            "from one round to the next"
+        )
+    else:
         found.append(
             "the runs were not interleaved: drift of the machine between them counts as a difference; "
             "measure them with python -m harness.interleave"

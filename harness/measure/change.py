@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,7 @@ from harness.record import Mode, StoredRun
 class Change:
     """``metric`` in ``scope``: the values of A and B and their ratio B/A (for WER: B minus A).
 
+    Between interleaved runs the ratio is the one within blocks, and not quite that of the values.
     ``paired`` says that the interval compares the same requests in the same blocks.
     """
 
@@ -65,8 +66,9 @@ class Pair:
     """The measured rows of two runs, aligned where both served the same requests.
 
     Processes of equal index drew the same requests in the same order. Where that holds, one set of
-    replicates resamples both runs: what a long recording adds to both then cancels in the ratio,
-    and so does the drift that interleaved processes of one block have in common.
+    replicates resamples both runs: what a long recording adds to both then cancels in the ratio.
+    ``by_block`` says that such processes were interleaved as well: what the machine's speed did from
+    block to block is then divided out (see ``levelled``).
     """
 
     a: pd.DataFrame
@@ -74,20 +76,39 @@ class Pair:
     paired: bool
     sample_a: Resampled
     sample_b: Resampled
+    by_block: bool = False
     weights_a: Floats | None = None
     weights_b: Floats | None = None
 
     @classmethod
-    def of(cls, a: pd.DataFrame, b: pd.DataFrame) -> Pair:
+    def of(cls, a: pd.DataFrame, b: pd.DataFrame, interleaved: bool = False) -> Pair:
         a, b = _sorted(a), _sorted(b)
         paired = len(a) > 0 and _requests(a) == _requests(b)
         sample_a = Resampled.of(a["process"])
         sample_b = sample_a if paired else Resampled.of(b["process"], seed=SEED + 1)
-        return cls(a, b, paired, sample_a, sample_b)
+        return cls(a, b, paired, sample_a, sample_b, paired and interleaved)
 
     @property
     def n(self) -> int:
         return min(len(self.a), len(self.b))
+
+    def levelled(self, column: str) -> tuple[Floats, Floats]:
+        """The column of both runs, each block divided by the median of what both measured in it.
+
+        A block that ran on a slower machine would otherwise fill the tails of both runs, and its share
+        of a replicate would move their percentiles (a randomized block design: Montgomery, Design and
+        Analysis of Experiments, chapter 4). Within a block the ratio of B to A stays what it was.
+        """
+        values_a, values_b = _values(self.a, column), _values(self.b, column)
+        if not self.by_block:
+            return values_a, values_b
+        labels = self.sample_a.groups.labels  # rows of both runs: they are paired
+        rows = [labels == block for block in range(self.sample_a.groups.processes)]
+        levels = [float(np.median(np.concatenate((values_a[r], values_b[r])))) for r in rows]
+        if min(levels) <= 0:  # most requests spent no time in this span: there is no level to divide by
+            return values_a, values_b
+        level = np.asarray(levels)[labels]
+        return values_a / level, values_b / level
 
     @property
     def processes(self) -> int:
@@ -108,19 +129,17 @@ def _scopes(a: StoredRun, b: StoredRun) -> Iterator[tuple[str, Pair]]:
     rows_a, rows_b = a.measured, b.measured
     if rows_a.empty or rows_b.empty:
         return
-    whole = Pair.of(rows_a, rows_b)
+    interleaved = a.run.series is not None and a.run.series == b.run.series
+    whole = Pair.of(rows_a, rows_b, interleaved)
     yield ALL, whole
     weights_a = mix_weights(whole.a, a.run.provenance.dataset.mix)
     weights_b = mix_weights(whole.b, b.run.provenance.dataset.mix)
     if weights_a is not None and weights_b is not None:
-        yield (
-            WEIGHTED,
-            Pair(whole.a, whole.b, whole.paired, whole.sample_a, whole.sample_b, weights_a, weights_b),
-        )
+        yield WEIGHTED, replace(whole, weights_a=weights_a, weights_b=weights_b)
     for bucket in buckets_of(rows_a):
         part_a, part_b = rows_a[rows_a["bucket"] == bucket], rows_b[rows_b["bucket"] == bucket]
         if not part_b.empty:
-            yield bucket, Pair.of(part_a, part_b)
+            yield bucket, Pair.of(part_a, part_b, interleaved)
 
 
 def _in_scope(
@@ -147,12 +166,12 @@ def _single_change(a: StoredRun, b: StoredRun, metric: Metric, pair: Pair) -> Ch
 
 def _percentile_changes(metrics: Sequence[Metric], scope: str, pair: Pair) -> Iterator[Change]:
     """The percentiles of one column, which share the work of sorting its replicates."""
-    values_a = pair.a[metrics[0].column].fillna(0.0).to_numpy()
-    values_b = pair.b[metrics[0].column].fillna(0.0).to_numpy()
+    values_a, values_b = _values(pair.a, metrics[0].column), _values(pair.b, metrics[0].column)
+    levelled_a, levelled_b = pair.levelled(metrics[0].column)
     bounded = [m for m in metrics if pair.n >= minimum_samples(m.q)]
     qs = [m.q for m in bounded]
-    old = pair.sample_a.percentile_replicates(values_a, qs, weights=pair.weights_a)
-    new = pair.sample_b.percentile_replicates(values_b, qs, weights=pair.weights_b)
+    old = pair.sample_a.percentile_replicates(levelled_a, qs, weights=pair.weights_a)
+    new = pair.sample_b.percentile_replicates(levelled_b, qs, weights=pair.weights_b)
     for metric in metrics:
         value_a = nearest_rank(values_a, metric.q, pair.weights_a)
         value_b = nearest_rank(values_b, metric.q, pair.weights_b)
@@ -163,8 +182,10 @@ def _percentile_changes(metrics: Sequence[Metric], scope: str, pair: Pair) -> It
             yield Change(metric, scope, None, None, small, pair.paired)
             continue
         row = bounded.index(metric)
-        change = _ratio(value_b / value_a, new[row], old[row], pair)
-        yield Change(metric, scope, value_a, value_b, change, pair.paired)
+        ratio = nearest_rank(levelled_b, metric.q, pair.weights_b) / nearest_rank(
+            levelled_a, metric.q, pair.weights_a
+        )
+        yield Change(metric, scope, value_a, value_b, _ratio(ratio, new[row], old[row], pair), pair.paired)
 
 
 def _rtfx_change(metric: Metric, pair: Pair) -> Change:
@@ -207,6 +228,10 @@ def _memory_change(metric: Metric, a: StoredRun, b: StoredRun) -> Change | None:
 def _peaks(stored: StoredRun, field: str) -> list[float]:
     figures = [getattr(p.memory, field) for p in stored.run.processes if p.memory is not None]
     return [float(figure) for figure in figures if figure]
+
+
+def _values(rows: pd.DataFrame, column: str) -> Floats:
+    return np.asarray(rows[column].fillna(0.0), dtype=np.float64)
 
 
 def _sorted(rows: pd.DataFrame) -> pd.DataFrame:

@@ -99,6 +99,23 @@ def test_drift_that_blocks_share_cancels(tmp_path):
     assert 0.9 < change.change.low < 1 < change.change.high < 1.1
 
 
+def test_a_machine_that_slows_down_between_rounds_does_not_widen_the_interval(tmp_path):
+    def measured(run_id, seed, drift):
+        recipe = Recipe(run_id, seed=seed, encoder_factor=1.2 if seed else 1.0, changes={"series": "s"})
+        stored = make_run(tmp_path, recipe)
+        speed = np.asarray(drift)[stored.samples["process"]]
+        return replace(stored, samples=stored.samples.assign(latency_s=stored.samples["latency_s"] * speed))
+
+    def change(name, drift):
+        a, b = measured(f"{name}-a", 0, drift), measured(f"{name}-b", 1, drift)
+        return ratio(compare_runs(a, b, [metric("latency.p50")]), "latency.p50")
+
+    steady, drifting = change("steady", [1.0] * 5), change("drifting", [1.0, 1.1, 1.9, 2.4, 0.9])
+    assert (drifting.low, drifting.value, drifting.high) == pytest.approx(
+        (steady.low, steady.value, steady.high)
+    )
+
+
 def test_other_answers_withhold_the_speed_but_not_the_word_error_rate(runs, capsys):
     comparison = compare_runs(runs["base"], runs["forgetful"])
     assert comparison.withheld is not None
