@@ -38,7 +38,7 @@ DEFAULTS: Mapping[str, Any] = {
     "backend": "graph",
     "candidates": ["graph", "inductor", "fused"],
     "mode": "default",
-    "any_length": False,
+    "any_length": True,
     "buckets": 6,
     "longest_s": 30.0,
     "batches": None,
@@ -141,10 +141,16 @@ def backends(chosen: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 class GraphCall:
-    """A captured graph and the tensors that it writes."""
+    """A captured graph and the tensors that it writes.
 
-    def __init__(self, graph: torch.cuda.CUDAGraph, states: torch.Tensor, lengths: torch.Tensor) -> None:
-        self._graph, self.states, self.lengths = graph, states, lengths
+    A graph knows addresses, not tensors: ``forward`` is kept because what it reads beside the model's
+    weights (folded convolutions, projected positions) has to live as long as the graph.
+    """
+
+    def __init__(
+        self, graph: torch.cuda.CUDAGraph, forward: Forward, states: torch.Tensor, lengths: torch.Tensor
+    ) -> None:
+        self._graph, self._forward, self.states, self.lengths = graph, forward, states, lengths
 
     def run(self) -> None:
         self._graph.replay()
@@ -178,7 +184,7 @@ class GraphRecorder:
             shape = "x".join(map(str, features.shape))
             raise HarnessError(f"encoder={NAME}: capture of {shape} failed: {error}") from error
         self._captures += 1
-        return GraphCall(graph, states, state_lengths)
+        return GraphCall(graph, forward, states, state_lengths)
 
     def _warm_up(self, forward: Forward, features: torch.Tensor, lengths: torch.Tensor) -> None:
         """On a stream of its own, as capture needs it; compiles where inductor is asked for."""

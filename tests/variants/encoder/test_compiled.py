@@ -11,7 +11,7 @@ from harness.protocols import Encoder, FeatureBatch, ShapePlan
 from tests.variants.encoder.parts import DeafRecorder, DirectRecorder, small_model
 from variants.encoder import compiled, eager
 from variants.encoder.bucketed import BucketedEncoder
-from variants.encoder.parity import Agreement, States, compare, probe
+from variants.encoder.parity import LIMITS, Agreement, States, compare, probe
 from variants.models.types import TdtModel
 
 PLAN = ShapePlan((0.5, 1.0, 2.0), 4, (0.3, 0.4, 0.8, 1.1, 1.8))
@@ -229,6 +229,13 @@ def test_graphs_answer_as_the_eager_encoder_does(dtype: torch.dtype, backend: st
     on_gpu = small_model("cuda", dtype)
     encoder = compiled.build(on_gpu, {"longest_s": 2.0, "backend": backend}, PLAN)
     batch = probe(3, 20, 150, 32)
+    # What the graphs read must still be there once memory that nobody holds has been written to.
+    rubble = [torch.full((1 << 20,), float("nan"), device="cuda") for _ in range(64)]
     found, expected = encoder.encode(batch), eager.build(on_gpu, {}, PLAN).encode(batch)
     assert torch.equal(found.lengths, expected.lengths)
+    found_states, expected_states = (
+        States(x.values.float().cpu().numpy(), x.lengths.cpu().numpy()) for x in (found, expected)
+    )
+    assert compare(expected_states, found_states).within(LIMITS[str(dtype).removeprefix("torch.")])
     assert encoder.evidence()["captures_after_build"] == 0
+    assert len(rubble) == 64
