@@ -131,6 +131,16 @@ def test_the_terminal_shows_percentiles_spans_words_and_warnings(stored):
     assert "n too small for p99; raise workload.requests until 299" in text
 
 
+def test_an_hour_of_words_does_not_fill_the_terminal(tmp_path):
+    talkative = make_run(
+        tmp_path, Recipe("long", processes=1, requests=60, say=lambda text: f"{text} " * 500)
+    )
+    lines = text_summary(talkative).splitlines()
+    (first, *_) = [line for line in lines if line.startswith("heard ")]
+    assert first.endswith(" …")
+    assert max(map(len, lines)) < 300
+
+
 def test_a_median_that_is_hardly_known_is_a_warning_with_a_remedy(tmp_path):
     noisy = make_run(tmp_path, Recipe("noisy", processes=3, requests=20, noise=0.8))
     (found,) = [w for w in warnings(entries([noisy])[0]) if "is known to" in w]
