@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -210,9 +209,8 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize("ipc", ["shared_memory", "zeromq"])
-def test_nothing_outlives_a_service_that_is_killed(ipc: str) -> None:
-    folder = Path(tempfile.gettempdir())
-    before, shared = set(folder.glob("ssb-*")), set(Path("/dev/shm").iterdir())
+def test_nothing_outlives_a_service_that_is_killed(ipc: str, own_temp: Path) -> None:
+    shared = set(Path("/dev/shm").iterdir())
     code = OWNER.format(path=sys.path, topology="collapsed", ipc=ipc)
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
@@ -220,7 +218,7 @@ def test_nothing_outlives_a_service_that_is_killed(ipc: str) -> None:
         assert len(pids) == 3
         owner.kill()
     deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{pid}").exists() for pid in pids[1:]) or set(folder.glob("ssb-*")) - before:
+    while any(Path(f"/proc/{pid}").exists() for pid in pids[1:]) or list(own_temp.iterdir()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert set(Path("/dev/shm").iterdir()) <= shared

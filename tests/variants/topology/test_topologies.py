@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import queue
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -218,15 +217,15 @@ def test_what_waits_at_the_end_is_answered_too(topology: str) -> None:
     service.close()
 
 
-def test_nothing_is_left_behind() -> None:
-    folder = Path(tempfile.gettempdir())
-    before, shared = set(folder.glob("ssb-*")), set(Path("/dev/shm").iterdir())
+def test_nothing_is_left_behind(own_temp: Path) -> None:
+    shared = set(Path("/dev/shm").iterdir())
     service = parts.build("microservices")
     service.start()
     assert service.handle(Request("a", REQUESTS["short"])).error is None
+    assert list(own_temp.iterdir())
     pids = service.evidence()["topology"]["pids"][1:]
     service.close()
-    assert set(folder.glob("ssb-*")) <= before
+    assert not list(own_temp.iterdir())
     assert set(Path("/dev/shm").iterdir()) <= shared
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
