@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
-import shlex
 import statistics
 import sys
 import time
@@ -26,6 +24,7 @@ import torch
 
 from harness.errors import HarnessError, UnavailableError
 from harness.protocols import Decoder, EncoderOutput, Hypothesis, ShapePlan
+from variants.bench_provenance import bench_provenance
 from variants.decoder import conditional_graph, cpu_synced, megakernel, nemo
 from variants.decoder.gpu.decoding import GpuDecoder
 from variants.models.types import TdtModel
@@ -428,32 +427,9 @@ def _merge(parts: Sequence[Agreement]) -> Agreement:
 
 def provenance(options: argparse.Namespace, arguments: Sequence[str]) -> dict[str, Any]:
     """What the numbers belong to."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    def installed(name: str) -> str | None:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            return None
-
-    driver, cuda = None, torch.version.cuda
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        driver = pynvml.nvmlSystemGetDriverVersion()
-    except Exception as error:  # telemetry only: the run does not depend on it
-        driver = f"unknown ({error})"
-    names = ("torch", "nemo_toolkit", "cuda-bindings", "nvidia-cuda-nvrtc", "numpy")
     return {
-        "command": f"python -m variants.decoder.bench {shlex.join(arguments)}",
-        "gpu": torch.cuda.get_device_name(),
-        "driver": driver,
-        "cuda": cuda,
-        "python": platform.python_version(),
-        "packages": {name: installed(name) for name in names},
-        "commit": options.commit,
-        "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **bench_provenance("variants.decoder.bench", arguments, options.commit),
+        "cuda": torch.version.cuda,
         "dtype": options.dtype,
         "seed": options.seed,
         "labels_per_s": options.labels_per_s,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ import torch
 from harness.errors import ExitCode, HarnessError, UnavailableError
 from harness.measure.stats import nearest_rank
 from harness.protocols import Encoder, FeatureBatch, ShapePlan
+from variants.bench_provenance import bench_provenance
 from variants.encoder import compiled, eager
 from variants.encoder.memory import DeviceMemory, module_bytes
 from variants.encoder.parity import probe
@@ -168,14 +168,11 @@ def _line(row: Mapping[str, Any]) -> str:
     return f"{shape}  p50 ms: {times}  floor {row['floor_s'] * 1e3:.3f}"
 
 
-def provenance(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+def provenance(options: argparse.Namespace, arguments: Sequence[str]) -> dict[str, Any]:
     """What the numbers belong to."""
     return {
-        "command": " ".join(sys.argv),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        **bench_provenance("variants.encoder.bench", arguments, options.commit),
         "cuda": torch.version.cuda,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
         "model": options.model,
         "precision": options.precision,
         "weights": f"random, seed {options.seed}",
@@ -185,13 +182,14 @@ def provenance(options: argparse.Namespace, device: torch.device) -> dict[str, A
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Bench, print a line per shape, write JSON. Returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
     try:
         if not torch.cuda.is_available() and set(options.encoders) != {"eager"}:
             raise UnavailableError("graphs need an NVIDIA GPU, and torch finds none: use --encoders eager")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = build_model(options.model, options.precision, device, options.seed)
-        result = {"provenance": provenance(options, device), **bench(model, options)}
+        result = {"provenance": provenance(options, arguments), **bench(model, options)}
         if options.json:
             options.json.write_text(json.dumps(result, indent=1))
     except HarnessError as error:
@@ -216,6 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--commit", help="git commit of the code, where there is no repository")
     parser.add_argument("--json", type=Path, help="write every sample here")
     return parser
 

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from harness.errors import ExitCode, HarnessError, UsageError
+from variants.bench_provenance import bench_provenance
 from variants.encoder.parity import LIMITS, States, probe, require
 from variants.encoder.planner import GRANULE, round_up, seconds_to_frames
 from variants.encoder.shapes import output_frames
@@ -39,7 +40,7 @@ TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 # ---------------------------------------------------------------- export, with torch
 
 
-def export_probes(options: argparse.Namespace) -> None:
+def export_probes(options: argparse.Namespace, _arguments: Sequence[str]) -> None:
     """The graph in ``output/graph`` and ``output/<seconds>.npz`` with features, lengths and states."""
     import torch
 
@@ -147,7 +148,7 @@ class Timed:
         return time.perf_counter() - start
 
 
-def time_engines(options: argparse.Namespace) -> None:
+def time_engines(options: argparse.Namespace, arguments: Sequence[str]) -> None:
     """Parity first, then rounds in which the engines take turns on each length."""
     folder = Path(options.probes)
     meta = _read_meta(folder)
@@ -157,7 +158,13 @@ def time_engines(options: argparse.Namespace) -> None:
         rows.append(_time_length(options, meta, engines, seconds, dict(np.load(folder / f"{seconds:g}.npz"))))
         print(_line(rows[-1]), flush=True)
     if options.json:
-        result = {"meta": meta, "engines": notes, "cuda_graphs": options.cuda_graphs, "rows": rows}
+        result = {
+            "provenance": bench_provenance("variants.encoder.tensorrt.bench", arguments, options.commit),
+            "meta": meta,
+            "engines": notes,
+            "cuda_graphs": options.cuda_graphs,
+            "rows": rows,
+        }
         options.json.write_text(json.dumps(result, indent=1))
 
 
@@ -238,9 +245,10 @@ def _line(row: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; an error is one line on stderr."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        options.run(options, arguments)
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return int(error.exit_code)
@@ -273,6 +281,7 @@ def _parser() -> argparse.ArgumentParser:
     timing.add_argument("--no-cuda-graphs", dest="cuda_graphs", action="store_false")
     timing.add_argument("--optimization-level", type=int, default=3, choices=range(6))
     timing.add_argument("--tactic-sources", nargs="*", help="only these of TensorRT's TacticSource names")
+    timing.add_argument("--commit", help="git commit of the code, where there is no repository")
     timing.add_argument("--json", type=Path)
     return parser
 

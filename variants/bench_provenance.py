@@ -1,0 +1,57 @@
+"""What the numbers of a bench belong to: the same facts from each, without a path of this machine."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "nemo_toolkit", "cuda-bindings", "nvidia-cuda-nvrtc", "tensorrt", "onnx", "numpy")
+
+
+def bench_provenance(module: str, arguments: Sequence[str], commit: str | None) -> dict[str, Any]:
+    """``module`` was run with ``arguments``, of which paths keep their last part; ``commit`` is what the
+    user says it is, for code that was copied to where there is no repository."""
+    return {
+        "command": f"python -m {module} {shlex.join(map(_without_folder, arguments))}".rstrip(),
+        "commit": commit,
+        "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "python": platform.python_version(),
+        "packages": {name: installed for name in PACKAGES if (installed := _version(name))},
+        **_gpu(),
+    }
+
+
+def _without_folder(argument: str) -> str:
+    return Path(argument).name if "/" in argument else argument
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _gpu() -> dict[str, str | None]:
+    """Name and driver of the first GPU; null where the driver does not say."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no package, no library, no driver: the bench itself says what it needs
+        return {"gpu": None, "driver": None}
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        return {
+            "gpu": str(pynvml.nvmlDeviceGetName(handle)),
+            "driver": str(pynvml.nvmlSystemGetDriverVersion()),
+        }
+    except pynvml.NVMLError:
+        return {"gpu": None, "driver": None}
+    finally:
+        pynvml.nvmlShutdown()
