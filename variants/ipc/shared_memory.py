@@ -38,8 +38,8 @@ from harness.spans import now_ns
 from variants.ipc.choice import only_known
 from variants.ipc.segment import Geometry, Run, Segment, SlotTable, array_over
 from variants.ipc.serialize import Packed, address_of, pack, unpack
-from variants.ipc.types import Lease, PayloadTooLargeError, PeerGoneError, Sender, TornReadError, Traffic
-from variants.ipc.unix import Listener, connect
+from variants.ipc.types import Lease, PayloadTooLargeError, PeerGoneError, TornReadError, Traffic
+from variants.ipc.unix import UnixReceiver, connect
 
 DEFAULTS: Mapping[str, Any] = {
     "capacity_mb": 1024,
@@ -86,8 +86,8 @@ class SharedMemory:
     def sender(self, address: str) -> SharedSender:
         return SharedSender(self, address)
 
-    def receiver(self, address: str) -> SharedReceiver:
-        return SharedReceiver(address)
+    def receiver(self, address: str) -> UnixReceiver:
+        return UnixReceiver(address, socket.SOCK_SEQPACKET, SharedConnection)
 
     def not_engaged(self, sent: Traffic) -> str | None:
         if sent.shared_bytes:
@@ -442,31 +442,6 @@ class SharedLease:
         finally:
             self.parts = ()
             connection.give_back(self._sequence)
-
-
-class SharedReceiver:
-    def __init__(self, address: str) -> None:
-        self._traffic = Traffic()
-        self._listener = Listener(address, socket.SOCK_SEQPACKET, self._accept, self._count_break)
-
-    @property
-    def traffic(self) -> Traffic:
-        return self._traffic
-
-    def watch(self, sender: Sender) -> None:
-        self._listener.watch(sender)
-
-    def receive(self, timeout_s: float | None = None) -> Lease | None:
-        return self._listener.receive(timeout_s)
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self, sock: socket.socket) -> SharedConnection:
-        return SharedConnection(sock, self._traffic)
-
-    def _count_break(self) -> None:
-        self._traffic.broken_links += 1
 
 
 class SharedConnection:

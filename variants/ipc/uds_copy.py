@@ -17,8 +17,8 @@ import numpy as np
 from harness.spans import now_ns
 from variants.ipc.choice import only_known
 from variants.ipc.serialize import pack, unpack
-from variants.ipc.types import Lease, PeerGoneError, Sender, Traffic
-from variants.ipc.unix import Listener, connect
+from variants.ipc.types import Lease, PeerGoneError, Traffic
+from variants.ipc.unix import UnixReceiver, connect
 from variants.ipc.zeromq import CopiedLease
 
 DEFAULTS: Mapping[str, Any] = {"connect_timeout_s": 5.0}
@@ -42,8 +42,8 @@ class UdsCopy:
     def sender(self, address: str) -> UdsSender:
         return UdsSender(address, self.connect_timeout_s)
 
-    def receiver(self, address: str) -> UdsReceiver:
-        return UdsReceiver(address)
+    def receiver(self, address: str) -> UnixReceiver:
+        return UnixReceiver(address, socket.SOCK_STREAM, UdsConnection)
 
     def not_engaged(self, sent: Traffic) -> str | None:
         return None if sent.messages else "no message was sent"
@@ -134,31 +134,6 @@ def _send_all(sock: socket.socket, parts: list[memoryview]) -> None:
             first += 1
         if sent:
             parts[first] = parts[first][sent:]
-
-
-class UdsReceiver:
-    def __init__(self, address: str) -> None:
-        self._traffic = Traffic()
-        self._listener = Listener(address, socket.SOCK_STREAM, self._accept, self._count_break)
-
-    @property
-    def traffic(self) -> Traffic:
-        return self._traffic
-
-    def watch(self, sender: Sender) -> None:
-        self._listener.watch(sender)
-
-    def receive(self, timeout_s: float | None = None) -> Lease | None:
-        return self._listener.receive(timeout_s)
-
-    def close(self) -> None:
-        self._listener.close()
-
-    def _accept(self, sock: socket.socket) -> UdsConnection:
-        return UdsConnection(sock, self._traffic)
-
-    def _count_break(self) -> None:
-        self._traffic.broken_links += 1
 
 
 class UdsConnection:

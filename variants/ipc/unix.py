@@ -8,10 +8,10 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 from harness.spans import now_ns
-from variants.ipc.types import Lease, PeerGoneError, Sender
+from variants.ipc.types import Lease, PeerGoneError, Sender, Traffic
 
 RETRY_S = 0.005
 
@@ -61,32 +61,35 @@ class Connection(Protocol):
     def close(self) -> None: ...
 
 
-C = TypeVar("C", bound=Connection)
+class UnixReceiver:
+    """Many senders, one reader: accepts, reads whichever is ready, forgets those that died.
 
-
-class Listener(Generic[C]):
-    """Many senders, one reader: accepts, reads whichever is ready, forgets those that died."""
+    ``accept`` makes the connection of one sender over its socket; all count into the same traffic.
+    """
 
     def __init__(
         self,
         address: str,
         kind: socket.SocketKind,
-        accept: Callable[[socket.socket], C],
-        on_break: Callable[[], None],
+        accept: Callable[[socket.socket, Traffic], Connection],
     ) -> None:
+        self._traffic = Traffic()
         self._listening = listen(address, kind)
         self._accept = accept
-        self._on_break = on_break
         self._epoll = select.epoll()
         self._epoll.register(self._listening, select.EPOLLIN)
-        self._connections: dict[int, C] = {}
+        self._connections: dict[int, Connection] = {}
         self._watched: dict[Sender, int] = {}  # and the number of the connection that is registered
         self._watched_fds: dict[int, Sender] = {}
+
+    @property
+    def traffic(self) -> Traffic:
+        return self._traffic
 
     def watch(self, sender: Sender) -> None:
         self._watched[sender] = 0
 
-    def receive(self, timeout_s: float | None) -> Lease | None:
+    def receive(self, timeout_s: float | None = None) -> Lease | None:
         ready_ns = now_ns()
         deadline_ns = None if timeout_s is None else ready_ns + round(timeout_s * 1e9)
         wait_s = timeout_s
@@ -127,11 +130,11 @@ class Listener(Generic[C]):
 
     def _welcome(self) -> None:
         sock, _ = self._listening.accept()
-        self._connections[sock.fileno()] = self._accept(sock)
+        self._connections[sock.fileno()] = self._accept(sock, self._traffic)
         self._epoll.register(sock, select.EPOLLIN)
 
-    def _forget(self, fd: int, connection: C) -> None:
-        self._on_break()
+    def _forget(self, fd: int, connection: Connection) -> None:
+        self._traffic.broken_links += 1
         del self._connections[fd]
         self._epoll.unregister(fd)
         connection.close()
