@@ -11,8 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from harness.compare import add_comparison_options, tolerance_of
 from harness.comparison import Comparison, compare_runs
 from harness.errors import ExitCode, HarnessError, InvalidMeasurementError, NotComparableError, UsageError
 from harness.gate_files import junit, markdown
+from harness.gate_result import GateResult, Judgement, Outcome, Rule
 from harness.measure.change import Change
 from harness.measure.cpu import disturbances
 from harness.measure.metrics import ALL, WEIGHTED, Kind, Metric, metric
@@ -41,46 +41,6 @@ exit codes:
 
 BUCKETS = "buckets"
 """The scope of a rule that holds for each bucket."""
-
-
-class Outcome(StrEnum):
-    IMPROVED = "improved"
-    SAME = "same"
-    REGRESSION = "regression"
-    INCONCLUSIVE = "inconclusive"
-    NOT_MEASURED = "not measured"
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """``limit`` is the worsening that is allowed: a share, for WER an absolute difference."""
-
-    metric: Metric
-    scope: str
-    limit: float
-    required: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What a rule says of one scope; ``change`` is ``None`` where the runs do not have the metric."""
-
-    rule: Rule
-    scope: str
-    outcome: Outcome
-    change: Change | None = None
-
-
-@dataclass(frozen=True)
-class GateResult:
-    """The decision, its reason in a sentence and everything it rests on."""
-
-    exit_code: ExitCode
-    reason: str
-    baseline: str
-    candidate: str
-    judgements: tuple[Judgement, ...] = ()
-    comparison: Comparison | None = None
 
 
 def run_gate(baseline: Path, candidate: Path, rules: Sequence[Rule], **options: Any) -> GateResult:

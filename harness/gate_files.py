@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from harness.compare import change_cells, notes
 from harness.errors import ExitCode
+from harness.gate_result import GateResult, Judgement
 from harness.measure.text import NOTHING
-
-if TYPE_CHECKING:
-    from harness.gate import GateResult, Judgement
 
 _TITLES = {
     ExitCode.DONE: "passed",

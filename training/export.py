@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import UsageError
-from variants.models.embedded_weights import MODULE_PREFIXES, file_sha256
+from variants.models.embedded_weights import MODULE_PREFIXES
+from variants.models.weights import file_sha256
 
 if TYPE_CHECKING:
     from training.model import Trainee

@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from harness.errors import ExitCode, UsageError
-from harness.gate import Outcome, Rule, decide, main, outcome_of, read_rules, run_gate
+from harness.gate import decide, main, outcome_of, read_rules, run_gate
+from harness.gate_result import Outcome, Rule
 from harness.measure.change import Change
 from harness.measure.metrics import metric
 from harness.measure.stats import Estimate, TooSmall

@@ -17,8 +17,8 @@ from training.evaluate import Outcome, conditions, load_exported, missed, render
 from training.export import DESCRIPTION, TOKENIZER, WEIGHTS
 from training.text import Pieces, held_out_sentences
 from variants.models import embedded_weights
-from variants.models.embedded_weights import file_sha256
 from variants.models.parakeet import PARAKEET_TINY
+from variants.models.weights import file_sha256
 
 SHIPPED = Path(embedded_weights.__file__).parent / "embedded"
 

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from variants.models.options import ModelOptions, resolve_device, resolve_dtype
-from variants.models.parakeet import Modules, TdtArchitecture, check_parameter_count
-from variants.models.types import TdtModel, Tokenizer
+from variants.models.parakeet import TdtArchitecture, check_parameter_count
+from variants.models.types import TdtModel
+from variants.models.weights import Weights, with_architecture
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Modules in float32 on the CPU, and all else that comes with the weights."""
-
-    modules: Modules
-    tokenizer: Tokenizer
-    durations: tuple[int, ...]
-    max_symbols: int
-    blank_id: int
-    frame_s: float
-    hop_s: float
-    feature_bins: int
-    provenance: dict[str, Any]
 
 
 def assemble(architecture: TdtArchitecture, options: ModelOptions, parameters: int | None = None) -> TdtModel:
@@ -55,23 +41,6 @@ def _synthetic(architecture: TdtArchitecture, options: ModelOptions, parameters:
     if parameters is not None:
         check_parameter_count(modules, parameters)
     return with_architecture(modules, SyntheticTokenizer(architecture.vocab_size), architecture, provenance)
-
-
-def with_architecture(
-    modules: Modules, tokenizer: Tokenizer, architecture: TdtArchitecture, provenance: dict[str, Any]
-) -> Weights:
-    """``Weights`` of modules that ``build_modules(architecture)`` made."""
-    return Weights(
-        modules=modules,
-        tokenizer=tokenizer,
-        durations=architecture.durations,
-        max_symbols=architecture.max_symbols,
-        blank_id=architecture.blank_id,
-        frame_s=architecture.frame_s,
-        hop_s=architecture.hop_s,
-        feature_bins=architecture.feature_bins,
-        provenance=provenance,
-    )
 
 
 def _place(weights: Weights, options: ModelOptions, device: torch.device) -> TdtModel:

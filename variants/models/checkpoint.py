@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
-from variants.models.assemble import Weights
-from variants.models.embedded_weights import file_sha256
+from variants.models.weights import Weights, file_sha256
 
 # What the front end computes. A checkpoint that was trained on anything else would transcribe noise.
 _FRONTEND = {

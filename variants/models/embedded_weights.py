@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import UnavailableError
-from variants.models.assemble import Weights, with_architecture
 from variants.models.parakeet import Modules, TdtArchitecture, build_modules
 from variants.models.tokenizer import SentencePieceTokenizer
+from variants.models.weights import Weights, file_sha256, with_architecture
 
 if TYPE_CHECKING:
     import torch
@@ -59,8 +58,3 @@ def _fill(modules: Modules, tensors: Mapping[str, torch.Tensor], path: Path) -> 
             module.load_state_dict(own)
         except RuntimeError as error:
             raise UnavailableError(f"{path}: does not fit the {prefix} of this version: {error}") from error
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
