@@ -1,7 +1,9 @@
 """Claims that need a GPU: told so on a machine without one, with what a reference machine measured.
 
 The verdict is about the machine at hand. Where the reference results hold a measurement of the
-claim's pair (``variants.decoder.bench`` writes it), its figures are shown beside it, by name.
+claim's pair, its figures are shown beside it, by name: ``decoders*.json`` is what
+``variants.decoder.bench`` writes, ``encoders*.json`` ``variants.encoder.bench`` and ``tensorrt*.json``
+``variants.encoder.tensorrt.bench``.
 """
 
 from __future__ import annotations
@@ -72,7 +74,9 @@ def tests() -> dict[int, tuple[Claim, Test]]:
 
 
 def _test(claim: Claim, _bench: Bench) -> Finding:
-    rows = [row for path in sorted(reference_dir().glob("*/decoders*.json")) for row in _rows(claim, path)]
+    rows = [
+        row for folder in sorted(reference_dir().glob("*/")) for row in _READERS[claim.number](claim, folder)
+    ]
     notes = []
     if rows:
         notes.append(
@@ -91,25 +95,82 @@ def _test(claim: Claim, _bench: Bench) -> Finding:
     return Finding(claim, Verdict.CANNOT_RUN, measured, rows, notes)
 
 
-def _rows(claim: Claim, path: Path) -> Iterator[dict[str, Any]]:
-    """The claim's pair of decoders at each batch size of a reference file, measured side by side."""
+def _read(folder: Path, pattern: str) -> Iterator[dict[str, Any]]:
+    return (json.loads(path.read_text()) for path in sorted(folder.glob(pattern)))
+
+
+def _nothing(_claim: Claim, _folder: Path) -> Iterator[dict[str, Any]]:
+    return iter(())
+
+
+def _decoders(claim: Claim, folder: Path) -> Iterator[dict[str, Any]]:
+    """The claim's pair of decoders at each batch size, measured side by side."""
     before, after = (choice.removeprefix("decoder=") for choice in (claim.baseline, claim.variant))
-    results = json.loads(path.read_text())
-    for batch in results["batches"]:
-        decoders: Mapping[str, Any] = batch["decoders"]
-        if before in decoders and after in decoders:
-            slow, fast = decoders[before]["samples_s"], decoders[after]["samples_s"]
-            ratio, low, high = speedup(slow, fast)
-            yield {
-                "machine": results["provenance"]["gpu"],
-                "batch": batch["batch"],
-                "audio_s": batch["seconds"],
-                f"{before} ms": round(float(np.median(slow)) * 1e3, 3),
-                f"{after} ms": round(float(np.median(fast)) * 1e3, 3),
-                "times faster": round(ratio, 2),
-                "low": round(low, 2),
-                "high": round(high, 2),
-            }
+    for results in _read(folder, "decoders*.json"):
+        for batch in results["batches"]:
+            decoders: Mapping[str, Any] = batch["decoders"]
+            if before in decoders and after in decoders:
+                yield {
+                    "machine": results["provenance"]["gpu"],
+                    "batch": batch["batch"],
+                    "audio_s": batch["seconds"],
+                    **_faster(before, decoders[before]["samples_s"], after, decoders[after]["samples_s"]),
+                }
+
+
+def _engines(_claim: Claim, folder: Path) -> Iterator[dict[str, Any]]:
+    """One large padded profile against several, at each length: the encoder stage alone, batch 1."""
+    for results in _read(folder, "tensorrt*.json"):
+        for row in results["rows"]:
+            samples: Mapping[str, Any] = row["samples_s"]
+            if "single" in samples and "multi" in samples:
+                yield {
+                    "machine": results["provenance"]["gpu"] or folder.name,
+                    "TensorRT": results["engines"]["multi"]["tensorrt"],
+                    "layers": results["meta"]["layers"],
+                    "audio_s": row["length_s"],
+                    **_faster("single_profile", samples["single"], "multi_profile", samples["multi"]),
+                }
+
+
+def _memory(_claim: Claim, folder: Path) -> Iterator[dict[str, Any]]:
+    """Device memory of each encoder: its weights, and all that building and running it added."""
+    for results in _read(folder, "encoders*.json"):
+        origin = results["provenance"]
+        machine = origin["gpu"] or folder.name
+        for name, held in results["built"].items():
+            if "failed" not in held:
+                yield _held(machine, name, origin["layers"], held["weights_bytes"], held["added_bytes"])
+    for results in _read(folder, "tensorrt*.json"):
+        for name, engine in results["engines"].items():
+            held, machine = engine["memory"], results["provenance"]["gpu"] or folder.name
+            beside = held["engine_bytes"] - held["weights_bytes"] + held["activations_bytes"]
+            layers = results["meta"]["layers"]
+            yield _held(machine, f"TensorRT {name}", layers, held["weights_bytes"], beside)
+
+
+def _held(machine: str, encoder: str, layers: int, weights_bytes: int, beside_bytes: int) -> dict[str, Any]:
+    return {
+        "machine": machine,
+        "encoder": encoder,
+        "layers": layers,
+        "weights MiB": round(weights_bytes / 2**20, 1),
+        "beside them MiB": round(beside_bytes / 2**20, 1),
+    }
+
+
+_READERS = {1: _nothing, 2: _engines, 3: _memory, 4: _decoders, 9: _decoders}
+
+
+def _faster(before: str, slow: Sequence[float], after: str, fast: Sequence[float]) -> dict[str, Any]:
+    ratio, low, high = speedup(slow, fast)
+    return {
+        f"{before} ms": round(float(np.median(slow)) * 1e3, 3),
+        f"{after} ms": round(float(np.median(fast)) * 1e3, 3),
+        "times faster": round(ratio, 2),
+        "low": round(low, 2),
+        "high": round(high, 2),
+    }
 
 
 def speedup(before_s: Sequence[float], after_s: Sequence[float]) -> tuple[float, float, float]:
@@ -121,5 +182,9 @@ def speedup(before_s: Sequence[float], after_s: Sequence[float]) -> tuple[float,
 
 
 def _sentence(row: Mapping[str, Any]) -> str:
+    if "encoder" in row:
+        held = f"{row['weights MiB']} MiB of weights and {row['beside them MiB']} beside them"
+        return f"{row['machine']}, {row['encoder']}, {row['layers']} layers: {held}"
+    shape = f"batch {row['batch']}" if "batch" in row else f"{row['audio_s']:g} s, {row['layers']} layers"
     figures = f"{row['times faster']} [{row['low']}, {row['high']}] times faster"
-    return f"{row['machine']}, batch {row['batch']}: {figures}"
+    return f"{row['machine']}, {shape}: {figures}"

@@ -76,6 +76,14 @@ def build_model(name: str, precision: str, device: torch.device, seed: int) -> T
     )
 
 
+def keep_layers(model: TdtModel, count: int) -> None:
+    """Only the first ``count`` Conformer layers from here on; 0 keeps all."""
+    encoder: Any = model.encoder
+    if count:
+        encoder.layers = encoder.layers[:count]
+        encoder.layer_drop_probs = encoder.layer_drop_probs[:count]
+
+
 def floor_s(model: TdtModel, batch: int, frames: int) -> float:
     """Seconds that no implementation goes below: weights read once, or two operations per weight and
     encoder frame (attention and convolutions left out), whichever takes longer."""
@@ -88,8 +96,11 @@ def floor_s(model: TdtModel, batch: int, frames: int) -> float:
 def make_encoders(
     model: TdtModel, plan: ShapePlan, options: argparse.Namespace, names: Sequence[str]
 ) -> tuple[dict[str, Encoder], dict[str, Any]]:
-    """Encoders by name, verified, and for each the seconds and the memory that building took."""
+    """Encoders by name, verified, and for each the seconds that building took and the device memory that
+    it and one call of the largest shape did: measured alike, whether memory is taken ahead or in the call."""
     longest_s = max(plan.buckets_s)
+    frames = seconds_to_frames(longest_s, model.hop_s)
+    largest = probe(plan.max_batch, frames, frames, model.feature_bins)
     shared = {"longest_s": longest_s, "mode": options.mode, "batches": list(options.batches)}
     shared["any_length"] = not options.each_length
     shared["token_agreement"] = 0.0  # random weights decode to near ties
@@ -109,7 +120,9 @@ def make_encoders(
             continue
         model.synchronize()
         seconds = time.perf_counter() - start
-        notes[name] = {"build_s": seconds, **DeviceMemory.read(model.device).since(before)}
+        made[name].encode(largest)
+        held = DeviceMemory.read(model.device, release=False).since(before)
+        notes[name] = {"build_s": seconds, "weights_bytes": module_bytes(model.encoder), **held}
     return made, notes
 
 
@@ -168,12 +181,14 @@ def _line(row: Mapping[str, Any]) -> str:
     return f"{shape}  p50 ms: {times}  floor {row['floor_s'] * 1e3:.3f}"
 
 
-def provenance(options: argparse.Namespace, arguments: Sequence[str]) -> dict[str, Any]:
+def provenance(options: argparse.Namespace, arguments: Sequence[str], model: TdtModel) -> dict[str, Any]:
     """What the numbers belong to."""
+    encoder: Any = model.encoder
     return {
         **bench_provenance("variants.encoder.bench", arguments, options.commit),
         "cuda": torch.version.cuda,
         "model": options.model,
+        "layers": len(encoder.layers),
         "precision": options.precision,
         "weights": f"random, seed {options.seed}",
         "clock": "perf_counter, encode and synchronize",
@@ -189,7 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UnavailableError("graphs need an NVIDIA GPU, and torch finds none: use --encoders eager")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = build_model(options.model, options.precision, device, options.seed)
-        result = {"provenance": provenance(options, arguments), **bench(model, options)}
+        keep_layers(model, options.layers)
+        result = {"provenance": provenance(options, arguments, model), **bench(model, options)}
         if options.json:
             options.json.write_text(json.dumps(result, indent=1))
     except HarnessError as error:
@@ -204,6 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m variants.encoder.bench", description="Time encoders.")
     parser.add_argument("--model", default="parakeet_tdt_0_6b_v3", choices=tuple(ARCHITECTURES))
+    parser.add_argument("--layers", type=int, default=0, help="the first so many layers (default: all)")
     parser.add_argument("--precision", default="fp16", choices=tuple(PRECISIONS))
     parser.add_argument("--encoders", nargs="+", default=["eager", "graph"], choices=NAMES)
     parser.add_argument("--mode", default="default", choices=compiled.MODES, help="of inductor")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -25,6 +28,51 @@ def test_the_decoder_claims_show_the_reference_machines_by_name(tmp_path: object
     assert all(row["machine"].startswith("NVIDIA") for row in finding.rows)
     assert all(row["low"] <= row["times faster"] <= row["high"] for row in finding.rows)
     assert "not of this one" in finding.notes[0]
+
+
+def reference_machine(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    """An empty folder of reference results, with one machine in it."""
+    monkeypatch.setattr("harness.claims.accelerated.reference_dir", lambda: folder)
+    (folder / "gpu-machine").mkdir()
+    return folder / "gpu-machine"
+
+
+ENGINE = {"weights_bytes": 100 << 20, "engine_bytes": 120 << 20, "activations_bytes": 30 << 20}
+TENSORRT = {
+    "provenance": {"gpu": None},
+    "meta": {"layers": 2},
+    "engines": {name: {"tensorrt": "8.6.0", "memory": ENGINE} for name in ("single", "multi")},
+    "rows": [{"length_s": 1.0, "samples_s": {"single": [0.004] * 60, "multi": [0.001] * 60}}],
+}
+ENCODERS = {
+    "provenance": {"gpu": "NVIDIA Test", "layers": 2},
+    "built": {
+        "graph": {"weights_bytes": 100 << 20, "added_bytes": 70 << 20},
+        "inductor": {"failed": "no compiler"},
+    },
+}
+
+
+def test_profiles_are_compared_at_each_length(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (reference_machine(monkeypatch, tmp_path) / "tensorrt.json").write_text(json.dumps(TENSORRT))
+    finding = tests()[2][1](Bench(folder=tmp_path, cache_dir=tmp_path))
+    (row,) = finding.rows
+    assert (row["machine"], row["layers"], row["audio_s"], row["times faster"]) == (
+        "gpu-machine",
+        2,
+        1.0,
+        4.0,
+    )
+    assert "1 s, 2 layers: 4.0 [4.0, 4.0] times faster" in finding.measured
+
+
+def test_memory_is_a_table_of_every_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = reference_machine(monkeypatch, tmp_path)
+    (folder / "tensorrt.json").write_text(json.dumps(TENSORRT))
+    (folder / "encoders.json").write_text(json.dumps(ENCODERS))
+    finding = tests()[3][1](Bench(folder=tmp_path, cache_dir=tmp_path))
+    held = {row["encoder"]: (row["weights MiB"], row["beside them MiB"]) for row in finding.rows}
+    assert held == {"graph": (100, 70), "TensorRT single": (100, 50), "TensorRT multi": (100, 50)}
 
 
 def test_a_speedup_comes_with_its_interval() -> None:

@@ -44,16 +44,14 @@ def export_probes(options: argparse.Namespace, _arguments: Sequence[str]) -> Non
     """The graph in ``output/graph`` and ``output/<seconds>.npz`` with features, lengths and states."""
     import torch
 
-    from variants.encoder.bench import build_model
+    from variants.encoder.bench import build_model, keep_layers
     from variants.encoder.tensorrt.bisect import reference
     from variants.encoder.tensorrt.export import export
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build_model(options.model, options.precision, device, options.seed)
+    keep_layers(model, options.layers)
     encoder: Any = model.encoder
-    if options.layers:
-        encoder.layers = encoder.layers[: options.layers]
-        encoder.layer_drop_probs = encoder.layer_drop_probs[: options.layers]
     frames = [_frames(seconds) for seconds in options.lengths]
     graph = Path(options.output) / "graph"
     graph.mkdir(parents=True, exist_ok=True)
