@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from harness.spans import SpanRecorder
 from tests.variants.models.calibration_clips import render
 from variants.decoder import cpu_synced
 from variants.encoder import eager
-from variants.models import parakeet_tdt_0_6b_v3, parakeet_tiny
+from variants.models import parakeet_tdt_0_6b_v3, parakeet_tiny, synthetic
 from variants.models.options import ModelOptions
 from variants.models.parakeet import PARAKEET_TINY
 from variants.models.synthetic import CALIBRATION_STEP, build_synthetic, calibration_features
@@ -124,3 +125,22 @@ def test_the_large_model_transcribes_a_few_utterances() -> None:
     hypotheses = decode(model, segments)
     assert labels_per_s(hypotheses, segments) == pytest.approx(4.0, rel=0.25)
     assert max(max(hypothesis.tokens) for hypothesis in hypotheses) < 8192
+
+
+def test_a_calibration_that_took_long_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(synthetic, "_WORTH_KEEPING_S", 0.0)
+    fresh, first = build_synthetic(PARAKEET_TINY, seed=3, tokens_per_speech_s=4.0)
+    kept = next(tmp_path.rglob("joint.pt"))
+
+    monkeypatch.setattr(synthetic, "_Calibration", None)  # calling it again would fail
+    again, second = build_synthetic(PARAKEET_TINY, seed=3, tokens_per_speech_s=4.0)
+    assert second == first
+    for a, b in zip(fresh, again, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+    monkeypatch.undo()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    kept.write_bytes(b"half a file")
+    _, third = build_synthetic(PARAKEET_TINY, seed=3, tokens_per_speech_s=4.0)
+    assert third == first

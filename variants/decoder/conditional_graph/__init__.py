@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.errors import UnavailableError
-from variants.decoder.gpu.compiler import Cubin, compile_kernels, default_cache_dir
+from variants.content_cache import user_cache
+from variants.decoder.gpu.compiler import Cubin, compile_kernels
 from variants.decoder.gpu.decoding import BatchArguments, GpuDecoder, RunReport
 from variants.decoder.gpu.driver import KernelNode, Module, WhileGraph, bindings, call, require_gpu
 from variants.decoder.gpu.options import read_options
@@ -46,7 +47,7 @@ def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> GpuDe
     shape = kernel_shape(
         weights, slots=chosen["slots"], columns=chosen["columns"], joint_tiles=_JOINT_TILES, decoder=NAME
     )
-    cache_dir = Path(chosen["cache_dir"]) if chosen["cache_dir"] else default_cache_dir()
+    cache_dir = Path(chosen["cache_dir"]) if chosen["cache_dir"] else user_cache("kernels")
     cubin = compile_kernels(Path(__file__).with_name("kernels.cu"), shape.macros(), capability, cache_dir)
     packed = pack(weights, shape, _joint_blocks(shape))
     return GpuDecoder(

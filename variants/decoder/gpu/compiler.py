@@ -27,10 +27,6 @@ class Cubin:
     cached: bool
 
 
-def default_cache_dir() -> Path:
-    return Path.home() / ".cache" / "speech-serving-bench" / "kernels"
-
-
 def compile_kernels(
     source: Path, macros: Mapping[str, str], capability: tuple[int, int], cache_dir: Path
 ) -> Cubin:

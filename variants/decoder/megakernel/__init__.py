@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.errors import UnavailableError
-from variants.decoder.gpu.compiler import Cubin, compile_kernels, default_cache_dir
+from variants.content_cache import user_cache
+from variants.decoder.gpu.compiler import Cubin, compile_kernels
 from variants.decoder.gpu.decoding import BatchArguments, GpuDecoder, RunReport
 from variants.decoder.gpu.driver import (
     Arguments,
@@ -77,7 +78,7 @@ def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> GpuDe
         "DIRECT_COLUMNS": str(chosen["direct_columns"]),
         "PROFILE": str(0 if chosen["profile_block"] is None else chosen["profile_block"] + 1),
     }
-    cache_dir = Path(chosen["cache_dir"]) if chosen["cache_dir"] else default_cache_dir()
+    cache_dir = Path(chosen["cache_dir"]) if chosen["cache_dir"] else user_cache("kernels")
     cubin = compile_kernels(Path(__file__).with_name("kernel.cu"), macros, capability, cache_dir)
     packed = pack(weights, shape, blocks)
     launcher = PersistentLauncher(cubin, shape, layout, packed)

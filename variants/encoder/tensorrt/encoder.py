@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.errors import UnavailableError
+from variants.content_cache import ContentCache, user_cache
 from variants.encoder.bucketed import BucketedEncoder, Call, StaticInputs
 from variants.encoder.eager import extend_positions
 from variants.encoder.memory import DeviceMemory
 from variants.encoder.options import choose, positive, share
 from variants.encoder.shapes import ShapeGrid, Slot, output_frames
 from variants.encoder.tensorrt import versions
-from variants.encoder.tensorrt.cache import ContentCache
 from variants.encoder.tensorrt.export import FILE_NAME, export, export_key
 from variants.encoder.tensorrt.process import BuiltEngine, EngineStore
 from variants.encoder.tensorrt.run import EngineRunner, Shape
@@ -61,18 +61,13 @@ def build_encoder(name: str, model: TdtModel, chosen: Mapping[str, Any], grid: S
     Raises ``InvalidMeasurementError`` naming the bucket that differs, and TensorRT's errors in words.
     """
     extend_positions(model, (grid.longest + 1) * model.hop_s)
-    root = Path(chosen["cache_dir"]) if chosen["cache_dir"] else default_cache_dir()
+    root = Path(chosen["cache_dir"]) if chosen["cache_dir"] else user_cache("tensorrt")
     onnx = exported(model, grid.longest, ContentCache(root / "onnx"))
     spec = make_spec(model, chosen, grid, onnx)
     built = EngineStore(root / "engines").get(spec)
     encoder = _assemble(model, chosen, grid, built)
     encoder.verify(name, share(chosen, name, "token_agreement"))
     return encoder
-
-
-def default_cache_dir() -> Path:
-    """Engines are of this machine: they belong to its user, not to a checkout."""
-    return Path.home() / ".cache" / "speech-serving-bench" / "tensorrt"
 
 
 def exported(model: TdtModel, longest_frames: int, cache: ContentCache) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ExitCode, HarnessError, UnavailableError, UsageError
-from variants.encoder.tensorrt.cache import ContentCache
+from variants.content_cache import ContentCache
 from variants.encoder.tensorrt.spec import EngineSpec
 
 PLAN_NAME = "encoder.plan"

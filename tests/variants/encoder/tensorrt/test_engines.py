@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import HarnessError, UnavailableError, UsageError
-from variants.encoder.tensorrt.cache import ContentCache
+from variants.content_cache import ContentCache
 from variants.encoder.tensorrt.process import EngineStore
 from variants.encoder.tensorrt.spec import EngineSpec, ShapeRange, hash_onnx
 
@@ -115,7 +115,7 @@ def test_a_build_that_was_killed_leaves_no_entry(tmp_path: Path) -> None:
         """
         import sys, time
         from pathlib import Path
-        from variants.encoder.tensorrt.cache import ContentCache
+        from variants.content_cache import ContentCache
         with ContentCache(Path(sys.argv[1])).create("k") as folder:
             (folder / "encoder.plan").write_bytes(b"half an eng")
             print("writing", flush=True)
@@ -279,7 +279,7 @@ def test_without_tensorrt_the_real_builder_says_so_without_importing_torch(tmp_p
 
 
 def test_building_and_running_engines_imports_no_torch() -> None:
-    modules = ("build", "cache", "cuda", "logs", "process", "run", "spec", "versions")
+    modules = ("build", "cuda", "logs", "process", "run", "spec", "versions")
     code = (
         "import importlib, json, sys\n"
         f"[importlib.import_module('variants.encoder.tensorrt.' + name) for name in {modules}]\n"

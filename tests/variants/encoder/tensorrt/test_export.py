@@ -14,10 +14,10 @@ import torch
 from harness.errors import ExitCode
 from harness.protocols import FeatureBatch
 from tests.variants.encoder.parts import small_model
+from variants.content_cache import ContentCache
 from variants.encoder.bench import build_model
 from variants.encoder.parity import LIMITS, Agreement, States, compare, probe
 from variants.encoder.tensorrt import bisect
-from variants.encoder.tensorrt.cache import ContentCache
 from variants.encoder.tensorrt.encoder import exported
 from variants.encoder.tensorrt.export import FILE_NAME, export, export_key, gather_weights
 from variants.encoder.tensorrt.spec import hash_onnx

@@ -21,6 +21,11 @@ _MARK = "contents.json"
 _UNFINISHED = ".unfinished-"
 
 
+def user_cache(kind: str) -> Path:
+    """Where things of ``kind`` are kept: they belong to the user of this machine, not to a checkout."""
+    return Path.home() / ".cache" / "speech-serving-bench" / kind
+
+
 class ContentCache:
     """Entries under ``root``. Safe for several processes: the first to finish an entry wins."""
 
