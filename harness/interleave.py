@@ -4,10 +4,10 @@ Machines drift: clocks, temperature, neighbours. Runs measured one after the oth
 drift as much as the variants. Here a round launches one process of every variant, and they take
 turns: each serves ``runner.turn_requests`` requests while the others wait, so that even what lasts
 seconds falls on all of them alike. The order turns round from one round to the next (A B, B A, A B,
-…). A schedule of arrivals does not wait: there, and with ``runner.turn_requests=0`` (two models that
-do not fit into memory together), whole processes take turns. Each variant still gets a run of its
-own in the results folder; the runs share a series, and ``harness.compare`` pairs their processes by
-block.
+…). A schedule of arrivals does not wait: there, with unequal numbers of requests, and with
+``runner.turn_requests=0`` (two models that do not fit into memory together), whole processes take
+turns. Each variant still gets a run of its own in the results folder; the runs share a series, and
+``harness.compare`` pairs their processes by block.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def interleaved(configurations: Sequence[Sequence[str]], rounds: int) -> list[St
             stack.enter_context(session)
         for session in sessions:
             session.reference(sessions)
-        together = take_turns(session.config for session in sessions)
+        together = take_turns([session.config for session in sessions])
         for block in range(rounds):
             turns = sessions if block % 2 == 0 else sessions[::-1]
             if together:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -236,10 +236,12 @@ def measure_side_by_side(sessions: Sequence[RunSession], block: int) -> None:
             session._warnings += warnings
 
 
-def take_turns(configs: Iterable[RunConfig]) -> bool:
+def take_turns(configs: Sequence[RunConfig]) -> bool:
     """Whether runs can hand over to each other between requests: a schedule of arrivals does not wait,
-    and a profiler's timeline should hold one process."""
-    return all(
+    a profiler's timeline should hold one process, and one that ends early hands on a token for good that
+    others would then work beside."""
+    turns = {(c.workload.requests, c.runner.turn_requests) for c in configs}
+    return len(turns) == 1 and all(
         c.workload.mode == Mode.CLOSED and c.profiler.name == "none" and c.runner.turn_requests > 0
         for c in configs
     )

@@ -65,6 +65,13 @@ def test_whole_processes_take_turns_where_they_are_told_to(tmp_path: Path) -> No
     assert turns(served(runs, 1)) == [(1, 12), (0, 12)]
 
 
+def test_unequal_numbers_of_requests_take_turns_as_a_whole(tmp_path: Path) -> None:
+    """The one that ended early would leave the others to work at the same time."""
+    shorter = ("--of", "workload.requests=6 runner.label=c")
+    runs = measured_runs(interleave(tmp_path, "--rounds", "1", "runner.turn_requests=2", *shorter))
+    assert turns(served(runs, 0)) == [(0, 12), (1, 12), (2, 6)]
+
+
 def test_one_that_fails_ends_the_other_and_says_why(tmp_path: Path) -> None:
     broken = ("--of", "model.options.method=levitate")
     done = interleave(tmp_path, "--rounds", "1", *broken)
