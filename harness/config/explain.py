@@ -26,12 +26,22 @@ def one_line(error: Exception) -> str:
     if choice := _UNKNOWN_CHOICE.search(line):
         return _no_choice(choice["group"], choice["choice"], choice["known"].split())
     key = _UNKNOWN_KEY.search(line)
-    return line if key is None or _OPTIONS in key["key"] else no_key(key["key"])
+    if key is None:
+        return line
+    return _no_option(key["key"]) if _OPTIONS in key["key"] else no_key(key["key"])
 
 
 def no_key(key: str) -> str:
     known = _keys(schema.writable_schema())
     return f"{key}: no such key{_meant(key, known)}; python -m harness --cfg job prints every key"
+
+
+def _no_option(key: str) -> str:
+    group, _, name = key.partition(_OPTIONS)
+    return (
+        f"{key}: the chosen {group} has no option {name}; choose another, or see its options with "
+        f"python -m harness {group}=NAME --cfg job"
+    )
 
 
 def unknown_key(node: DictConfig) -> str | None:

@@ -88,6 +88,7 @@ def test_own_recordings_replace_the_set(tmp_path: Path) -> None:
         ("flux_capacitor=on", "flux_capacitor"),
         ("decoder=warp", "warp"),
         ("runner.proceses=3", "did you mean runner.processes"),
+        ("encoder.options.backend=graph", "the chosen encoder has no option backend"),
         ("+runner.colour=red", "runner.colour"),
         ("decoder.options.no_such_knob=1", "no_such_knob"),
         ("workload.requests=many", "many"),
