@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from harness.nvml import open_nvml
+
 PACKAGES = ("torch", "nemo_toolkit", "cuda-bindings", "nvidia-cuda-nvrtc", "tensorrt", "onnx", "numpy")
 
 
@@ -38,20 +40,13 @@ def _version(name: str) -> str | None:
 
 
 def _gpu() -> dict[str, str | None]:
-    """Name and driver of the first GPU; null where the driver does not say."""
+    """Name and driver of the first GPU; null where there is none, or no bindings that could tell."""
+    nothing: dict[str, str | None] = {"gpu": None, "driver": None}
     try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:  # no package, no library, no driver: the bench itself says what it needs
-        return {"gpu": None, "driver": None}
-    try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        return {
-            "gpu": str(pynvml.nvmlDeviceGetName(handle)),
-            "driver": str(pynvml.nvmlSystemGetDriverVersion()),
-        }
-    except pynvml.NVMLError:
-        return {"gpu": None, "driver": None}
-    finally:
-        pynvml.nvmlShutdown()
+        with open_nvml() as nvml:
+            if nvml is None or nvml.nvmlDeviceGetCount() == 0:
+                return nothing
+            name = nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(0))
+            return {"gpu": str(name), "driver": str(nvml.nvmlSystemGetDriverVersion())}
+    except ImportError:  # an interpreter that holds TensorRT and little else
+        return nothing

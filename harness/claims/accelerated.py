@@ -99,6 +99,11 @@ def _read(folder: Path, pattern: str) -> Iterator[dict[str, Any]]:
     return (json.loads(path.read_text()) for path in sorted(folder.glob(pattern)))
 
 
+def _machine(results: Mapping[str, Any], folder: Path) -> str:
+    """The GPU's name, or its folder's where the interpreter could not ask the driver."""
+    return str(results["provenance"]["gpu"] or folder.name)
+
+
 def _nothing(_claim: Claim, _folder: Path) -> Iterator[dict[str, Any]]:
     return iter(())
 
@@ -125,7 +130,7 @@ def _engines(_claim: Claim, folder: Path) -> Iterator[dict[str, Any]]:
             samples: Mapping[str, Any] = row["samples_s"]
             if "single" in samples and "multi" in samples:
                 yield {
-                    "machine": results["provenance"]["gpu"] or folder.name,
+                    "machine": _machine(results, folder),
                     "TensorRT": results["engines"]["multi"]["tensorrt"],
                     "layers": results["meta"]["layers"],
                     "audio_s": row["length_s"],
@@ -137,13 +142,13 @@ def _memory(_claim: Claim, folder: Path) -> Iterator[dict[str, Any]]:
     """Device memory of each encoder: its weights, and all that building and running it added."""
     for results in _read(folder, "encoders*.json"):
         origin = results["provenance"]
-        machine = origin["gpu"] or folder.name
+        machine = _machine(results, folder)
         for name, held in results["built"].items():
             if "failed" not in held:
                 yield _held(machine, name, origin["layers"], held["weights_bytes"], held["added_bytes"])
     for results in _read(folder, "tensorrt*.json"):
         for name, engine in results["engines"].items():
-            held, machine = engine["memory"], results["provenance"]["gpu"] or folder.name
+            held, machine = engine["memory"], _machine(results, folder)
             beside = held["engine_bytes"] - held["weights_bytes"] + held["activations_bytes"]
             layers = results["meta"]["layers"]
             yield _held(machine, f"TensorRT {name}", layers, held["weights_bytes"], beside)

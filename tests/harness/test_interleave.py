@@ -14,10 +14,17 @@ from harness.record import StoredRun, read_run
 FAST = ("model=fixed_cost", "frontend=whole", "workload.requests=12", "runner.warmup.max_passes=2")
 
 
-def interleave(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "harness.interleave", "--of", "runner.label=a", "--of", "runner.label=b"]
+def interleave(
+    folder: Path,
+    *arguments: str,
+    of: Sequence[str] = ("runner.label=a", "runner.label=b"),
+    common: Sequence[str] = FAST,
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "harness.interleave", *(f"--of={overrides}" for overrides in of)]
     places = (f"runner.results_dir={folder / 'results'}", f"runner.cache_dir={folder / 'cache'}")
-    return subprocess.run([*command, *FAST, *places, *arguments], capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        [*command, *common, *places, *arguments], capture_output=True, text=True, timeout=600
+    )
 
 
 def measured_runs(done: subprocess.CompletedProcess[str]) -> list[StoredRun]:
@@ -82,18 +89,8 @@ def test_one_that_fails_ends_the_other_and_says_why(tmp_path: Path) -> None:
 
 def test_the_eager_variant_among_them_is_the_reference(tmp_path: Path) -> None:
     """No process is spent on transcribing what it transcribes anyway."""
-    places = (f"runner.results_dir={tmp_path / 'results'}", f"runner.cache_dir={tmp_path / 'cache'}")
-    command = [
-        sys.executable,
-        "-m",
-        "harness.interleave",
-        "--of",
-        "variant=eager",
-        "--of",
-        "variant=collapsed",
-    ]
-    sizes = ("workload.requests=12", "runner.warmup.max_passes=2", "runner.threads=1", "--rounds", "1")
-    done = subprocess.run([*command, *sizes, *places], capture_output=True, text=True, timeout=600)
+    quick = ("workload.requests=12", "runner.warmup.max_passes=2", "runner.threads=1")
+    done = interleave(tmp_path, "--rounds", "1", of=("variant=eager", "variant=collapsed"), common=quick)
     _, collapsed = measured_runs(done)
     assert collapsed.run.parity is not None
     assert collapsed.run.parity.reference == "the eager reference"

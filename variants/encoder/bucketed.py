@@ -197,7 +197,6 @@ class BucketedEncoder:
         self._outside.clear()
         self._splits = self._valid_frames = self._padded_frames = self._switches = 0
         self._last_profile = None
-        self._eager = EagerEncoder(self._model)
 
     def evidence(self) -> Evidence:
         described = self._describe()

@@ -22,7 +22,6 @@ at none, and what is timed is a decoder that always works or never. Therefore:
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
@@ -31,7 +30,7 @@ import platform
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +105,7 @@ def _calibrated(
         rate, biases = _Calibration(modules, architecture, seed).run(tokens_per_speech_s)
     if time.monotonic() - start > _WORTH_KEEPING_S:
         # A home that cannot be written to costs the next process its ten seconds, and no more.
-        with contextlib.suppress(HarnessError, OSError), cache.create(key) as folder:
+        with suppress(HarnessError, OSError), cache.create(key) as folder:
             torch.save(modules[2].state_dict(), folder / "joint.pt")
             (folder / "found.json").write_text(json.dumps({"rate": rate, "biases": biases}))
     return rate, biases
