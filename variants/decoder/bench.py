@@ -22,9 +22,9 @@ from typing import Any
 
 import torch
 
+from harness.bench_provenance import bench_provenance
 from harness.errors import HarnessError, UnavailableError
 from harness.protocols import Decoder, EncoderOutput, Hypothesis, ShapePlan
-from variants.bench_provenance import bench_provenance
 from variants.decoder import conditional_graph, cpu_synced, megakernel, nemo
 from variants.decoder.gpu.decoding import GpuDecoder
 from variants.models.types import TdtModel

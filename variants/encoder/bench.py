@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.bench_provenance import bench_provenance
 from harness.errors import ExitCode, HarnessError, UnavailableError
 from harness.measure.stats import nearest_rank
 from harness.protocols import Encoder, FeatureBatch, ShapePlan
-from variants.bench_provenance import bench_provenance
 from variants.encoder import compiled, eager
 from variants.encoder.memory import DeviceMemory, module_bytes
 from variants.encoder.parity import probe

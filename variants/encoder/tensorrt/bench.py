@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from harness.bench_provenance import bench_provenance
 from harness.errors import ExitCode, HarnessError, UsageError
-from variants.bench_provenance import bench_provenance
 from variants.encoder.parity import LIMITS, States, probe, require
 from variants.encoder.planner import GRANULE, round_up, seconds_to_frames
 from variants.encoder.shapes import output_frames

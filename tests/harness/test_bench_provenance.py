@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from variants.bench_provenance import bench_provenance
+from harness.bench_provenance import bench_provenance
 
 
 def test_paths_of_this_machine_stay_here() -> None:
