@@ -92,7 +92,9 @@ class Timed:
         states = output_frames(longest, meta["factor"]) * meta["width"] * 4
         sizes = dict(zip((*INPUTS, *OUTPUTS), (meta["bins"] * longest * 4, 4, states, 4), strict=True))
         self._addresses = {name: runner.gpu.allocate(size) for name, size in sizes.items()}
-        self._graphs: dict[Shape, Any] = {}
+        self._captured: dict[Shape, tuple[Any, Any]] = {}
+        """Contexts with the graphs captured from them: a graph runs its context's kernels and keeps no hold
+        on it."""
 
     def shape(self, frames: int) -> Shape:
         """Padded to the profile's maximum, unless the engine runs at the input's own length."""
@@ -118,10 +120,10 @@ class Timed:
     def prepare(self, frames: int, cuda_graphs: bool) -> Shape:
         """The call for ``frames``, captured where graphs are wanted; not part of any time."""
         shape = self.shape(frames)
-        if cuda_graphs and shape not in self._graphs:
+        if cuda_graphs and shape not in self._captured:
             context = self.runner.context(shape.profile)
             self.runner.bind(context, shape, self._addresses)
-            self._graphs[shape] = self.runner.capture(context)
+            self._captured[shape] = context, self.runner.capture(context)
         return shape
 
     def load(self, case: Mapping[str, np.ndarray], shape: Shape) -> None:
@@ -134,7 +136,7 @@ class Timed:
 
     def run_s(self, shape: Shape) -> float:
         """Wall seconds of one call, with the setting of its shape where no graph holds it."""
-        graph = self._graphs.get(shape)
+        _, graph = self._captured.get(shape, (None, None))
         start = time.perf_counter()
         if graph is None:
             context = self.runner.shared_context(shape.profile)
