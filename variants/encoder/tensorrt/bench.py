@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 
 from harness.bench_provenance import bench_provenance
-from harness.errors import ExitCode, HarnessError, UsageError
+from harness.errors import ExitCode, HarnessError, InvalidMeasurementError, UsageError
 from variants.encoder.parity import LIMITS, States, probe, require
 from variants.encoder.planner import GRANULE, round_up, seconds_to_frames
 from variants.encoder.shapes import output_frames
 from variants.encoder.tensorrt.process import EngineStore
-from variants.encoder.tensorrt.run import EngineRunner, Shape, to_float32
+from variants.encoder.tensorrt.run import CapturedCall, EngineRunner, Shape, to_float32
 from variants.encoder.tensorrt.spec import INPUTS, OUTPUTS, EngineSpec, ShapeRange, hash_onnx
 
 HOP_S = 0.01
@@ -92,9 +92,7 @@ class Timed:
         states = output_frames(longest, meta["factor"]) * meta["width"] * 4
         sizes = dict(zip((*INPUTS, *OUTPUTS), (meta["bins"] * longest * 4, 4, states, 4), strict=True))
         self._addresses = {name: runner.gpu.allocate(size) for name, size in sizes.items()}
-        self._captured: dict[Shape, tuple[Any, Any]] = {}
-        """Contexts with the graphs captured from them: a graph runs its context's kernels and keeps no hold
-        on it."""
+        self._captured: dict[Shape, CapturedCall] = {}
 
     def shape(self, frames: int) -> Shape:
         """Padded to the profile's maximum, unless the engine runs at the input's own length."""
@@ -123,7 +121,7 @@ class Timed:
         if cuda_graphs and shape not in self._captured:
             context = self.runner.context(shape.profile)
             self.runner.bind(context, shape, self._addresses)
-            self._captured[shape] = context, self.runner.capture(context)
+            self._captured[shape] = self.runner.capture(context)
         return shape
 
     def load(self, case: Mapping[str, np.ndarray], shape: Shape) -> None:
@@ -136,36 +134,44 @@ class Timed:
 
     def run_s(self, shape: Shape) -> float:
         """Wall seconds of one call, with the setting of its shape where no graph holds it."""
-        _, graph = self._captured.get(shape, (None, None))
+        captured = self._captured.get(shape)
         start = time.perf_counter()
-        if graph is None:
+        if captured is None:
             context = self.runner.shared_context(shape.profile)
             self.runner.bind(context, shape, self._addresses)
             self.runner.enqueue(context, self.runner.stream)
         else:
-            self.runner.gpu.launch(graph, self.runner.stream)
+            self.runner.replay(captured, self.runner.stream)
         self.runner.gpu.wait(self.runner.stream)
         return time.perf_counter() - start
 
 
 def time_engines(options: argparse.Namespace, arguments: Sequence[str]) -> None:
-    """Parity first, then rounds in which the engines take turns on each length."""
+    """Parity first, then rounds in which the engines take turns on each length.
+
+    An engine that differs at a length is not timed there, and the others go on. What is measured is
+    written after each length. Raises ``InvalidMeasurementError`` at the end, naming what differed.
+    """
     folder = Path(options.probes)
     meta = _read_meta(folder)
     engines, notes = _build(options, folder, meta)
-    rows = []
+    result = {
+        "provenance": bench_provenance("variants.encoder.tensorrt.bench", arguments, options.commit),
+        "meta": meta,
+        "engines": notes,
+        "cuda_graphs": options.cuda_graphs,
+        "rows": [],
+    }
     for seconds in meta["lengths_s"]:
-        rows.append(_time_length(options, meta, engines, seconds, dict(np.load(folder / f"{seconds:g}.npz"))))
-        print(_line(rows[-1]), flush=True)
-    if options.json:
-        result = {
-            "provenance": bench_provenance("variants.encoder.tensorrt.bench", arguments, options.commit),
-            "meta": meta,
-            "engines": notes,
-            "cuda_graphs": options.cuda_graphs,
-            "rows": rows,
-        }
-        options.json.write_text(json.dumps(result, indent=1))
+        case = dict(np.load(folder / f"{seconds:g}.npz"))
+        row = _time_length(options, meta, engines, seconds, case)
+        result["rows"].append(row)
+        print(_line(row), flush=True)
+        if options.json:
+            _replace(options.json, json.dumps(result, indent=1))
+    differing = [text for row in result["rows"] for text in row["invalid"].values()]
+    if differing:
+        raise InvalidMeasurementError("\n".join(differing))
 
 
 def _time_length(
@@ -176,16 +182,23 @@ def _time_length(
     case: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     what = f"{seconds:g} s, {meta['precision']}, {meta['layers']} layers"
-    parity = {engine.name: engine.verify(case, f"{engine.name}, {what}") for engine in engines}
-    shapes = {e.name: e.prepare(case["features"].shape[2], options.cuda_graphs) for e in engines}
-    samples: dict[str, list[float]] = {engine.name: [] for engine in engines}
+    parity: dict[str, Any] = {}
+    invalid: dict[str, str] = {}
+    for engine in engines:
+        try:
+            parity[engine.name] = engine.verify(case, f"{engine.name}, {what}")
+        except InvalidMeasurementError as error:
+            invalid[engine.name] = str(error)
+    faithful = [engine for engine in engines if engine.name in parity]
+    shapes = {e.name: e.prepare(case["features"].shape[2], options.cuda_graphs) for e in faithful}
+    samples: dict[str, list[float]] = {engine.name: [] for engine in faithful}
     for index in range(options.rounds + 2):
-        for engine in engines if index % 2 else reversed(engines):
+        for engine in faithful if index % 2 else reversed(faithful):
             engine.load(case, shapes[engine.name])
             taken = engine.run_s(shapes[engine.name])
             if index >= 2:
                 samples[engine.name].append(taken)
-    return {"length_s": seconds, "parity": parity, "samples_s": samples}
+    return {"length_s": seconds, "parity": parity, "samples_s": samples, "invalid": invalid}
 
 
 def _build(
@@ -207,10 +220,12 @@ def _build(
         )
         built = store.get(spec)
         engines.append(Timed(name, EngineRunner(built.plan, meta["bins"]), meta, ranges))
-        notes[name] = {"key": built.key, "build_s": built.build_s, "memory": engines[-1].runner.memory}
-        notes[name]["tensorrt"] = engines[-1].runner.evidence()["tensorrt"]
-        version = notes[name]["tensorrt"]
-        print(f"{name}: {len(ranges)} profiles, TensorRT {version}, built in {built.build_s:.0f} s")
+        runner = engines[-1].runner
+        version = runner.evidence()["tensorrt"]
+        notes[name] = {**built.note(), "memory": runner.memory, "tensorrt": version}
+        notes[name]["optimization_level"] = options.optimization_level
+        when = "built before, in" if built.found else "built in"
+        print(f"{name}: {len(ranges)} profiles, TensorRT {version}, {when} {built.build_s:.0f} s", flush=True)
     return engines, notes
 
 
@@ -227,6 +242,13 @@ def _frames(seconds: float) -> int:
     return seconds_to_frames(seconds, HOP_S)
 
 
+def _replace(path: Path, text: str) -> None:
+    """Beside the old file, then over it: whoever stops this keeps the lengths before."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
 def _read_meta(folder: Path) -> dict[str, Any]:
     try:
         meta: dict[str, Any] = json.loads((folder / META).read_text())
@@ -240,6 +262,7 @@ def _line(row: Mapping[str, Any]) -> str:
         f"{name} {sorted(times)[len(times) // 2] * 1e3:.3f} (cosine {row['parity'][name]['cosine']:.6f})"
         for name, times in row["samples_s"].items()
     ]
+    parts += [f"{name} INVALID" for name in row["invalid"]]
     return f"{row['length_s']:5.1f} s  p50 ms: {'  '.join(parts)}"
 
 

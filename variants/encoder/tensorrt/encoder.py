@@ -24,7 +24,7 @@ from variants.encoder.shapes import ShapeGrid, Slot, output_frames
 from variants.encoder.tensorrt import versions
 from variants.encoder.tensorrt.export import FILE_NAME, export, export_key
 from variants.encoder.tensorrt.process import BuiltEngine, EngineStore
-from variants.encoder.tensorrt.run import EngineRunner, Shape
+from variants.encoder.tensorrt.run import CapturedCall, EngineRunner, Shape
 from variants.encoder.tensorrt.spec import INPUTS, OUTPUTS, EngineSpec, ShapeRange, hash_onnx
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ def _assemble(
 
     def describe() -> Mapping[str, Any]:
         return {
-            "engine": built.key,
-            "build_s": built.build_s,
+            **built.note(),
             "padding": chosen["padding"],
             "cuda_graphs": runner.graphs_captured > 0,
             "captures": calls.captures_at_build,
@@ -130,21 +129,21 @@ def _assemble(
 
 @dataclass(frozen=True)
 class EngineCall:
-    """One shape: a context that is bound to it, or the graph captured from that."""
+    """One shape: a context that is bound to it, and what was captured from that."""
 
     runner: EngineRunner
     context: Any
-    graph: Any
+    captured: CapturedCall | None
     states: torch.Tensor
     lengths: torch.Tensor
 
     def run(self) -> None:
         """On torch's current stream, in order with the copies before and after it."""
         stream = torch.cuda.current_stream().cuda_stream if self.states.is_cuda else self.runner.stream
-        if self.graph is None:
+        if self.captured is None:
             self.runner.enqueue(self.context, stream)
         else:
-            self.runner.gpu.launch(self.graph, stream)
+            self.runner.replay(self.captured, stream)
 
 
 class EngineCalls:
@@ -167,8 +166,8 @@ class EngineCalls:
         for slot in self._grid.slots() if cuda_graphs else ():
             context = self._runner.context(slot.profile)
             call = self._bound(slot, context)
-            graph = self._runner.capture(context)
-            self._prepared[slot] = EngineCall(self._runner, context, graph, call.states, call.lengths)
+            captured = self._runner.capture(context)
+            self._prepared[slot] = EngineCall(self._runner, context, captured, call.states, call.lengths)
         self.captures_at_build = self._runner.graphs_captured
 
     def __call__(self, slot: Slot) -> Call:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from variants.models.types import TdtModel
 
 OPSET = 17
-SCHEME = 1
+SCHEME = 2
 """Part of an export's key: raise it whenever the graph made here changes."""
 FILE_NAME = "encoder.onnx"
 _TRACED = (2, 97)  # batch and frames of the example; neither may be 1 or equal to another size
@@ -52,6 +52,33 @@ class ExportedEncoder(torch.nn.Module):
         """Modules whose output is compared, in the order in which they run."""
         names = {"pre_encode": self.encoder.pre_encode}
         return names | {f"layers.{index}": layer for index, layer in enumerate(self.encoder.layers)}
+
+
+class WholeLengths(torch.nn.ModuleList):
+    """NeMo's ``MaskedConvSequential`` with lengths that stay integers.
+
+    NeMo halves them in float32. Where a builder may choose 16 bits for any float (TensorRT 8.6), 3,001
+    frames are not told from 3,000: half has every integer up to 2,048, and the last frame of an utterance
+    of 30 s is masked away. Whatever is not a float nobody rounds.
+    """
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``[B, T, F]`` and ``[B]`` to ``[B, C, T', F']`` and ``[B]``."""
+        x = x.unsqueeze(1)
+        for each in self:
+            convolution: Any = each
+            x = convolution(_masked(x, lengths))
+            stride, *_ = getattr(convolution, "stride", (1,))
+            if stride != 1:
+                room = 2 * convolution.padding[0] - convolution.kernel_size[0] + stride
+                lengths = torch.div(lengths + room, stride, rounding_mode="trunc")
+        return _masked(x, lengths), lengths
+
+
+def _masked(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """``[B, C, T, F]`` with zeros from each length on."""
+    valid = torch.arange(x.shape[2], device=x.device) < lengths[:, None]  # [B, T]
+    return x * valid[:, None, :, None].to(x.dtype)
 
 
 @contextlib.contextmanager
@@ -120,8 +147,16 @@ def export_key(model: TdtModel, longest_frames: int) -> str | None:
 
 
 def _cpu_copy(model: TdtModel, longest_frames: int) -> Any:
-    """A copy whose table of positions ends at ``longest_frames``: the table is a constant of the graph."""
+    """A copy whose table of positions ends at ``longest_frames``: the table is a constant of the graph.
+    Raises ``HarnessError`` for a subsampling whose lengths it cannot keep whole."""
     encoder: Any = copy.deepcopy(model.encoder).cpu().eval()
+    convolutions = encoder.pre_encode.conv
+    if type(convolutions).__name__ != "MaskedConvSequential" or encoder.pre_encode.is_causal:
+        raise HarnessError(
+            f"the export knows no subsampling by {type(convolutions).__name__}, or causal: Parakeet has "
+            "MaskedConvSequential"
+        )
+    encoder.pre_encode.conv = WholeLengths(convolutions)
     del encoder.pos_enc.pe
     encoder.set_max_audio_length(longest_frames // encoder.subsampling_factor + 2)
     return encoder

@@ -19,6 +19,7 @@ from variants.encoder.tensorrt.spec import EngineSpec
 
 PLAN_NAME = "encoder.plan"
 SPEC_NAME = "spec.json"
+TIME_NAME = "time.json"
 _BUILDER = "variants.encoder.tensorrt.build"
 _SHOW_EVERY_S = 5.0
 
@@ -27,11 +28,16 @@ Show = Callable[[str], None]
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """Where an engine lies, and what it took: ``build_s`` is 0 for one that was there already."""
+    """Where an engine lies, and the seconds that building it took, now or, where it was ``found``, once."""
 
     plan: Path
     key: str
     build_s: float
+    found: bool
+
+    def note(self) -> dict[str, Any]:
+        """For the evidence of a run."""
+        return {"engine": self.key, "build_s": self.build_s, "found_in_cache": self.found}
 
 
 class EngineStore:
@@ -51,7 +57,7 @@ class EngineStore:
         key = spec.key(str(machine["tensorrt"]), str(machine["gpu"]))
         folder = self._cache.get(key)
         if folder is not None:
-            return BuiltEngine(folder / PLAN_NAME, key, 0.0)
+            return _built(folder, key, found=True)
         timings = f"timings-{machine['tensorrt']}-{machine['gpu']}.bin".replace(" ", "_").replace("/", "_")
         with self._cache.create(key) as unfinished:
             (unfinished / SPEC_NAME).write_text(spec.to_json())
@@ -59,10 +65,11 @@ class EngineStore:
             done = self._run([str(path) for path in paths])
             if not (unfinished / PLAN_NAME).is_file():
                 raise HarnessError("the builder ended well and left no engine")
+            (unfinished / TIME_NAME).write_text(json.dumps({"build_s": float(done["built"])}))
         folder = self._cache.get(key)
         if folder is None:
             raise HarnessError(f"the engine {key} was damaged while it was written: is the disk full?")
-        return BuiltEngine(folder / PLAN_NAME, key, float(done["built"]))
+        return _built(folder, key, found=False)
 
     def _run(self, arguments: Sequence[str]) -> dict[str, Any]:
         """The builder's last message. Whatever ends this block early ends the builder too."""
@@ -98,6 +105,11 @@ class EngineStore:
             else:
                 last = message
         return last
+
+
+def _built(folder: Path, key: str, found: bool) -> BuiltEngine:
+    seconds = json.loads((folder / TIME_NAME).read_text())["build_s"]
+    return BuiltEngine(folder / PLAN_NAME, key, float(seconds), found)
 
 
 @contextmanager

@@ -31,6 +31,15 @@ class Shape:
     profile: int
 
 
+@dataclass(frozen=True, slots=True)
+class CapturedCall:
+    """An executable graph, and the context whose kernels and memory it runs: TensorRT frees them with the
+    context, and a graph without them ends the process."""
+
+    graph: Any
+    context: Any
+
+
 class EngineRunner:
     """An engine on the current device. Not safe for concurrent calls: contexts share their memory."""
 
@@ -108,8 +117,8 @@ class EngineRunner:
         if not context.execute_async_v3(stream):
             raise HarnessError(f"TensorRT could not run: {self._messages.explain()}")
 
-    def capture(self, context: Any) -> Any:
-        """The bound call as an executable graph. The first run, outside of capture, lets TensorRT do
+    def capture(self, context: Any) -> CapturedCall:
+        """The bound call as a graph. The first run, outside of capture, lets TensorRT do
         what it does once for a new shape."""
         self.enqueue(context, self.stream)
         self.gpu.wait(self.stream)
@@ -119,7 +128,10 @@ class EngineRunner:
         finally:
             graph = self.gpu.end_capture(self.stream)
         self.graphs_captured += 1
-        return graph
+        return CapturedCall(graph, context)
+
+    def replay(self, captured: CapturedCall, stream: int) -> None:
+        self.gpu.launch(captured.graph, stream)
 
     def run_host(
         self, features: np.ndarray, lengths: np.ndarray, profile: int, outputs: Mapping[str, tuple[int, ...]]

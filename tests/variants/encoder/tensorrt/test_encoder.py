@@ -116,8 +116,9 @@ def test_memory_is_told_apart(cache: Path) -> None:
 
 
 def test_the_second_start_builds_nothing(tmp_path: Path) -> None:
-    build(single_profile, tmp_path)
-    assert build(single_profile, tmp_path).evidence()["build_s"] == 0.0
+    first, second = (build(single_profile, tmp_path).evidence() for _ in range(2))
+    assert (first["found_in_cache"], second["found_in_cache"]) == (False, True)
+    assert first["build_s"] == second["build_s"] > 0.0
     assert len([p for p in (tmp_path / "engines").iterdir() if p.is_dir()]) == 1
 
 
@@ -163,15 +164,23 @@ def test_engines_are_timed_without_torch_after_parity(
     assert "multi: 2 profiles" in capsys.readouterr().out
 
 
-def test_a_wrong_engine_is_not_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    probes = tmp_path / "probes"
+def test_an_engine_is_not_timed_where_it_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And what the other lengths took is kept."""
+    probes, times = tmp_path / "probes", tmp_path / "times.json"
     exporting = ["export", "--model", "parakeet_tiny", "--layers", "1", "--precision", "fp32"]
-    bench.main([*exporting, "--lengths", "0.5", "--output", str(probes)])
+    bench.main([*exporting, "--lengths", "0.5", "1", "--output", str(probes)])
     case = dict(np.load(probes / "0.5.npz"))
     case["states"] = -case["states"]
     np.savez(probes / "0.5.npz", **case)
-    assert bench.main(["time", str(probes), "--rounds", "3", "--cache", str(tmp_path)]) == ExitCode.INVALID
-    assert "single, 0.5 s, fp32, 1 layers differs" in capsys.readouterr().err
+    timing = ["time", str(probes), "--rounds", "3", "--cache", str(tmp_path), "--json", str(times)]
+    assert bench.main(timing) == ExitCode.INVALID
+    wrong, right = json.loads(times.read_text())["rows"]
+    assert wrong["samples_s"] == {}
+    assert set(wrong["invalid"]) == {"single", "single_own", "multi"}
+    assert set(right["samples_s"]) == {"single", "single_own", "multi"}
+    said = capsys.readouterr()
+    assert "single INVALID" in said.out
+    assert "single, 0.5 s, fp32, 1 layers differs" in said.err
 
 
 def test_missing_probes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -212,8 +212,8 @@ GOOD = 'output.write_bytes(b"engine"); timings.write_bytes(b"timings"); say(buil
 def test_an_engine_is_built_once(tmp_path: Path) -> None:
     engines = store(tmp_path, GOOD)
     first, second = engines.get(SPEC), engines.get(SPEC)
-    assert first.build_s == 12.5
-    assert second.build_s == 0.0
+    assert (first.build_s, first.found) == (12.5, False)
+    assert (second.build_s, second.found) == (12.5, True)
     assert first.plan == second.plan
     assert first.plan.read_bytes() == b"engine"
     assert first.key == SPEC.key("10.3.0", "A GPU sm_90")

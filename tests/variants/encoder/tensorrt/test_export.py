@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
-from harness.errors import ExitCode
+from harness.errors import ExitCode, HarnessError
 from harness.protocols import FeatureBatch
 from tests.variants.encoder.parts import small_model
 from variants.content_cache import ContentCache
@@ -88,6 +88,37 @@ def test_the_graph_is_valid_and_in_the_types_that_engines_take(model: TdtModel, 
         "state_lengths": onnx.TensorProto.INT32,
     }
     assert proto.opset_import[0].version == 17
+
+
+def test_lengths_meet_no_float_on_their_way(graph: Path) -> None:
+    """A builder that may choose 16 bits for any float takes 3,001 frames for 3,000."""
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(str(graph))).graph
+    types = {
+        value.name: value.type.tensor_type.elem_type for value in (*inferred.value_info, *inferred.output)
+    }
+    reached, states = {"lengths"}, set()
+    for node in inferred.node:
+        if reached & set(node.input):
+            found = {name: types[name] for name in node.output}
+            states |= set(found.values())
+            reached |= {name for name, kind in found.items() if kind != onnx.TensorProto.BOOL}
+    assert "state_lengths" in reached
+    assert states <= {onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.TensorProto.BOOL}
+
+
+@pytest.mark.parametrize("length", range(12))
+def test_short_and_empty_rows_have_the_model_s_lengths(model: TdtModel, session: Any, length: int) -> None:
+    batch = FeatureBatch(probe(2, 40, 40, model.feature_bins).values, np.array([40, length]))
+    _, lengths = session.run(None, {"features": batch.values, "lengths": batch.lengths.astype(np.int32)})
+    assert lengths.tolist() == bisect.reference(model, batch)["state_lengths"].tolist()
+
+
+def test_a_subsampling_of_another_kind_is_refused(tmp_path: Path) -> None:
+    other = small_model()
+    encoder: Any = other.encoder
+    encoder.pre_encode.conv = torch.nn.Sequential(*encoder.pre_encode.conv)
+    with pytest.raises(HarnessError, match="Sequential"):
+        export(other, tmp_path, LONGEST)
 
 
 def test_the_model_in_use_is_left_as_it_was(model: TdtModel, graph: Path) -> None:  # noqa: ARG001

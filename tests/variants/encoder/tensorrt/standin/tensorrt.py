@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import weakref
 from enum import Enum, IntEnum
 from types import SimpleNamespace
 from typing import Any
@@ -207,8 +208,15 @@ class Context:
         names = {"features", "lengths", "states", "state_lengths"}
         if self._needs_memory or set(self._shapes) != {"features", "lengths"} or names - set(self._addresses):
             return False
-        shapes, addresses = dict(self._shapes), dict(self._addresses)
-        runtime.submit(stream, lambda: self._compute(shapes, addresses))
+        shapes, addresses, here = dict(self._shapes), dict(self._addresses), weakref.ref(self)
+
+        def work() -> None:
+            context = here()
+            if context is None:  # TensorRT itself ends the process
+                raise MemoryError("a graph runs what its context has freed")
+            context._compute(shapes, addresses)
+
+        runtime.submit(stream, work)
         return True
 
     def _compute(self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]) -> None:
