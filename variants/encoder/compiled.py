@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -226,7 +227,7 @@ def _capture(
     calls: dict[Slot, Call] = {}
     kept: dict[Slot, str] = {}
     seconds: dict[Slot, Mapping[str, float]] = {}
-    with many_shapes(len(grid.slots())):
+    with compilations(len(grid.slots())):
         forwards = {backend: _forward(model, backend, chosen, grid.longest) for backend in backends(chosen)}
         for slot in grid.slots():
             kept[slot] = next(iter(forwards))
@@ -289,19 +290,28 @@ def with_compiled_layers(encoder: Any, *, mode: str | None, backend: str = "indu
 
 
 @contextmanager
-def many_shapes(count: int) -> Iterator[None]:
-    """Past its limit of compilations (8 for each function) Dynamo runs eagerly without a word; here it
-    may compile every shape, and running eagerly is an error. The limit holds for a function in the whole
-    process, so that shapes of encoders built before count: it leaves room for a dozen like this one."""
+def compilations(shapes: int) -> Iterator[None]:
+    """Dynamo and inductor, as ``shapes`` compilations need them, and gone afterwards.
+
+    Past its limit of compilations (8 for each function) Dynamo runs eagerly without a word; here it may
+    compile every shape, and running eagerly is an error. The limit holds for a function in the whole
+    process, so that shapes of encoders built before count: it leaves room for a dozen like this one.
+    Inductor's worker processes would idle on, with gigabytes that a run would count as its own.
+    """
     import torch._dynamo.config as config
 
     limits: dict[str, Any] = {
-        "recompile_limit": 12 * (count + 8),
-        "accumulated_recompile_limit": 64 * 12 * (count + 8),
+        "recompile_limit": 12 * (shapes + 8),
+        "accumulated_recompile_limit": 64 * 12 * (shapes + 8),
         "fail_on_recompile_limit_hit": True,
     }
-    with config.patch(limits):
-        yield
+    try:
+        with config.patch(limits):
+            yield
+    finally:
+        workers = sys.modules.get("torch._inductor.async_compile")
+        if workers is not None:
+            workers.shutdown_compile_workers()
 
 
 def median_run_s(

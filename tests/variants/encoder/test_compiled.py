@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
+from torch._inductor import config as inductor
+from torch._inductor.async_compile import AsyncCompile
 
 from harness.errors import InvalidMeasurementError, UnavailableError, UsageError
 from harness.protocols import Encoder, FeatureBatch, ShapePlan
@@ -208,7 +212,7 @@ def test_without_a_gpu_it_is_unavailable(model: TdtModel) -> None:
 def test_layers_compiled_one_by_one_share_weights_and_answer_alike(model: TdtModel) -> None:
     """Through Dynamo alone: what inductor would compile, without a compiler."""
     network: Any = model.encoder
-    with compiled.many_shapes(2):
+    with compiled.compilations(2):
         twin = compiled.with_compiled_layers(network, backend="eager", mode=None)
         features, lengths = torch.randn(2, 32, 64), torch.tensor([64, 40])
         with torch.inference_mode():
@@ -219,6 +223,17 @@ def test_layers_compiled_one_by_one_share_weights_and_answer_alike(model: TdtMod
     torch.testing.assert_close(found[0], expected[0])
     assert twin.layers[0].norm_out.weight is network.layers[0].norm_out.weight
     assert not any(isinstance(layer, torch._dynamo.OptimizedModule) for layer in network.layers)
+
+
+def test_the_compiler_s_workers_end_with_the_compilations() -> None:
+    """They hold gigabytes, and the memory of a run is that of all its processes."""
+    with compiled.compilations(1), inductor.patch(compile_threads=2):
+        pool: Any = AsyncCompile.process_pool()
+        worker = pool.submit(os.getpid).result()
+        processes = psutil.Process().children(recursive=True)
+        assert worker in [process.pid for process in processes]
+    _, living = psutil.wait_procs(processes, timeout=10)
+    assert [process for process in living if process.status() != psutil.STATUS_ZOMBIE] == []
 
 
 @pytest.mark.gpu

@@ -116,7 +116,7 @@ def test_dynamo_takes_it_whole(nemo: Any, any_length: bool) -> None:
     compile = partial(torch.compile, backend=count, fullgraph=True, dynamic=None if any_length else False)
     ours = fused(nemo, compile=compile, any_length=any_length)
     lengths = (97, 200, LONGEST)
-    with compiled.many_shapes(len(lengths)):
+    with compiled.compilations(len(lengths)):
         for frames in lengths:
             agrees(nemo, ours, frames, rows=2)
     assert graphs == 2 * (1 if any_length else len(lengths))
