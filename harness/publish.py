@@ -27,22 +27,33 @@ exit codes: 0 published   2 wrong usage   4 a run is not valid, or was profiled
 _LOCAL_KEYS = {"runner.results_dir": "results", "runner.cache_dir": ".cache"}
 
 
-def publish(folder: Path, target: Path) -> Path:
-    """Copy the run in ``folder`` into ``target``, under its variant's name. Returns the new folder.
+def publish(folders: Sequence[Path], target: Path) -> list[Path]:
+    """Copy the runs in ``folders`` into ``target``, each under its variant's name and, where the user gave
+    one, its label. Returns the new folders.
 
-    Raises ``InvalidMeasurementError`` for a run whose figures may not be quoted.
+    Raises ``InvalidMeasurementError`` for a run whose figures may not be quoted and ``UsageError`` for a name
+    that is taken; nothing is copied then.
     """
-    stored = read_run(folder)
-    _quotable(stored)
-    copy = target / stored.run.variant
-    if copy.exists():
-        raise UsageError(f"{copy}: already holds a published run; remove it or choose another --to")
-    copy.mkdir(parents=True)
-    shutil.copy(folder / "samples.parquet", copy)
-    for chunks in folder.glob("chunks-*.parquet"):
-        shutil.copy(chunks, copy)
-    write_run(copy, without_local_paths(stored.run))
-    return copy
+    runs = [_quotable(read_run(folder)) for folder in folders]
+    copies = [target / _name(stored.run) for stored in runs]
+    for copy in copies:
+        if copy.exists():
+            raise UsageError(f"{copy}: already holds a published run; remove it or choose another --to")
+        if copies.count(copy) > 1:
+            raise UsageError(
+                f"{copy.name}: several of these runs have this name; give each a runner.label when it is "
+                "measured, or publish them with another --to"
+            )
+    for stored, copy in zip(runs, copies, strict=True):
+        copy.mkdir(parents=True)
+        for samples in (stored.folder / "samples.parquet", *stored.folder.glob("chunks-*.parquet")):
+            shutil.copy(samples, copy)
+        write_run(copy, without_local_paths(stored.run))
+    return copies
+
+
+def _name(run: Run) -> str:
+    return f"{run.variant}-{run.label}" if run.label else run.variant
 
 
 def without_local_paths(run: Run) -> Run:
@@ -56,11 +67,12 @@ def without_local_paths(run: Run) -> Run:
     )
 
 
-def _quotable(stored: StoredRun) -> None:
+def _quotable(stored: StoredRun) -> StoredRun:
     run = stored.run
     if run.status is not Status.COMPLETE or run.verdict.status is not VerdictStatus.VALID or run.profiled:
         why = "it was profiled" if run.profiled else f"it is {run.status} and {run.verdict.status}"
         raise InvalidMeasurementError(f"{stored.folder}: {why}; only valid runs are published. Measure again")
+    return stored
 
 
 def _local_word(word: str) -> str:
@@ -92,13 +104,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of valid, finished runs")
-    parser.add_argument("--to", required=True, type=Path, help="folder that keeps them, one folder a variant")
+    parser.add_argument("--to", required=True, type=Path, help="folder that keeps them, one folder a run")
     options = parser.parse_args(arguments)
 
     def run() -> int:
         from harness.report import write_report
 
-        copies = [publish(folder, options.to) for folder in options.runs]
+        copies = publish(options.runs, options.to)
         page = write_report([read_run(copy) for copy in copies], options.to)
         print(f"published {len(copies)} runs; report {page}")
         return 0

@@ -267,6 +267,11 @@ class Run:
     processes: tuple[ProcessRecord, ...] = ()
     summary: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def label(self) -> str:
+        """What the user called it (``runner.label``), or nothing."""
+        return str(self.config.get("runner", {}).get("label", ""))
+
 
 def run_to_json(run: Run) -> dict[str, Any]:
     encoded: dict[str, Any] = to_json(run)

@@ -13,7 +13,7 @@ from harness.measure.stats import Estimate, TooSmall
 from harness.measure.summary import Summary, summarize
 from harness.measure.telemetry import THROTTLING
 from harness.measure.text import NOTHING, duration, gigabytes, number
-from harness.record import Mode, ParityStatus, StoredRun, Telemetry, VerdictStatus
+from harness.record import Mode, ParityStatus, Run, StoredRun, Telemetry, VerdictStatus
 
 WITHHELD = "withheld"
 WIDE_SHARE = 0.10
@@ -49,18 +49,23 @@ class Spoken:
 
 
 def entries(runs: Sequence[StoredRun]) -> list[Entry]:
-    """The runs with their figures, labelled by variant, and by run where variants repeat."""
-    variants = [stored.run.variant for stored in runs]
-    return [
-        Entry(
-            stored,
-            summarize(stored),
-            stored.run.variant
-            if variants.count(stored.run.variant) == 1
-            else f"{stored.run.variant} · {stored.run.run_id}",
-        )
-        for stored in runs
-    ]
+    """The runs with their figures, labelled by variant, where variants repeat also by ``runner.label``, and
+    by run where that is the same."""
+    labels = [stored.run.variant for stored in runs]
+    for finer in (_with_label, _with_run_id):
+        labels = [
+            finer(stored.run) if labels.count(label) > 1 else label
+            for label, stored in zip(labels, runs, strict=True)
+        ]
+    return [Entry(stored, summarize(stored), label) for label, stored in zip(labels, runs, strict=True)]
+
+
+def _with_label(run: Run) -> str:
+    return f"{run.variant} · {run.label}" if run.label else run.variant
+
+
+def _with_run_id(run: Run) -> str:
+    return f"{run.variant} · {run.run_id}"
 
 
 EDITS = "I / D / S / words"

@@ -27,7 +27,7 @@ def test_figures_stay_and_paths_go(tmp_path: Path) -> None:
     origin = replace(stored.run.provenance, command=command)
     write_run(folder, replace(stored.run, provenance=origin, config=config))
 
-    copy = publish(folder, tmp_path / "reference")
+    [copy] = publish([folder], tmp_path / "reference")
 
     kept = read_run(copy)
     assert kept.samples.equals(stored.samples)
@@ -42,14 +42,34 @@ def test_what_may_not_be_quoted_is_not_published(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "results", Recipe()).folder
     write_run(folder, replace(read_run(folder).run, profiled=True))
     with pytest.raises(InvalidMeasurementError, match="profiled"):
-        publish(folder, tmp_path / "reference")
+        publish([folder], tmp_path / "reference")
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "results", Recipe()).folder
-    publish(folder, tmp_path / "reference")
+    publish([folder], tmp_path / "reference")
     with pytest.raises(UsageError, match="already"):
-        publish(folder, tmp_path / "reference")
+        publish([folder], tmp_path / "reference")
+
+
+def labelled(results: Path, label: str) -> Path:
+    folder = make_run(results / (label or "none"), Recipe()).folder
+    run = read_run(folder).run
+    write_run(folder, replace(run, config={**run.config, "runner": {"label": label}}))
+    return folder
+
+
+def test_runs_of_one_variant_are_told_apart_by_their_labels(tmp_path: Path) -> None:
+    folders = [labelled(tmp_path, label) for label in ("", "graph", "fused")]
+    copies = publish(folders, tmp_path / "reference")
+    assert [copy.name for copy in copies] == ["eager", "eager-graph", "eager-fused"]
+
+
+def test_one_name_for_two_runs_is_refused_before_anything_is_copied(tmp_path: Path) -> None:
+    folders = [labelled(tmp_path / side, "graph") for side in ("a", "b")]
+    with pytest.raises(UsageError, match=r"eager-graph.*runner\.label"):
+        publish(folders, tmp_path / "reference")
+    assert not (tmp_path / "reference").exists()
 
 
 def test_names_that_are_no_paths_stay(tmp_path: Path) -> None:

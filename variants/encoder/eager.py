@@ -39,7 +39,7 @@ class EagerEncoder:
 
     def __init__(self, model: TdtModel) -> None:
         self._model = model
-        self._before = DeviceMemory.read(model.device)
+        self._before = self._after = DeviceMemory.read(model.device)
         self._shapes: Counter[tuple[int, int]] = Counter()
 
     @torch.inference_mode()
@@ -56,6 +56,10 @@ class EagerEncoder:
             return EncoderOutput(empty, torch.zeros_like(lengths))
         features = torch.from_numpy(batch.values).to(device=model.device, dtype=model.dtype)
         states, state_lengths = model.encoder(audio_signal=features, length=lengths)  # [B, D, T'], [B]
+        if self._shapes[(rows, frames)] == 1:
+            # Now, and not with the evidence: by then other processes may have taken memory of the device.
+            # The first call of a shape is slow anyway, and the warm-up's.
+            self._after = DeviceMemory.read(model.device, release=False)
         return EncoderOutput(states.transpose(1, 2), state_lengths)
 
     def evidence(self) -> Evidence:
@@ -69,6 +73,6 @@ class EagerEncoder:
                 "input_buffers_bytes": 0,
                 # Nothing is prepared: its activations are what the calls have left in torch's cache, which
                 # the decoder's calls use as well.
-                **DeviceMemory.read(self._model.device, release=False).since(self._before),
+                **self._after.since(self._before),
             },
         }

@@ -86,7 +86,13 @@ def require(reference: States, found: States, limits: Limits, what: str) -> Agre
 
 
 def label_agreement(reference: Sequence[Hypothesis], found: Sequence[Hypothesis]) -> float:
-    """1 - (edits / labels of the reference), over all utterances; 1 where neither has labels."""
+    """1 - (edits / labels of the reference), over all utterances; 1 where neither has labels.
+
+    What to ask for depends on the weights: where the two best labels are nearly tied, kernels that round
+    otherwise part. Synthetic weights kept 0.81 to 1.00 of a bucket's labels through other fp16 kernels on an
+    H100, and 0.70 at 15 s with noise of 1 % (cosine 0.99993) on their states; of another utterance's states,
+    or those of one half silenced, they kept none. Half tells these apart.
+    """
     edits = sum(_edits(a.tokens, b.tokens) for a, b in zip(reference, found, strict=True))
     labels = sum(len(hypothesis.tokens) for hypothesis in reference)
     return 1.0 - edits / max(labels, 1)

@@ -104,6 +104,8 @@ def test_runs_of_one_variant_are_told_apart(stored):
     other = replace(stored, run=replace(stored.run, run_id="two"))
     assert [entry.label for entry in entries([stored, other])] == ["eager · one", "eager · two"]
     assert entries([stored])[0].label == "eager"
+    named = replace(other, run=replace(other.run, config={**other.run.config, "runner": {"label": "mine"}}))
+    assert [entry.label for entry in entries([stored, named])] == ["eager", "eager · mine"]
 
 
 def test_what_users_wrote_cannot_break_the_page(stored, tmp_path):

@@ -19,6 +19,7 @@ from variants.encoder.parity import LIMITS, Agreement, States, compare, probe
 from variants.models.types import TdtModel
 
 PLAN = ShapePlan((0.5, 1.0, 2.0), 4, (0.3, 0.4, 0.8, 1.1, 1.8))
+PLAIN = {**compiled.DEFAULTS, "backend": "graph", "longest_s": 2.0}  # nothing here needs a compiler
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def encoder(model: TdtModel) -> BucketedEncoder:
 
 
 def bucketed(model: TdtModel, plan: ShapePlan = PLAN, **options: Any) -> BucketedEncoder:
-    chosen = {**compiled.DEFAULTS, "buckets": 3, "longest_s": 2.0, **options}
+    chosen = {**PLAIN, "buckets": 3, **options}
     return compiled.build_with(model, chosen, plan, DirectRecorder())
 
 
@@ -98,7 +99,7 @@ def test_every_shape_is_prepared_once_and_counted(model: TdtModel, encoder: Buck
 
 def test_a_capture_after_the_build_voids_the_run(model: TdtModel) -> None:
     recorder = DirectRecorder()
-    chosen = {**compiled.DEFAULTS, "buckets": 2, "longest_s": 2.0}
+    chosen = {**PLAIN, "buckets": 2}
     encoder = compiled.build_with(model, chosen, PLAN, recorder)
     recorder.record(lambda x, lengths: (x, lengths), torch.zeros(1, 32, 8), torch.zeros(1))
     evidence = encoder.evidence()
@@ -158,7 +159,7 @@ def test_other_labels_are_invalid_and_name_the_bucket(encoder: BucketedEncoder) 
 
 
 def test_a_wrong_mask_is_invalid_and_names_the_bucket(model: TdtModel) -> None:
-    chosen = {**compiled.DEFAULTS, "buckets": 2, "longest_s": 2.0}
+    chosen = {**PLAIN, "buckets": 2}
     wrong = compiled.build_with(model, chosen, PLAN, DeafRecorder())
     with pytest.raises(
         InvalidMeasurementError, match=r"encoder=compiled: bucket \d \(batch \d, .* float32\)"

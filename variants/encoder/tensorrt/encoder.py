@@ -38,7 +38,7 @@ OPTIONS: Mapping[str, Any] = {
     "opt_batch": 1,
     "workspace_mib": 4096,
     "tactic_sources": None,
-    "token_agreement": 0.8,
+    "token_agreement": 0.5,  # see parity.label_agreement
     "cache_dir": None,
 }
 PADDINGS = ("profile", "none")
