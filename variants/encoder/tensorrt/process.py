@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -87,24 +88,41 @@ class EngineStore:
 
     def _follow(self, process: subprocess.Popen[str]) -> dict[str, Any]:
         last: dict[str, Any] = {}
-        start = shown = time.monotonic()
-        for line in process.stdout or ():
-            message = _parsed(line)
-            if message is None:
-                continue
-            if "warning" in message:
-                self._show(f"TensorRT: {message['warning']}")
-            elif "phase" in message:
-                now = time.monotonic()
-                if now - shown >= _SHOW_EVERY_S:
-                    shown = now
-                    self._show(
-                        f"building the engine, {now - start:.0f} s: {message['phase']} "
-                        f"{message['step']}/{message['steps']}"
-                    )
-            else:
-                last = message
+        with _Pace(self._show) as pace:
+            for line in process.stdout or ():
+                message = _parsed(line)
+                if message is None:
+                    continue
+                if "warning" in message:
+                    self._show(f"TensorRT: {message['warning']}")
+                elif "phase" in message:
+                    pace.doing = f": {message['phase']} {message['step']}/{message['steps']}"
+                else:
+                    last = message
         return last
+
+
+class _Pace:
+    """Says every few seconds how far the build is; how long it has run, where TensorRT says no more (8.6 has
+    no progress monitor, and a build takes minutes)."""
+
+    def __init__(self, show: Show) -> None:
+        self._show, self.doing = show, ""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="build progress", daemon=True)
+
+    def __enter__(self) -> _Pace:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        start = time.monotonic()
+        while not self._ended.wait(_SHOW_EVERY_S):
+            self._show(f"building the engine, {time.monotonic() - start:.0f} s{self.doing}")
 
 
 def _built(folder: Path, key: str, found: bool) -> BuiltEngine:
