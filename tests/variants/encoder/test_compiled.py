@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any
 
@@ -230,9 +231,9 @@ def test_the_compiler_s_workers_end_with_the_compilations() -> None:
     """They hold gigabytes, and the memory of a run is that of all its processes."""
     with compiled.compilations(1), inductor.patch(compile_threads=2):
         pool: Any = AsyncCompile.process_pool()
-        worker = pool.submit(os.getpid).result()
-        processes = psutil.Process().children(recursive=True)
-        assert worker in [process.pid for process in processes]
+        worker = psutil.Process(pool.submit(os.getpid).result())
+        between = itertools.takewhile(lambda process: process.pid != os.getpid(), worker.parents())
+        processes = [worker, *between]
     _, living = psutil.wait_procs(processes, timeout=10)
     assert [process for process in living if process.status() != psutil.STATUS_ZOMBIE] == []
 
