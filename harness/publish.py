@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.command import guarded
 from harness.errors import InvalidMeasurementError, UsageError
-from harness.record import Run, Status, StoredRun, VerdictStatus, read_run, write_run
+from harness.record import Run, Status, StoredRun, VerdictStatus, folder_name, read_run, write_run
 
 _EXAMPLES = """examples:
   python -m harness.publish results/RUN_A results/RUN_B --to results/reference/h100-80gb
@@ -53,7 +53,7 @@ def publish(folders: Sequence[Path], target: Path) -> list[Path]:
 
 
 def _name(run: Run) -> str:
-    return f"{run.variant}-{run.label}" if run.label else run.variant
+    return folder_name(f"{run.variant}-{run.label}" if run.label else run.variant)
 
 
 def without_local_paths(run: Run) -> Run:

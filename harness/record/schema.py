@@ -318,5 +318,9 @@ def content_hash(value: Any) -> str:
 
 def new_run_id(variant: str, now: datetime) -> str:
     """Sorts by time, reads well in a path, does not collide between machines."""
-    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in variant)
-    return f"{now:%Y%m%d-%H%M%S}-{name}-{secrets.token_hex(2)}"
+    return f"{now:%Y%m%d-%H%M%S}-{folder_name(variant)}-{secrets.token_hex(2)}"
+
+
+def folder_name(text: str) -> str:
+    """``text``, which a user may have written, as one part of a path."""
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in text)

@@ -53,16 +53,17 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 def labelled(results: Path, label: str) -> Path:
-    folder = make_run(results / (label or "none"), Recipe()).folder
+    folder = make_run(results, Recipe()).folder
     run = read_run(folder).run
     write_run(folder, replace(run, config={**run.config, "runner": {"label": label}}))
     return folder
 
 
 def test_runs_of_one_variant_are_told_apart_by_their_labels(tmp_path: Path) -> None:
-    folders = [labelled(tmp_path, label) for label in ("", "graph", "fused")]
+    folders = [labelled(tmp_path / str(i), label) for i, label in enumerate(("", "graph", "../my run"))]
     copies = publish(folders, tmp_path / "reference")
-    assert [copy.name for copy in copies] == ["eager", "eager-graph", "eager-fused"]
+    assert [copy.name for copy in copies] == ["eager", "eager-graph", "eager----my-run"]
+    assert {copy.parent for copy in copies} == {tmp_path / "reference"}
 
 
 def test_one_name_for_two_runs_is_refused_before_anything_is_copied(tmp_path: Path) -> None:
