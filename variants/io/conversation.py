@@ -1,6 +1,6 @@
 """The protocol's state on the server's side of one connection, without a socket.
 
-Both servers feed it frames and completions and send what it leaves in ``out``; they differ only
+Every server feeds it frames and completions and sends what it leaves in ``out``; they differ only
 in who waits. It runs in one thread at a time.
 """
 
@@ -31,7 +31,7 @@ from harness.wire import (
     encode_error,
     encode_final,
 )
-from variants.io.types import Budget, Traffic
+from variants.io.types import Budget, IoOptions, Traffic
 from variants.topology.types import (
     AbandonStream,
     Backend,
@@ -57,6 +57,16 @@ class Shared:
     max_jobs: int
     stream_ids: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     abandoned: deque[int] = field(default_factory=deque)
+
+    @classmethod
+    def of(cls, backend: Backend, options: IoOptions) -> Shared:
+        return cls(
+            backend=backend,
+            limits=options.limits,
+            sample_rate=options.sample_rate,
+            budget=Budget(options.max_buffered_bytes),
+            max_jobs=options.max_jobs,
+        )
 
     def abandon(self, stream_id: int) -> None:
         """Forget a stream; offered again by ``retry`` while the backend is busy."""

@@ -21,7 +21,7 @@ from harness.spans import now_ns
 from harness.wire import ErrorCode, Frame, FrameReader, FramingError, WireError
 from variants.io.conversation import Conversation, Shared
 from variants.io.door import Door
-from variants.io.types import Budget, IoOptions, Switches, Traffic, parse_options
+from variants.io.types import IoOptions, Switches, Traffic, parse_options
 from variants.topology.types import Backend, Busy, Completion, CompletionQueue
 
 _SCRATCH_BYTES = 256 << 10
@@ -99,13 +99,7 @@ class EpollServer:
 
     def __init__(self, backend: Backend, options: IoOptions) -> None:
         self._options = options
-        self._shared = Shared(
-            backend=backend,
-            limits=options.limits,
-            sample_rate=options.sample_rate,
-            budget=Budget(options.max_buffered_bytes),
-            max_jobs=options.max_jobs,
-        )
+        self._shared = Shared.of(backend, options)
         self._door = Door(options)
         self._epoll = select.epoll()
         self._completions = CompletionQueue()

@@ -22,7 +22,7 @@ from harness.sockets import Address
 from harness.wire import ErrorCode, Frame, FrameReader, FramingError, WireError
 from variants.io.conversation import Conversation, Shared
 from variants.io.door import Door
-from variants.io.types import Budget, IoOptions, Switches, Traffic, parse_options
+from variants.io.types import IoOptions, Switches, Traffic, parse_options
 from variants.topology.types import Backend, Busy, Completion
 
 _SCRATCH_BYTES = 16 << 10
@@ -40,13 +40,7 @@ class ThreadServer:
 
     def __init__(self, backend: Backend, options: IoOptions) -> None:
         self._options = options
-        self._shared = Shared(
-            backend=backend,
-            limits=options.limits,
-            sample_rate=options.sample_rate,
-            budget=Budget(options.max_buffered_bytes),
-            max_jobs=options.max_jobs,
-        )
+        self._shared = Shared.of(backend, options)
         self._door = Door(options)
         self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lock = threading.Lock()
