@@ -12,17 +12,18 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness.protocols import Evidence
 from harness.sockets import Address
 from harness.spans import now_ns
-from harness.wire import ErrorCode, Frame, FrameReader, FramingError, WireError
+from harness.wire import ErrorCode, FrameReader, WireError
 from variants.io.conversation import Conversation, Shared
 from variants.io.door import Door
+from variants.io.intake import Intake
 from variants.io.types import IoOptions, Switches, Traffic, parse_options
-from variants.topology.types import Backend, Busy, Completion, CompletionQueue
+from variants.topology.types import Backend, Completion, CompletionQueue
 
 _SCRATCH_BYTES = 256 << 10
 _ACCEPTS_PER_WAKE_UP = 64
@@ -40,30 +41,29 @@ class _Connection:
     """One client: its socket, its unsent bytes and when it last did what it owed."""
 
     __slots__ = (
-        "backlog",
         "closed",
         "conversation",
-        "eof",
+        "intake",
         "interest",
-        "last_read_ns",
         "lingering_since_ns",
-        "owes_since_ns",
-        "reader",
         "sock",
         "unsent",
         "unsent_since_ns",
     )
 
-    def __init__(self, sock: socket.socket, shared: Shared, completions: CompletionQueue, at_ns: int) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        shared: Shared,
+        completions: CompletionQueue,
+        scratch: memoryview,
+        at_ns: int,
+    ) -> None:
         self.sock = sock
-        self.reader = FrameReader(shared.limits)
         self.conversation = Conversation(shared, completions.put, self)
-        self.backlog: list[Frame] = []  # frames that wait for room in the backend
+        self.intake = Intake(self.conversation, FrameReader(shared.limits), scratch, at_ns)
         self.unsent: bytes | memoryview = b""
         self.interest = select.EPOLLIN
-        self.eof = False
-        self.last_read_ns = at_ns
-        self.owes_since_ns = 0  # when the frame that is still incomplete began
         self.unsent_since_ns = 0  # when the client last took a byte of what waits for it
         self.lingering_since_ns = 0
         self.closed = False
@@ -71,12 +71,12 @@ class _Connection:
     @property
     def at_ease(self) -> bool:
         """The common case, and cheap to tell: it is read, nothing waits, and nothing ends."""
-        conversation = self.conversation
+        conversation, intake = self.conversation, self.intake
         return self.interest == select.EPOLLIN and not (
             self.unsent
             or conversation.out
-            or self.backlog
-            or self.eof
+            or intake.backlog
+            or intake.eof
             or conversation.ending
             or conversation.draining
         )
@@ -84,14 +84,7 @@ class _Connection:
     @property
     def finished(self) -> bool:
         """Everything that this client will ever get has been sent."""
-        conversation = self.conversation
-        if self.unsent or conversation.out:
-            return False
-        if conversation.ending:
-            return True
-        if conversation.draining and not conversation.sessions and not self.backlog:
-            return True
-        return self.eof and not self.backlog and conversation.waiting_for_client
+        return not self.unsent and not self.conversation.out and self.intake.concluded
 
 
 class EpollServer:
@@ -217,8 +210,8 @@ class EpollServer:
             self._read(connection)
 
     def _read(self, connection: _Connection) -> None:
-        reader = connection.reader
-        target = reader.target(self._scratch)
+        intake = connection.intake
+        target = intake.reader.target(self._scratch)
         try:
             received = connection.sock.recv_into(target)
         except BlockingIOError:
@@ -226,48 +219,17 @@ class EpollServer:
         except OSError:
             self._close(connection)
             return
-        if connection.lingering_since_ns and received:
-            return  # it was told why; what it still sends is of no interest
-        connection.last_read_ns = self._now_ns
-        connection.conversation.traffic.bytes_in += received
-        if received:
-            self._take(connection, reader.feed(target, received))
-        else:
-            self._end_of_input(connection)
-        self._settle(connection)
-
-    def _take(self, connection: _Connection, frames: Sequence[Frame]) -> None:
-        """Hand frames to the conversation; those that the backend has no room for wait in order."""
-        conversation = connection.conversation
-        for index, frame in enumerate(frames):
-            try:
-                conversation.handle(frame)
-            except Busy:
-                connection.backlog = [self._kept(waiting) for waiting in frames[index:]]
-                self._blocked[connection.sock.fileno()] = connection
-                break
-        reader = connection.reader
-        if reader.error is not None and not connection.backlog:
-            conversation.fail(reader.error)
-        if not reader.mid_frame:
-            connection.owes_since_ns = 0
-        elif not connection.owes_since_ns or frames:
-            connection.owes_since_ns = self._now_ns
-
-    def _kept(self, frame: Frame) -> Frame:
-        """The scratch buffer is about to be used again: what waits has to own its bytes."""
-        if frame.payload.obj is not self._scratch.obj:
-            return frame
-        return frame._replace(payload=memoryview(bytes(frame.payload)))
-
-    def _end_of_input(self, connection: _Connection) -> None:
-        """The client will send no more; it may still read (a half-closed connection)."""
-        connection.eof = True
         if connection.lingering_since_ns:
-            self._close(connection)
-            return
-        if not connection.backlog:
-            connection.conversation.end_of_input(connection.reader.mid_frame)
+            if not received:
+                self._close(connection)
+            return  # it was told why; what it still sends is of no interest
+        if received:
+            intake.feed(target, received, self._now_ns)
+            if intake.backlog:
+                self._blocked[connection.sock.fileno()] = connection
+        else:
+            intake.end(self._now_ns)
+        self._settle(connection)
 
     def _complete(self, completions: list[Completion]) -> None:
         """Answer what the backend has finished, one ``send`` for each connection."""
@@ -288,10 +250,9 @@ class EpollServer:
             self._guarded(connection, self._retry, connection)
 
     def _retry(self, connection: _Connection) -> None:
-        frames, connection.backlog = connection.backlog, []
-        self._take(connection, frames)
-        if connection.eof and not connection.backlog:
-            self._end_of_input(connection)
+        connection.intake.retry(self._now_ns)
+        if connection.intake.backlog:
+            self._blocked[connection.sock.fileno()] = connection
         self._settle(connection)
 
     # ------------------------------------------------------------ answers
@@ -341,7 +302,7 @@ class EpollServer:
         interest = select.EPOLLOUT if waiting else 0
         if waiting > self._options.high_water_bytes:
             conversation.traffic.over_high_water += bool(connection.interest & select.EPOLLIN)
-        elif not (connection.backlog or connection.eof or conversation.ending):
+        elif not (connection.intake.backlog or connection.intake.eof or conversation.ending):
             interest |= select.EPOLLIN
         if connection.lingering_since_ns:
             interest = select.EPOLLIN
@@ -352,7 +313,7 @@ class EpollServer:
     def _finish(self, connection: _Connection) -> None:
         """All is said. Closing with unread input would discard answers on the way (TCP resets), so
         say that no more comes and wait a moment for the client to hang up."""
-        if connection.eof:
+        if connection.intake.eof:
             self._close(connection)
         elif not connection.lingering_since_ns:
             connection.lingering_since_ns = self._now_ns
@@ -385,7 +346,7 @@ class EpollServer:
             self._traffic.errors["too_many_connections"] += 1
             self._door.turn_away(sock)
             return
-        connection = _Connection(sock, self._shared, self._completions, self._now_ns)
+        connection = _Connection(sock, self._shared, self._completions, self._scratch, self._now_ns)
         self._connections[sock.fileno()] = connection
         self._epoll.register(sock, select.EPOLLIN)
         self._accepted += 1
@@ -399,7 +360,7 @@ class EpollServer:
         connection.conversation.abandon()
         self._traffic.merge(connection.conversation.traffic)
         connection.conversation.traffic = Traffic()
-        connection.backlog = []
+        connection.intake.backlog = []
         self._blocked.pop(fd, None)
         del self._connections[fd]
         connection.sock.close()  # closing removes it from the epoll set
@@ -424,21 +385,9 @@ class EpollServer:
             # It does not read, so there is no way to tell it.
             self._traffic.errors[ErrorCode.SLOW_PEER.name.lower()] += 1
             self._close(connection)
-        elif connection.owes_since_ns and now - connection.owes_since_ns > slow_ns and not connection.backlog:
-            message = f"a frame took longer than {self._options.slow_peer_timeout_s:g} s to arrive"
-            self._end(connection, FramingError(ErrorCode.SLOW_PEER, message))
-        elif self._is_idle(connection):
-            message = f"nothing was sent for {self._options.idle_timeout_s:g} s"
-            self._end(connection, WireError(ErrorCode.IDLE, message))
-
-    def _is_idle(self, connection: _Connection) -> bool:
-        silent_ns = self._now_ns - connection.last_read_ns
-        waits_for_us = connection.backlog or not connection.conversation.waiting_for_client
-        return silent_ns > self._options.idle_timeout_s * 1e9 and not waits_for_us
-
-    def _end(self, connection: _Connection, error: WireError) -> None:
-        connection.conversation.fail(error)
-        self._settle(connection)
+        elif error := connection.intake.overdue(now, self._options):
+            connection.conversation.fail(error)
+            self._settle(connection)
 
     def _begin_drain(self) -> None:
         os.eventfd_read(self._stop_fd)
