@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import zmq
 
+from harness.arguments import positive_integer, positive_seconds
 from harness.measure.stats import percentiles
 from harness.run.provenance import git_state
 from harness.spans import now_ns
@@ -241,11 +242,13 @@ def _columns(samples: Sequence[Sample]) -> dict[str, list[Any]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ipc", description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--processes", type=int, default=5, help="fresh sets of processes")
+    parser.add_argument("--processes", type=positive_integer, default=5, help="fresh sets of processes")
     parser.add_argument(
-        "--rounds", type=int, default=12, help="messages of each transport and length in a set"
+        "--rounds", type=positive_integer, default=12, help="messages of each transport and length in a set"
     )
-    parser.add_argument("--lengths", type=float, nargs="+", default=LENGTHS_S, help="seconds of audio")
+    parser.add_argument(
+        "--lengths", type=positive_seconds, nargs="+", default=LENGTHS_S, help="seconds of audio"
+    )
     options = parser.parse_args(arguments)
     origin = provenance()
     samples = list(measure(options.lengths, options.processes, options.rounds))

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from harness.arguments import positive_integer
 from harness.command import guarded
 from harness.config.load import compose_run
 from harness.errors import UsageError
@@ -73,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="OVERRIDES",
         help="overrides of one variant, in one quoted string; give it once per variant",
     )
-    parser.add_argument("--rounds", type=int, default=4, help="processes of each variant (default: 4)")
+    parser.add_argument(
+        "--rounds", type=positive_integer, default=4, help="processes of each variant (default: 4)"
+    )
     parser.add_argument("common", nargs="*", metavar="key=value", help="overrides that all variants share")
     options = parser.parse_intermixed_args(arguments)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from harness.arguments import positive_integer, positive_seconds
 from harness.claims import accelerated, collector, connections, copies, hops, report
 from harness.claims.model import Bench, Claim, Finding, Test
 from harness.errors import ExitCode, HarnessError, UsageError
@@ -102,34 +103,45 @@ def _conditions(bench: Bench) -> dict[str, object]:
     }
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a time above 0")
-    return value
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m harness.claims", description=__doc__)
     add = parser.add_argument
     add("--claims", default="all", help="numbers, such as 5,6,7,8 (default: all)")
     add("--out", default="reports/claims", help="folder of the report (default: %(default)s)")
     add("--cache-dir", default=".cache", help="where rendered audio is kept (default: %(default)s)")
-    add("--repeats", type=_count, default=2, help="processes of each variant (default: %(default)s)")
-    add("--connections", type=_count, default=2000, help="live streams of claim 6 (default: %(default)s)")
-    add("--duration", type=_seconds, default=60.0, help="seconds of each stream (default: %(default)s)")
-    add("--objects", type=_count, default=1_000_000, help="start-up heap of claim 7 (default: %(default)s)")
     add(
-        "--longest", type=_seconds, default=3600.0, help="longest recording of claim 5 (default: %(default)s)"
+        "--repeats", type=positive_integer, default=2, help="processes of each variant (default: %(default)s)"
     )
-    add("--requests", type=_count, default=100, help="requests a process in claim 8 (default: %(default)s)")
+    add(
+        "--connections",
+        type=positive_integer,
+        default=2000,
+        help="live streams of claim 6 (default: %(default)s)",
+    )
+    add(
+        "--duration",
+        type=positive_seconds,
+        default=60.0,
+        help="seconds of each stream (default: %(default)s)",
+    )
+    add(
+        "--objects",
+        type=positive_integer,
+        default=1_000_000,
+        help="start-up heap of claim 7 (default: %(default)s)",
+    )
+    add(
+        "--longest",
+        type=positive_seconds,
+        default=3600.0,
+        help="longest recording of claim 5 (default: %(default)s)",
+    )
+    add(
+        "--requests",
+        type=positive_integer,
+        default=100,
+        help="requests a process in claim 8 (default: %(default)s)",
+    )
     add("--seed", type=int, default=0)
     add("--quick", action="store_true", help="everything once and small: does it work, not what is it worth")
     return parser

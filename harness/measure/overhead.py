@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.arguments import positive_integer
 from harness.corpus.manifest import AudioItem
 from harness.protocols import Evidence, Request, SegmentFeatures, ServiceSpec, Stream, Transcript
 from harness.record import MEASURED, Journal, ProcessRecord
@@ -101,7 +102,7 @@ def measure(requests: int, folder: Path) -> Overhead:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m harness.measure.overhead", description=__doc__)
-    parser.add_argument("--requests", type=int, default=20_000)
+    parser.add_argument("--requests", type=positive_integer, default=20_000)
     requests = parser.parse_args().requests
     with tempfile.TemporaryDirectory() as folder:
         overhead = measure(requests, Path(folder))

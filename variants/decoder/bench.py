@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from harness.arguments import positive_integer, positive_integers, positive_seconds
 from harness.bench_provenance import bench_provenance
 from harness.errors import HarnessError, UnavailableError
 from harness.protocols import Decoder, EncoderOutput, Hypothesis, ShapePlan
@@ -439,11 +440,14 @@ def provenance(options: argparse.Namespace, arguments: Sequence[str]) -> dict[st
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m variants.decoder.bench", description=__doc__)
-    parser.add_argument("--batches", type=_integers, default=(1, 8, 32, 128))
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of each utterance")
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--batches", type=positive_integers, default=(1, 8, 32, 128))
+    parser.add_argument("--seconds", type=positive_seconds, default=10.0, help="length of each utterance")
+    parser.add_argument("--rounds", type=positive_integer, default=20)
     parser.add_argument(
-        "--clips", type=int, default=32, help=f"utterances in all, in at least {MIN_INPUTS} batches"
+        "--clips",
+        type=positive_integer,
+        default=32,
+        help=f"utterances in all, in at least {MIN_INPUTS} batches",
     )
     parser.add_argument("--labels-per-s", type=float, default=4.0)
     parser.add_argument("--decoders", type=lambda text: tuple(text.split(",")), default=NAMES)
@@ -452,10 +456,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--commit", default=None, help="git commit of the code, where there is no repository")
     parser.add_argument("--out", type=Path, default=None, help="JSON file to write")
     return parser.parse_args(arguments)
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
 
 
 def print_batch(result: Mapping[str, Any]) -> None:

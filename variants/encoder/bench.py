@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.arguments import positive_integer, positive_seconds
 from harness.bench_provenance import bench_provenance
-from harness.errors import ExitCode, HarnessError, UnavailableError
+from harness.errors import ExitCode, HarnessError, UnavailableError, UsageError
 from harness.measure.stats import nearest_rank
 from harness.protocols import Encoder, FeatureBatch, ShapePlan
 from variants.encoder import compiled, eager
@@ -76,12 +77,15 @@ def build_model(name: str, precision: str, device: torch.device, seed: int) -> T
     )
 
 
-def keep_layers(model: TdtModel, count: int) -> None:
-    """Only the first ``count`` Conformer layers from here on; 0 keeps all."""
+def keep_layers(model: TdtModel, layers: int | None) -> None:
+    """Only the first ``layers`` Conformer layers from here on; None keeps all. Raises ``UsageError``."""
     encoder: Any = model.encoder
-    if count:
-        encoder.layers = encoder.layers[:count]
-        encoder.layer_drop_probs = encoder.layer_drop_probs[:count]
+    if layers is None:
+        return
+    if layers > len(encoder.layers):
+        raise UsageError(f"--layers {layers}: {model.name} has {len(encoder.layers)}")
+    encoder.layers = encoder.layers[:layers]
+    encoder.layer_drop_probs = encoder.layer_drop_probs[:layers]
 
 
 def floor_s(model: TdtModel, batch: int, frames: int) -> float:
@@ -220,16 +224,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m variants.encoder.bench", description="Time encoders.")
     parser.add_argument("--model", default="parakeet_tdt_0_6b_v3", choices=tuple(ARCHITECTURES))
-    parser.add_argument("--layers", type=int, default=0, help="the first so many layers (default: all)")
+    parser.add_argument("--layers", type=positive_integer, help="the first so many layers (default: all)")
     parser.add_argument("--precision", default="fp16", choices=tuple(PRECISIONS))
     parser.add_argument("--encoders", nargs="+", default=["eager", "graph"], choices=NAMES)
     parser.add_argument("--mode", default="default", choices=compiled.MODES, help="of inductor")
     parser.add_argument("--each-length", action="store_true", help="fused: compile for each length, not once")
     parser.add_argument(
-        "--lengths", nargs="+", type=float, default=[1.0, 2.0, 5.0, 10.0, 30.0], help="seconds"
+        "--lengths", nargs="+", type=positive_seconds, default=[1.0, 2.0, 5.0, 10.0, 30.0], help="seconds"
     )
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--batches", nargs="+", type=positive_integer, default=[1, 8])
+    parser.add_argument("--rounds", type=positive_integer, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commit", help="git commit of the code, where there is no repository")
     parser.add_argument("--json", type=Path, help="write every sample here")

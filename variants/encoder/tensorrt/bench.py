@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.arguments import positive_integer, positive_seconds
 from harness.bench_provenance import bench_provenance
 from harness.errors import ExitCode, HarnessError, InvalidMeasurementError, UsageError
 from variants.encoder.parity import LIMITS, States, probe, require
@@ -288,10 +289,10 @@ def _parser() -> argparse.ArgumentParser:
     making.add_argument(
         "--model", default="parakeet_tdt_0_6b_v3", choices=("parakeet_tdt_0_6b_v3", "parakeet_tiny")
     )
-    making.add_argument("--layers", type=int, default=0, help="the first so many layers (default: all)")
+    making.add_argument("--layers", type=positive_integer, help="the first so many layers (default: all)")
     making.add_argument("--precision", default="fp16", choices=tuple(TYPES))
     making.add_argument(
-        "--lengths", nargs="+", type=float, default=[1.0, 2.0, 5.0, 10.0, 30.0], help="seconds"
+        "--lengths", nargs="+", type=positive_seconds, default=[1.0, 2.0, 5.0, 10.0, 30.0], help="seconds"
     )
     making.add_argument("--seed", type=int, default=0)
     making.add_argument("--output", type=Path, required=True)
@@ -299,7 +300,7 @@ def _parser() -> argparse.ArgumentParser:
     timing.set_defaults(run=time_engines)
     timing.add_argument("probes", type=Path)
     timing.add_argument("--engines", nargs="+", default=list(ENGINES), choices=ENGINES)
-    timing.add_argument("--rounds", type=int, default=100)
+    timing.add_argument("--rounds", type=positive_integer, default=100)
     timing.add_argument("--cache", type=Path, default=Path(".cache") / "engines")
     timing.add_argument("--no-cuda-graphs", dest="cuda_graphs", action="store_false")
     timing.add_argument("--optimization-level", type=int, default=3, choices=range(6))
