@@ -11,7 +11,6 @@ import errno
 import os
 import select
 import socket
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,7 +21,7 @@ from harness.wire import ErrorCode, FrameReader, WireError
 from variants.io.conversation import Conversation, Shared
 from variants.io.door import Door
 from variants.io.intake import Intake
-from variants.io.types import IoOptions, Switches, Traffic, parse_options
+from variants.io.types import IoOptions, Switches, Traffic, Visits, evidence_of, parse_options
 from variants.topology.types import Backend, Completion, CompletionQueue
 
 _SCRATCH_BYTES = 256 << 10
@@ -144,23 +143,9 @@ class EpollServer:
         traffic.merge(self._traffic)
         for connection in list(self._connections.values()):
             traffic.merge(connection.conversation.traffic)
-        switches = Switches.now().since(self._started_switches)
-        return {
-            "io": {
-                "kind": "epoll",
-                **({} if self._accepted else {"not_engaged": "no client connected"}),
-                "connections": self._accepted,
-                "peak_connections": self._peak,
-                "io_threads": 1,
-                "process_threads": threading.active_count(),
-                "connections_per_thread": self._peak,
-                "wake_ups": self._wake_ups,
-                "voluntary_switches": switches.voluntary,
-                "involuntary_switches": switches.involuntary,
-                "buffered_bytes": self._shared.budget.held,
-                **traffic.as_dict(),
-            }
-        }
+        visits = Visits(self._accepted, self._peak, threads=1, per_thread=self._peak)
+        budget = self._shared.budget
+        return evidence_of("epoll", visits, self._started_switches, traffic, budget, wake_ups=self._wake_ups)
 
     # ------------------------------------------------------------ the loop
 

@@ -22,7 +22,7 @@ from harness.sockets import Address
 from harness.wire import ErrorCode, Frame, FrameReader, FramingError, WireError
 from variants.io.conversation import Conversation, Shared
 from variants.io.door import Door
-from variants.io.types import IoOptions, Switches, Traffic, parse_options
+from variants.io.types import IoOptions, Switches, Traffic, Visits, evidence_of, parse_options
 from variants.topology.types import Backend, Busy, Completion
 
 _SCRATCH_BYTES = 16 << 10
@@ -82,22 +82,10 @@ class ThreadServer:
             clients = list(self._clients)
         for client in clients:
             traffic.merge(client.conversation.traffic)
-        switches = Switches.now().since(self._started_switches)
-        return {
-            "io": {
-                "kind": "threads",
-                **({} if self._accepted else {"not_engaged": "no client connected"}),
-                "connections": self._accepted,
-                "peak_connections": self._peak,
-                "io_threads": self._peak,
-                "process_threads": self._peak_threads,
-                "connections_per_thread": 1,
-                "voluntary_switches": switches.voluntary,
-                "involuntary_switches": switches.involuntary,
-                "buffered_bytes": self._shared.budget.held,
-                **traffic.as_dict(),
-            }
-        }
+        visits = Visits(self._accepted, self._peak, threads=self._peak, per_thread=1)
+        budget = self._shared.budget
+        own = {"process_threads": self._peak_threads}  # at their most; by now clients may have gone
+        return evidence_of("threads", visits, self._started_switches, traffic, budget, **own)
 
     # ------------------------------------------------------------ coming and going
 

@@ -1,4 +1,4 @@
-"""What both ways of serving connections share: their options, their door and their counts."""
+"""What all ways of serving connections share: their options, their door and their counts."""
 
 from __future__ import annotations
 
@@ -45,6 +45,8 @@ class IoOptions:
     drain_timeout_s: float = 10.0
     thread_stack_bytes: int = 0
     """Of each connection's thread (``threads`` only); 0 is the system's default."""
+    loop: str = "uvloop"
+    """Which loop runs (``asyncio_loop`` only): uvloop, or asyncio's own."""
 
     @property
     def limits(self) -> Limits:
@@ -71,6 +73,8 @@ def parse_options(options: Mapping[str, Any]) -> IoOptions:
             raise UsageError(f"io.options.{name}={value} is negative")
     if given.get("transport", "unix") not in ("unix", "tcp"):
         raise UsageError(f"io.options.transport={given['transport']!r}: use unix or tcp")
+    if given.get("loop", "uvloop") not in ("uvloop", "asyncio"):
+        raise UsageError(f"io.options.loop={given['loop']!r}: use uvloop or asyncio")
     return IoOptions(**given)
 
 
@@ -142,6 +146,39 @@ class Switches:
 
     def since(self, earlier: Switches) -> Switches:
         return Switches(self.voluntary - earlier.voluntary, self.involuntary - earlier.involuntary)
+
+
+@dataclass(frozen=True, slots=True)
+class Visits:
+    """How many clients came, how many there were at once, and on how many threads of the server."""
+
+    connections: int
+    peak: int
+    threads: int
+    per_thread: int
+
+
+def evidence_of(
+    kind: str, visits: Visits, since: Switches, traffic: Traffic, budget: Budget, **own: Any
+) -> Evidence:
+    """What each server says of itself; ``own`` is what only this kind can say."""
+    switches = Switches.now().since(since)
+    return {
+        "io": {
+            "kind": kind,
+            **({} if visits.connections else {"not_engaged": "no client connected"}),
+            "connections": visits.connections,
+            "peak_connections": visits.peak,
+            "io_threads": visits.threads,
+            "process_threads": threading.active_count(),
+            "connections_per_thread": visits.per_thread,
+            **own,
+            "voluntary_switches": switches.voluntary,
+            "involuntary_switches": switches.involuntary,
+            "buffered_bytes": budget.held,
+            **traffic.as_dict(),
+        }
+    }
 
 
 class Budget:
