@@ -22,9 +22,9 @@ def measure(tmp_path: Path, *overrides: str) -> tuple[subprocess.CompletedProces
 PATIENT = ("workload.lag_budget_s=10", "workload.options.duration_s=2", "workload.requests=20")
 
 
-@pytest.mark.parametrize("io", ["epoll", "threads"])
-def test_live_streams_lose_nothing(tmp_path: Path, io: str) -> None:
-    done, run = measure(tmp_path, f"variant={io}", "workload=streaming", *PATIENT)
+@pytest.mark.parametrize("variant", ["epoll", "threads", "uvloop"])
+def test_live_streams_lose_nothing(tmp_path: Path, variant: str) -> None:
+    done, run = measure(tmp_path, f"variant={variant}", "workload=streaming", *PATIENT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert run.run.parity is not None
     assert run.run.parity.status is ParityStatus.SAME

@@ -15,7 +15,7 @@ from harness.workload.serving import ServerPlan, ServerProcess
 from tests.variants.topology import parts
 
 
-@pytest.fixture(scope="module", params=["epoll", "threads"])
+@pytest.fixture(scope="module", params=["epoll", "threads", "asyncio_loop"])
 def server(request: pytest.FixtureRequest) -> ServerProcess:
     spec = parts.ServiceSpec(parts.make_frontend, parts.make_engine)
     with ServerProcess(ServerPlan(spec, io=request.param)) as process:

@@ -49,7 +49,7 @@ def checksum(samples: np.ndarray) -> str:
 # ---------------------------------------------------------------- against a real server
 
 
-@pytest.mark.parametrize("io", ["epoll", "threads"])
+@pytest.mark.parametrize("io", ["epoll", "threads", "asyncio_loop"])
 @pytest.mark.parametrize("encoding", ["s16le", "f32le"])
 def test_every_stream_gets_the_text_of_exactly_its_own_samples(io: str, encoding: str) -> None:
     plan = StreamingPlan(connections=12, duration_s=0.6, chunk_s=0.05, encoding=encoding, client_processes=2)

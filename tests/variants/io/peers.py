@@ -6,8 +6,9 @@ import contextlib
 import random
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from harness.sockets import Address, connect
 from harness.wire import (
@@ -27,6 +28,13 @@ from harness.wire import (
     encode_open,
 )
 
+#: Each way of serving connections: its choice on the io axis, and the options that make it.
+SERVERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "epoll": ("epoll", {}),
+    "threads": ("threads", {}),
+    "uvloop": ("asyncio_loop", {"loop": "uvloop"}),
+    "asyncio": ("asyncio_loop", {"loop": "asyncio"}),
+}
 STREAM = Open(Mode.STREAM, Encoding.S16LE, 1, 16_000)
 RECORDING = Open(Mode.RECORDING)
 

@@ -13,7 +13,7 @@ import pytest
 
 from harness import registry
 from harness.wire import ErrorCode, FrameType, decode_error, decode_final, encode, encode_open
-from tests.variants.io.peers import STREAM, Peer, recording, stream
+from tests.variants.io.peers import SERVERS, STREAM, Peer, recording, stream
 from tests.variants.topology import parts
 from variants.io.types import Server
 from variants.topology.types import Backend
@@ -25,7 +25,8 @@ CLIENTS = 30
 def served(io: str) -> Iterator[tuple[Server, Backend]]:
     backend = parts.build("collapsed", "shared_memory")
     backend.start()
-    server: Server = registry.load("io", io)(backend, {})
+    name, options = SERVERS[io]
+    server: Server = registry.load("io", name)(backend, options)
     server.bind()
     thread = threading.Thread(target=server.serve)
     thread.start()
@@ -43,7 +44,7 @@ def inference_pid(backend: Backend) -> int:
     return int(next(worker["pid"] for worker in workers if worker["name"] == "inference"))
 
 
-@pytest.mark.parametrize("io", ["epoll", "threads"])
+@pytest.mark.parametrize("io", SERVERS)
 def test_clients_get_errors_within_a_second_and_service_resumes(io: str) -> None:
     with served(io) as (server, backend), ExitStack() as stack:
         peers = [stack.enter_context(Peer(server.address)) for _ in range(CLIENTS)]

@@ -1,7 +1,8 @@
-"""Both connection servers, through real sockets, over a real backend."""
+"""Every connection server, through real sockets, over a real backend."""
 
 from __future__ import annotations
 
+import platform
 import socket
 import stat
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +28,7 @@ from harness.sockets import Address, connect, raise_open_files
 from harness.spans import SpanRecorder
 from harness.wire import (
     CONNECTION,
+    HEADER_BYTES,
     Encoding,
     ErrorCode,
     FrameType,
@@ -36,11 +39,9 @@ from harness.wire import (
     encode_open,
 )
 from harness.workload.serving import ServerPlan, ServerProcess
-from tests.variants.io.peers import STREAM, Peer, attacks, carry_out, recording, stream
+from tests.variants.io.peers import SERVERS, STREAM, Peer, attacks, carry_out, recording, stream
 from variants.io.types import Server
 from variants.models import fixed_cost
-
-IOS = ["epoll", "threads"]
 
 
 class RawFloats:
@@ -83,7 +84,8 @@ def served(
         ServiceSpec(RawFloats, partial(engine, **(cost or {})), options=topology or {})
     )
     backend.start()
-    server: Server = registry.load("io", io)(backend, options)
+    name, own = SERVERS[io]
+    server: Server = registry.load("io", name)(backend, {**own, **options})
     server.bind()
     thread = threading.Thread(target=server.serve)
     thread.start()
@@ -97,7 +99,7 @@ def served(
         assert not thread.is_alive()
 
 
-@pytest.fixture(params=IOS)
+@pytest.fixture(params=SERVERS)
 def io(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -394,7 +396,8 @@ def test_a_drain_does_not_wait_for_ever(io: str) -> None:
 
 
 def test_sigterm_ends_the_process_in_order(io: str) -> None:
-    plan = ServerPlan(ServiceSpec(RawFloats, engine), io=io)
+    name, options = SERVERS[io]
+    plan = ServerPlan(ServiceSpec(RawFloats, engine), io=name, io_options=options)
     with ServerProcess(plan) as process:
         with Peer(process.address) as peer:
             peer.send(stream(1, bytes(320)))
@@ -408,18 +411,33 @@ def test_sigterm_ends_the_process_in_order(io: str) -> None:
 # ---------------------------------------------------------------- evidence
 
 
-def test_evidence_counts_threads_and_connections() -> None:
-    with served("epoll") as events, served("threads") as threads:
-        peers = [Peer(server.address) for server in (events, threads) for _ in range(5)]
+def test_evidence_counts_threads_and_connections(io: str) -> None:
+    with served(io) as server:
+        assert server.evidence()["io"]["not_engaged"] == "no client connected"
+        peers = [Peer(server.address) for _ in range(5)]
+        answered = 0
         for peer in peers:
             peer.send(stream(1, bytes(320)))
-            peer.until(FrameType.FINAL)
-        one, many = events.evidence()["io"], threads.evidence()["io"]
+            answered += 2 * HEADER_BYTES + len(peer.until(FrameType.FINAL).payload)
+        _until(lambda: server.evidence()["io"]["bytes_out"] == answered)  # counted once they are gone
+        said = server.evidence()["io"]
         for peer in peers:
             peer.sock.close()
-    assert (one["connections"], one["io_threads"], one["connections_per_thread"]) == (5, 1, 5)
-    assert (many["connections"], many["io_threads"], many["connections_per_thread"]) == (5, 5, 1)
-    assert one["bytes_in"] == many["bytes_in"] == 5 * len(stream(1, bytes(320)))
+    assert "not_engaged" not in said
+    assert said["connections"] == 5
+    assert (said["io_threads"], said["connections_per_thread"]) == ((5, 1) if io == "threads" else (1, 5))
+    assert said["bytes_in"] == 5 * len(stream(1, bytes(320)))
+
+
+@pytest.mark.parametrize("io", ["uvloop", "asyncio"])
+def test_evidence_names_the_loop_that_ran(io: str) -> None:
+    with served(io) as server, Peer(server.address) as peer:
+        peer.send(stream(1, bytes(320)))
+        peer.until(FrameType.FINAL)
+        said = server.evidence()["io"]
+    assert said["loop"] == io
+    assert said["loop_version"] == (version("uvloop") if io == "uvloop" else platform.python_version())
+    assert 1 <= said["completion_wake_ups"] <= said["frames_in"]
 
 
 # ---------------------------------------------------------------- the door
@@ -461,11 +479,12 @@ def test_a_dead_server_s_socket_is_replaced_and_a_live_one_is_not(io: str, tmp_p
         ({"idle_timeout_s": -1.0}, "idle_timeout_s"),
         ({"backlog": "many"}, "backlog"),
         ({"high_watermark": 1}, "high_watermark"),
+        ({"loop": "gevent"}, "loop"),
     ],
 )
 def test_a_wrong_option_is_named(io: str, options: dict[str, Any], key: str) -> None:
     with pytest.raises(UsageError, match=rf"io\.options\.{key}\b"):
-        registry.load("io", io)(None, options)
+        registry.load("io", SERVERS[io][0])(None, options)
 
 
 def test_only_loopback_is_listened_on(io: str) -> None:
@@ -501,19 +520,24 @@ def well_behaved(address: Address, stop: threading.Event) -> list[str]:
     [
         ("epoll", 1500),
         ("threads", 500),
+        ("uvloop", 1500),
+        ("asyncio", 500),
         pytest.param("epoll", 10_000, marks=pytest.mark.slow),
         pytest.param("threads", 10_000, marks=pytest.mark.slow),
+        pytest.param("uvloop", 10_000, marks=pytest.mark.slow),
     ],
 )
 def test_hostile_streams_are_answered_or_closed_and_harm_nobody(io_kind: str, count: int) -> None:
     limit = 50_000
+    name, own = SERVERS[io_kind]
     options = {
+        **own,
         "max_frame_bytes": limit,
         "max_session_bytes": 4 * limit,
         "slow_peer_timeout_s": 0.5,
         "idle_timeout_s": 3.0,  # a slow loris that stops between two frames is merely silent
     }
-    plan = ServerPlan(ServiceSpec(RawFloats, engine), io=io_kind, io_options=options)
+    plan = ServerPlan(ServiceSpec(RawFloats, engine), io=name, io_options=options)
     with ServerProcess(plan) as server, ThreadPoolExecutor(33) as pool:
         stop = threading.Event()
         good = pool.submit(well_behaved, server.address, stop)
