@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import zmq
 
-from harness.arguments import positive_integer, positive_seconds
+from harness.arguments import positive_integer, positive_seconds, result_file
 from harness.measure.stats import percentiles
 from harness.run.provenance import git_state
 from harness.spans import now_ns
@@ -241,7 +241,7 @@ def _columns(samples: Sequence[Sample]) -> dict[str, list[Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ipc", description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--out", type=result_file, help="JSON file to write")
     parser.add_argument("--processes", type=positive_integer, default=5, help="fresh sets of processes")
     parser.add_argument(
         "--rounds", type=positive_integer, default=12, help="messages of each transport and length in a set"

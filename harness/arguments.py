@@ -1,9 +1,11 @@
-"""Numbers on a command line: types for argparse that refuse what no command can mean."""
+"""Words on a command line: types for argparse that refuse, at the start, what no command can mean or do."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
+from pathlib import Path
 
 
 def positive_integer(text: str) -> int:
@@ -25,3 +27,15 @@ def positive_seconds(text: str) -> float:
     if not (value > 0 and math.isfinite(value)):
         raise argparse.ArgumentTypeError(f"{text} is not a time above 0")
     return value
+
+
+def result_file(text: str) -> Path:
+    """Where results will be written once they are measured: now is the time to say that they cannot be."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: there is no folder {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text} cannot be written; change its permissions or name another")
+    return path

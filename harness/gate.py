@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from harness.arguments import result_file
 from harness.command import guarded
 from harness.compare import add_comparison_options, tolerance_of
 from harness.comparison import Comparison, compare_runs
@@ -217,8 +218,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="YAML",
         help="limits per metric and bucket (default: conf/gate.yaml)",
     )
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the result as Markdown")
-    parser.add_argument("--junit", type=Path, metavar="FILE", help="write the result as JUnit XML")
+    parser.add_argument("--markdown", type=result_file, metavar="FILE", help="write the result as Markdown")
+    parser.add_argument("--junit", type=result_file, metavar="FILE", help="write the result as JUnit XML")
     add_comparison_options(parser)
     return parser
 

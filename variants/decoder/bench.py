@@ -17,12 +17,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness.arguments import positive_integer, positive_integers, positive_seconds
+from harness.arguments import positive_integer, positive_integers, positive_seconds, result_file
 from harness.bench_provenance import bench_provenance
 from harness.errors import HarnessError, UnavailableError
 from harness.protocols import Decoder, EncoderOutput, Hypothesis, ShapePlan
@@ -454,7 +453,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commit", default=None, help="git commit of the code, where there is no repository")
-    parser.add_argument("--out", type=Path, default=None, help="JSON file to write")
+    parser.add_argument("--out", type=result_file, default=None, help="JSON file to write")
     return parser.parse_args(arguments)
 
 

@@ -15,13 +15,12 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from harness.arguments import positive_integer, positive_seconds
+from harness.arguments import positive_integer, positive_seconds, result_file
 from harness.bench_provenance import bench_provenance
 from harness.errors import ExitCode, HarnessError, UnavailableError, UsageError
 from harness.measure.stats import nearest_rank
@@ -236,7 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=positive_integer, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commit", help="git commit of the code, where there is no repository")
-    parser.add_argument("--json", type=Path, help="write every sample here")
+    parser.add_argument("--json", type=result_file, help="write every sample here")
     return parser
 
 

@@ -333,13 +333,18 @@ def draw(shapes: Histogram, chosen: Plan, path: Path, hop_s: float = HOP_S) -> N
         f"one profile {chosen.waste(chosen.single_s):.1%}"
     )
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as error:  # a folder that is missing, a format that nobody draws
+        raise UsageError(f"--plot {path}: cannot be written ({error})") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plan, print and draw. Returns the exit code; an error is one line on stderr."""
     options = _parser().parse_args(arguments)
     try:
+        if not options.longest > 0:
+            raise UsageError(f"--longest {options.longest:g}: segments are longer than that")
         shapes = histogram(segment_shapes(read_lengths_s(options.manifest), options.longest))
         chosen = plan(shapes, options.k, _cost(options.cost), options.opt)
         print(describe(chosen, options.k))

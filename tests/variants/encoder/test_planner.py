@@ -161,6 +161,18 @@ def test_the_command_prints_waste_and_draws(tmp_path: Path, capsys: pytest.Captu
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--longest", "0"], ["--longest", "nan"], ["-k", "0"], ["--plot", "/no/folder/plan.png"]]
+)
+def test_what_cannot_be_planned_or_drawn_is_named(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lengths = tmp_path / "lengths.txt"
+    lengths.write_text("1.0\n2.5\n")
+    assert main(["--manifest", str(lengths), *arguments]) == ExitCode.USAGE
+    assert capsys.readouterr().err.startswith("error: ")
+
+
 def test_the_command_takes_plain_seconds_and_a_measured_curve(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

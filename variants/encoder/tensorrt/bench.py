@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.arguments import positive_integer, positive_seconds
+from harness.arguments import positive_integer, positive_seconds, result_file
 from harness.bench_provenance import bench_provenance
 from harness.errors import ExitCode, HarnessError, InvalidMeasurementError, UsageError
 from variants.encoder.parity import LIMITS, States, probe, require
@@ -306,7 +306,7 @@ def _parser() -> argparse.ArgumentParser:
     timing.add_argument("--optimization-level", type=int, default=3, choices=range(6))
     timing.add_argument("--tactic-sources", nargs="*", help="only these of TensorRT's TacticSource names")
     timing.add_argument("--commit", help="git commit of the code, where there is no repository")
-    timing.add_argument("--json", type=Path)
+    timing.add_argument("--json", type=result_file, help="write every sample here, after each length")
     return parser
 
 

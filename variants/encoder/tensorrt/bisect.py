@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.errors import ExitCode, HarnessError, UnavailableError
+from harness.errors import ExitCode, HarnessError, UnavailableError, UsageError
 from harness.protocols import FeatureBatch
 from variants.encoder.parity import LIMITS, Agreement, Limits, States, compare, probe
 from variants.encoder.shapes import output_frames
@@ -132,6 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace) -> ExitCode:
+    if min(options.rows, options.frames) < 1:
+        raise UsageError(f"--rows {options.rows} --frames {options.frames}: both have to be above 0")
     model = _load(options)
     batch = probe(options.rows, max(1, options.frames // 2), options.frames, model.feature_bins)
     limits = LIMITS[PRECISIONS[options.precision]]
