@@ -40,7 +40,7 @@ RULES = (
     Rule(
         ("workload", "io"),
         lambda c: c.workload.mode == "streaming" and c.io.name == "none",
-        "live streams arrive over sockets: set io=epoll or io=threads",
+        "live streams arrive over sockets: set io=epoll, io=asyncio_loop or io=threads",
     ),
     Rule(
         ("workload.mode", "workload.search"),
