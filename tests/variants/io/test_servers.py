@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -279,6 +279,31 @@ def test_one_client_too_many_is_turned_away(io: str) -> None:
             assert second.error() is ErrorCode.TOO_MANY_CONNECTIONS
         first.send(stream(1, bytes(320)))
         assert first.until(FrameType.FINAL)
+
+
+def test_clients_wait_while_the_server_has_no_file_left(io: str) -> None:
+    name, options = SERVERS[io]
+    with ServerProcess(ServerPlan(ServiceSpec(RawFloats, engine), io=name, io_options=options)) as server:
+        process = psutil.Process(server.pid)
+        before = process.rlimit(psutil.RLIMIT_NOFILE)
+        with ExitStack() as stack:
+            first = stack.enter_context(Peer(server.address))
+            first.send(stream(1, bytes(320)))
+            first.until(FrameType.FINAL)  # it serves: what it opens for itself is open
+            process.rlimit(psutil.RLIMIT_NOFILE, (process.num_fds() + 1, before[1]))
+            peers = [stack.enter_context(Peer(server.address)) for _ in range(20)]
+            for peer in peers:
+                peer.send(stream(1, bytes(320)))
+            assert peers[0].until(FrameType.FINAL)
+            peers[-1].sock.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                peers[-1].receive()
+            process.rlimit(psutil.RLIMIT_NOFILE, before)
+            peers[-1].sock.settimeout(10.0)
+            assert all(peer.until(FrameType.FINAL) for peer in peers[1:])
+        errors = server.stop().evidence["io"]["errors"]
+    assert [error for error in errors if error.startswith("accept_")]
+    assert not [error for error in errors if error.startswith("internal_")]
 
 
 # ---------------------------------------------------------------- time
