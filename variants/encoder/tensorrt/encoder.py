@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,8 +166,7 @@ class EngineCalls:
         for slot in self._grid.slots() if cuda_graphs else ():
             context = self._runner.context(slot.profile)
             call = self._bound(slot, context)
-            captured = self._runner.capture(context)
-            self._prepared[slot] = EngineCall(self._runner, context, captured, call.states, call.lengths)
+            self._prepared[slot] = replace(call, captured=self._runner.capture(context))
         self.captures_at_build = self._runner.graphs_captured
 
     def __call__(self, slot: Slot) -> Call:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from variants.models.types import TdtModel
 
 OPSET = 17
-SCHEME = 2
+SCHEME = 3
 """Part of an export's key: raise it whenever the graph made here changes."""
 FILE_NAME = "encoder.onnx"
 _TRACED = (2, 97)  # batch and frames of the example; neither may be 1 or equal to another size
@@ -65,20 +65,22 @@ class WholeLengths(torch.nn.ModuleList):
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``[B, T, F]`` and ``[B]`` to ``[B, C, T', F']`` and ``[B]``."""
         x = x.unsqueeze(1)
+        valid = _valid(x, lengths)
         for each in self:
             convolution: Any = each
-            x = convolution(_masked(x, lengths))
+            x = convolution(x * valid)
             stride, *_ = getattr(convolution, "stride", (1,))
             if stride != 1:
                 room = 2 * convolution.padding[0] - convolution.kernel_size[0] + stride
                 lengths = torch.div(lengths + room, stride, rounding_mode="trunc")
-        return _masked(x, lengths), lengths
+                valid = _valid(x, lengths)
+        return x * valid, lengths
 
 
-def _masked(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """``[B, C, T, F]`` with zeros from each length on."""
+def _valid(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Of ``[B, C, T, F]``: ones up to each length and zeros from there, ``[B, 1, T, 1]``."""
     valid = torch.arange(x.shape[2], device=x.device) < lengths[:, None]  # [B, T]
-    return x * valid[:, None, :, None].to(x.dtype)
+    return valid[:, None, :, None].to(x.dtype)
 
 
 @contextlib.contextmanager
