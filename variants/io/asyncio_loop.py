@@ -24,13 +24,12 @@ from typing import Any, cast
 import uvloop
 
 from harness.protocols import Evidence
-from harness.sockets import Address
 from harness.spans import now_ns
 from harness.wire import ErrorCode, FrameReader, WireError
 from variants.io.conversation import Conversation, Shared
-from variants.io.door import Door
 from variants.io.intake import Intake
-from variants.io.types import IoOptions, Switches, Traffic, Visits, evidence_of, parse_options
+from variants.io.service import Service
+from variants.io.types import IoOptions, Switches, Traffic, parse_options
 from variants.topology.types import Backend, CompletionQueue
 
 _SCRATCH_BYTES = 256 << 10
@@ -219,17 +218,14 @@ class _Connection(asyncio.BufferedProtocol):
             transport.resume_reading()
 
 
-class AsyncioServer:
+class AsyncioServer(Service):
     """See ``variants.io.types.Server``."""
 
     def __init__(self, backend: Backend, options: IoOptions) -> None:
-        self._options = options
-        self._shared = Shared.of(backend, options)
-        self._door = Door(options)
+        super().__init__(backend, options)
         self.completions = CompletionQueue()
         self.scratch = memoryview(bytearray(_SCRATCH_BYTES))
         """Every read goes here first: the loop calls for a buffer and fills it in one breath."""
-        self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._tick_s = min(1.0, options.idle_timeout_s / 4, options.slow_peer_timeout_s / 4)
         self._connections: set[_Connection] = set()
         self._arrivals: set[asyncio.Task[None]] = set()  # accepted, and not yet connected to the loop
@@ -238,20 +234,9 @@ class AsyncioServer:
         self._empty = asyncio.Event()  # there is no connection
         self._empty.set()
         self._ran_on: dict[str, str] = {}
-        self._traffic = Traffic()
-        self._accepted = 0
-        self._peak = 0
         self._completion_wake_ups = 0
-        self._started_switches = Switches.now()
 
     # ------------------------------------------------------------ life
-
-    @property
-    def address(self) -> Address:
-        return self._door.address
-
-    def bind(self) -> Address:
-        return self._door.bind()
 
     def serve(self) -> None:
         self._door.bind()
@@ -259,22 +244,14 @@ class AsyncioServer:
         with asyncio.Runner(loop_factory=_LOOPS[self._options.loop]) as runner:
             runner.run(self._serve())
 
-    def stop(self) -> None:
-        os.eventfd_write(self._stop_fd, 1)
-
     def close(self) -> None:
         self.completions.close()
-        os.close(self._stop_fd)
+        super().close()
 
     def evidence(self) -> Evidence:
-        traffic = Traffic()
-        traffic.merge(self._traffic)
-        for connection in list(self._connections):
-            traffic.merge(connection.conversation.traffic)
-        visits = Visits(self._accepted, self._peak, threads=1, per_thread=self._peak)
+        living = [connection.conversation for connection in list(self._connections)]
         own = {"completion_wake_ups": self._completion_wake_ups, **self._ran_on}
-        budget = self._shared.budget
-        return evidence_of("asyncio_loop", visits, self._started_switches, traffic, budget, **own)
+        return self._evidence("asyncio_loop", 1, self._peak, living, **own)
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()

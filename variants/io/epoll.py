@@ -15,13 +15,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness.protocols import Evidence
-from harness.sockets import Address
 from harness.spans import now_ns
 from harness.wire import ErrorCode, FrameReader, WireError
 from variants.io.conversation import Conversation, Shared
-from variants.io.door import Door
 from variants.io.intake import Intake
-from variants.io.types import IoOptions, Switches, Traffic, Visits, evidence_of, parse_options
+from variants.io.service import Service
+from variants.io.types import IoOptions, Switches, Traffic, parse_options
 from variants.topology.types import Backend, Completion, CompletionQueue
 
 _SCRATCH_BYTES = 256 << 10
@@ -86,16 +85,13 @@ class _Connection:
         return not self.unsent and not self.conversation.out and self.intake.concluded
 
 
-class EpollServer:
+class EpollServer(Service):
     """See ``variants.io.types.Server``."""
 
     def __init__(self, backend: Backend, options: IoOptions) -> None:
-        self._options = options
-        self._shared = Shared.of(backend, options)
-        self._door = Door(options)
+        super().__init__(backend, options)
         self._epoll = select.epoll()
         self._completions = CompletionQueue()
-        self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._connections: dict[int, _Connection] = {}
         self._blocked: dict[int, _Connection] = {}  # connections with a backlog
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
@@ -104,20 +100,9 @@ class EpollServer:
         self._next_tick_ns = 0
         self._draining_since_ns = 0
         self._paused_accepting = False
-        self._traffic = Traffic()
-        self._accepted = 0
-        self._peak = 0
         self._wake_ups = 0
-        self._started_switches = Switches.now()
 
     # ------------------------------------------------------------ life
-
-    @property
-    def address(self) -> Address:
-        return self._door.address
-
-    def bind(self) -> Address:
-        return self._door.bind()
 
     def serve(self) -> None:
         self._door.bind()
@@ -131,21 +116,13 @@ class EpollServer:
         finally:
             self._close_all()
 
-    def stop(self) -> None:
-        os.eventfd_write(self._stop_fd, 1)
-
     def close(self) -> None:
         self._completions.close()
-        os.close(self._stop_fd)
+        super().close()
 
     def evidence(self) -> Evidence:
-        traffic = Traffic()
-        traffic.merge(self._traffic)
-        for connection in list(self._connections.values()):
-            traffic.merge(connection.conversation.traffic)
-        visits = Visits(self._accepted, self._peak, threads=1, per_thread=self._peak)
-        budget = self._shared.budget
-        return evidence_of("epoll", visits, self._started_switches, traffic, budget, wake_ups=self._wake_ups)
+        living = [connection.conversation for connection in list(self._connections.values())]
+        return self._evidence("epoll", 1, self._peak, living, wake_ups=self._wake_ups)
 
     # ------------------------------------------------------------ the loop
 

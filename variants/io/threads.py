@@ -7,7 +7,6 @@ answers are outstanding, which is this variant's back-pressure.
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import select
 import socket
@@ -18,11 +17,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.protocols import Evidence
-from harness.sockets import Address
 from harness.wire import ErrorCode, Frame, FrameReader, FramingError, WireError
 from variants.io.conversation import Conversation, Shared
-from variants.io.door import Door
-from variants.io.types import IoOptions, Switches, Traffic, Visits, evidence_of, parse_options
+from variants.io.service import Service
+from variants.io.types import IoOptions, Switches, Traffic, parse_options
 from variants.topology.types import Backend, Busy, Completion
 
 _SCRATCH_BYTES = 16 << 10
@@ -35,29 +33,15 @@ def build(backend: Backend, options: Mapping[str, Any]) -> ThreadServer:
     return ThreadServer(backend, parse_options(options))
 
 
-class ThreadServer:
+class ThreadServer(Service):
     """See ``variants.io.types.Server``."""
 
     def __init__(self, backend: Backend, options: IoOptions) -> None:
-        self._options = options
-        self._shared = Shared.of(backend, options)
-        self._door = Door(options)
-        self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        super().__init__(backend, options)
         self._lock = threading.Lock()
         self._clients: set[_Client] = set()
         self._draining = False
-        self._traffic = Traffic()
-        self._accepted = 0
-        self._peak = 0
         self._peak_threads = 0
-        self._started_switches = Switches.now()
-
-    @property
-    def address(self) -> Address:
-        return self._door.address
-
-    def bind(self) -> Address:
-        return self._door.bind()
 
     def serve(self) -> None:
         self._door.bind()
@@ -69,23 +53,11 @@ class ThreadServer:
                 self._door.close()
                 self._drain()
 
-    def stop(self) -> None:
-        os.eventfd_write(self._stop_fd, 1)
-
-    def close(self) -> None:
-        os.close(self._stop_fd)
-
     def evidence(self) -> Evidence:
-        traffic = Traffic()
-        with self._lock:
-            traffic.merge(self._traffic)
-            clients = list(self._clients)
-        for client in clients:
-            traffic.merge(client.conversation.traffic)
-        visits = Visits(self._accepted, self._peak, threads=self._peak, per_thread=1)
-        budget = self._shared.budget
         own = {"process_threads": self._peak_threads}  # at their most; by now clients may have gone
-        return evidence_of("threads", visits, self._started_switches, traffic, budget, **own)
+        with self._lock:
+            living = [client.conversation for client in self._clients]
+            return self._evidence("threads", self._peak, 1, living, **own)
 
     # ------------------------------------------------------------ coming and going
 
