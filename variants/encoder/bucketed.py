@@ -7,7 +7,7 @@ batches, moves them through static buffers and counts; it knows neither.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,8 +21,12 @@ from variants.encoder.probes import speech_probe
 from variants.encoder.shapes import ShapeGrid, Slot, output_frames
 
 if TYPE_CHECKING:
-    from harness.protocols import Evidence
+    from harness.protocols import Evidence, Hypothesis
+    from variants.encoder.planner import Profile
     from variants.models.types import TdtModel
+
+_ENOUGH_LABELS = 50  # at which one label is 2 %, against a limit of half
+_MOST_UTTERANCES = 32
 
 
 class Call(Protocol):
@@ -120,7 +124,7 @@ class BucketedEncoder:
         self._last_profile: int | None = None
         self._switches = 0
         self._parity: dict[Slot, Agreement] = {}
-        self._labels: dict[int, float] = {}
+        self._labels: dict[int, tuple[float, int]] = {}
 
     @torch.inference_mode()
     def encode(self, batch: FeatureBatch) -> EncoderOutput:
@@ -163,29 +167,43 @@ class BucketedEncoder:
         self._last_profile = slot.profile
 
     def verify(self, name: str, token_agreement: float = 0.0) -> None:
-        """Hold every prepared shape to the eager encoder, at its full length and padded. Each profile's
-        smallest batch is also decoded: at least ``token_agreement`` of the labels have to agree.
+        """Hold every prepared shape to the eager encoder, at its full length and padded. Speech of each
+        profile is also decoded: at least ``token_agreement`` of its labels have to agree.
 
         Raises ``InvalidMeasurementError`` naming the bucket. Leaves the counts as if it had not been.
         """
         for slot in self._grid.slots():
-            profile = self._grid.profiles[slot.profile]
-            shortest = max(1, profile.min, profile.max // 4)
-            for longest in sorted({profile.max, max(shortest, profile.max - 5)}):
-                bins, seed = self._model.feature_bins, slot.frames
-                batch = speech_probe(slot.batch, shortest, longest, bins, seed)
-                self._hold(slot, batch, f"encoder={name}: {self._bucket(slot)}", token_agreement)
+            profile, what = self._grid.profiles[slot.profile], f"encoder={name}: {self._bucket(slot)}"
+            for longest in sorted({profile.max, max(_shortest(profile), profile.max - 5)}):
+                self._hold(slot, self._speech(slot, longest, seed=slot.frames), what)
+            if token_agreement > 0.0 and slot.batch == self._grid.batches[0]:
+                self._hold_labels(slot, token_agreement, what)
         self._forget()
 
-    def _hold(self, slot: Slot, batch: FeatureBatch, what: str, token_agreement: float) -> None:
+    def _speech(self, slot: Slot, longest: int, seed: int) -> FeatureBatch:
+        shortest = _shortest(self._grid.profiles[slot.profile])
+        return speech_probe(slot.batch, shortest, longest, self._model.feature_bins, seed)
+
+    def _hold(self, slot: Slot, batch: FeatureBatch, what: str) -> None:
         found, expected = self.encode(batch), self._eager.encode(batch)
         agreement = require(_host(expected), _host(found), LIMITS[self._precision], what)
         self._parity[slot] = _worse(self._parity.get(slot, agreement), agreement)
-        if token_agreement > 0.0 and slot.batch == self._grid.batches[0]:
-            decode = CpuSyncedDecoder(self._model).decode
-            labels = decode(expected).hypotheses, decode(found).hypotheses
-            agreed = require_labels(*labels, token_agreement, what)
-            self._labels[slot.profile] = min(self._labels.get(slot.profile, 1.0), agreed)
+
+    def _hold_labels(self, slot: Slot, least: float, what: str) -> None:
+        """Utterances until the eager encoder's states gave enough labels for a share of them to mean
+        something: a command has three, and one that parts from its tie would be a third."""
+        decode = CpuSyncedDecoder(self._model).decode
+        longest = self._grid.profiles[slot.profile].max
+        expected: list[Hypothesis] = []
+        found: list[Hypothesis] = []
+        for seed in range(_MOST_UTTERANCES):
+            batch = self._speech(slot, longest, seed)
+            expected += decode(self._eager.encode(batch)).hypotheses
+            found += decode(self.encode(batch)).hypotheses
+            if _count_labels(expected) >= _ENOUGH_LABELS:
+                break
+        agreed = require_labels(expected, found, least, what)
+        self._labels[slot.profile] = (agreed, _count_labels(expected))
 
     def _bucket(self, slot: Slot) -> str:
         profile, hop_s = self._grid.profiles[slot.profile], self._model.hop_s
@@ -215,7 +233,8 @@ class BucketedEncoder:
             "outside": sum(self._outside.values()),
             "padding_share": 1.0 - self._valid_frames / self._padded_frames if self._padded_frames else 0.0,
             "parity": {str(slot): asdict(agreement) for slot, agreement in self._parity.items()},
-            "label_agreement_by_profile": {str(i): share for i, share in sorted(self._labels.items())},
+            "label_agreement_by_profile": {str(i): share for i, (share, _) in sorted(self._labels.items())},
+            "labels_compared_by_profile": {str(i): count for i, (_, count) in sorted(self._labels.items())},
             "device": str(self._model.device),
             "dtype": self._precision,
             "not_engaged": self._not_engaged(int(described["captures_after_build"])),
@@ -237,6 +256,15 @@ class BucketedEncoder:
             f"({prepared_s:.2f} s) and ran eagerly, the longest {longest_s:.2f} s: "
             "raise encoder.options.longest_s, or lower frontend.segment.max_segment_s"
         )
+
+
+def _shortest(profile: Profile) -> int:
+    """Feature frames of the shortest row that a profile is tried with."""
+    return max(1, profile.min, profile.max // 4)
+
+
+def _count_labels(hypotheses: Sequence[Hypothesis]) -> int:
+    return sum(len(hypothesis.tokens) for hypothesis in hypotheses)
 
 
 def _host(output: EncoderOutput) -> States:

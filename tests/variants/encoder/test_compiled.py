@@ -151,6 +151,7 @@ def test_labels_are_compared_for_every_profile(encoder: BucketedEncoder) -> None
     encoder.verify("compiled", token_agreement=0.99)
     evidence = encoder.evidence()
     assert set(evidence["label_agreement_by_profile"]) == set(evidence["runs_by_profile"])
+    assert all(count >= 50 for count in evidence["labels_compared_by_profile"].values())
 
 
 def test_other_labels_are_invalid_and_name_the_bucket(encoder: BucketedEncoder) -> None:
@@ -244,7 +245,7 @@ def test_the_compiler_s_workers_end_with_the_compilations() -> None:
 @pytest.mark.parametrize("backend", [*compiled.BACKENDS, compiled.BEST])
 def test_graphs_answer_as_the_eager_encoder_does(dtype: torch.dtype, backend: str) -> None:
     on_gpu = small_model("cuda", dtype)
-    few = {"longest_s": 2.0, "buckets": 2, "batches": [1, 4]}  # each shape is a compilation, seconds long
+    few = {"longest_s": 2.0, "buckets": 1, "batches": [1, 4]}  # each shape is a compilation, seconds long
     encoder = compiled.build(on_gpu, {**few, "backend": backend}, PLAN)
     batch = probe(3, 20, 150, 32)
     # What the graphs read must still be there once memory that nobody holds has been written to.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from variants.models.types import TdtModel
 
 OPSET = 17
-SCHEME = 3
+SCHEME = 4
 """Part of an export's key: raise it whenever the graph made here changes."""
 FILE_NAME = "encoder.onnx"
 _TRACED = (2, 97)  # batch and frames of the example; neither may be 1 or equal to another size
@@ -60,27 +60,34 @@ class WholeLengths(torch.nn.ModuleList):
     NeMo halves them in float32. Where a builder may choose 16 bits for any float (TensorRT 8.6), 3,001
     frames are not told from 3,000: half has every integer up to 2,048, and the last frame of an utterance
     of 30 s is masked away. Whatever is not a float nobody rounds.
+
+    Frames beyond a length are silenced where a kernel would mix them into valid ones, not after every
+    layer: what is left in them otherwise, attention and the layers' convolutions mask themselves.
     """
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``[B, T, F]`` and ``[B]`` to ``[B, C, T', F']`` and ``[B]``."""
         x = x.unsqueeze(1)
-        valid = _valid(x, lengths)
         for each in self:
-            convolution: Any = each
-            x = convolution(x * valid)
-            stride, *_ = getattr(convolution, "stride", (1,))
-            if stride != 1:
-                room = 2 * convolution.padding[0] - convolution.kernel_size[0] + stride
+            layer: Any = each
+            if not isinstance(layer, torch.nn.Conv2d):
+                x = layer(x)
+                continue
+            if layer.kernel_size != (1, 1):
+                x = _silenced(x, lengths)
+            x = layer(x)
+            if layer.stride != (1, 1):
+                stride = layer.stride[0]
+                room = 2 * layer.padding[0] - layer.kernel_size[0] + stride
                 lengths = torch.div(lengths + room, stride, rounding_mode="trunc")
-                valid = _valid(x, lengths)
-        return x * valid, lengths
+        return x, lengths
 
 
-def _valid(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Of ``[B, C, T, F]``: ones up to each length and zeros from there, ``[B, 1, T, 1]``."""
+def _silenced(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """``[B, C, T, F]`` with zeros from each length on. The mask is as wide as ``x``, as NeMo's is: an engine
+    of TensorRT 8.6.0 in which it was spread over the channels gave wrong states in two of five profiles."""
     valid = torch.arange(x.shape[2], device=x.device) < lengths[:, None]  # [B, T]
-    return valid[:, None, :, None].to(x.dtype)
+    return x * valid[:, None, :, None].to(x.dtype).expand_as(x)
 
 
 @contextlib.contextmanager
