@@ -6,7 +6,8 @@ TensorRT's bindings. First, where torch and NeMo are, then, where TensorRT, NumP
 
 ``export`` writes the graph, and for each length features with the states that PyTorch computes from them.
 ``time`` builds or finds the engines, holds each length to those states, and times what passed: from
-features on the device to states on the device, waiting for the device after each call.
+features on the device to states on the device, waiting for the device after each call. Build first and time
+later on a quiet machine: engines come out of the cache the second time.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -25,14 +27,13 @@ import numpy as np
 from harness.arguments import positive_integer, positive_seconds, result_file
 from harness.bench_provenance import bench_provenance
 from harness.errors import ExitCode, HarnessError, InvalidMeasurementError, UsageError
-from variants.encoder.parity import LIMITS, States, probe, require
-from variants.encoder.planner import GRANULE, round_up, seconds_to_frames
+from variants.encoder.parity import LIMITS, States, compare, probe, require
+from variants.encoder.planner import HOP_S, AffineCost, histogram, plan, seconds_to_frames
 from variants.encoder.shapes import output_frames
 from variants.encoder.tensorrt.process import EngineStore
 from variants.encoder.tensorrt.run import CapturedCall, EngineRunner, Shape, to_float32
 from variants.encoder.tensorrt.spec import INPUTS, OUTPUTS, EngineSpec, ShapeRange, hash_onnx
 
-HOP_S = 0.01
 ENGINES = ("single", "single_own", "multi")
 META = "meta.json"
 TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -102,19 +103,38 @@ class Timed:
         return Shape(1, padded, index)
 
     def verify(self, case: Mapping[str, np.ndarray], what: str) -> dict[str, Any]:
-        """Parity with PyTorch's states. Raises ``InvalidMeasurementError``."""
-        frames = case["features"].shape[2]
-        shape = self.shape(frames)
-        padded = np.pad(case["features"], ((0, 0), (0, 0), (0, shape.frames - frames)))
+        """Parity with PyTorch's states. Raises ``InvalidMeasurementError``, which tells a profile that is
+        wrong alone from an engine that is wrong."""
+        limits = LIMITS[TYPES[self._meta["precision"]]]
+        expected = States(case[OUTPUTS[0]], case[OUTPUTS[1]])
+        shape = self.shape(case["features"].shape[2])
+        try:
+            return asdict(require(expected, self._states(case, shape), limits, what))
+        except InvalidMeasurementError as error:
+            wider = range(shape.profile + 1, len(self._ranges))
+            states = {index: self._states(case, self._least(case, index)) for index in wider}
+            right = [index for index in wider if compare(expected, states[index]).within(limits)]
+            if not right:
+                raise
+            raise InvalidMeasurementError(
+                f"{error}. Profile {right[0]} is right for the same features, profile {shape.profile} is "
+                "not: TensorRT chose a wrong kernel for it; build with another --optimization-level or "
+                "--tactic-sources"
+            ) from error
+
+    def _least(self, case: Mapping[str, np.ndarray], profile: int) -> Shape:
+        """The shortest shape of a profile that holds ``case``."""
+        return Shape(1, max(case["features"].shape[2], self._ranges[profile].frames[0]), profile)
+
+    def _states(self, case: Mapping[str, np.ndarray], shape: Shape) -> States:
+        """The engine's states for ``case``, cut to the length of PyTorch's."""
+        features = _padded(case, shape.frames)
         outputs = {
             OUTPUTS[0]: (1, output_frames(shape.frames, self._meta["factor"]), self._meta["width"]),
             OUTPUTS[1]: (1,),
         }
-        found = self.runner.run_host(padded, case["lengths"], shape.profile, outputs)
-        states = to_float32(found[OUTPUTS[0]])[:, : case[OUTPUTS[0]].shape[1]]
-        limits = LIMITS[TYPES[self._meta["precision"]]]
-        expected = States(case[OUTPUTS[0]], case[OUTPUTS[1]])
-        return asdict(require(expected, States(states, found[OUTPUTS[1]]), limits, what))
+        found = self.runner.run_host(features, case["lengths"], shape.profile, outputs)
+        return States(to_float32(found[OUTPUTS[0]])[:, : case[OUTPUTS[0]].shape[1]], found[OUTPUTS[1]])
 
     def prepare(self, frames: int, cuda_graphs: bool) -> Shape:
         """The call for ``frames``, captured where graphs are wanted; not part of any time."""
@@ -126,10 +146,9 @@ class Timed:
         return shape
 
     def load(self, case: Mapping[str, np.ndarray], shape: Shape) -> None:
-        frames = case["features"].shape[2]
-        features = np.pad(case["features"], ((0, 0), (0, 0), (0, shape.frames - frames)))
+        features = np.ascontiguousarray(_padded(case, shape.frames))
         lengths = case["lengths"].astype(np.int32)
-        self.runner.gpu.upload(np.ascontiguousarray(features), self._addresses[INPUTS[0]], self.runner.stream)
+        self.runner.gpu.upload(features, self._addresses[INPUTS[0]], self.runner.stream)
         self.runner.gpu.upload(lengths, self._addresses[INPUTS[1]], self.runner.stream)
         self.runner.gpu.wait(self.runner.stream)
 
@@ -148,95 +167,110 @@ class Timed:
 
 
 def time_engines(options: argparse.Namespace, arguments: Sequence[str]) -> None:
-    """Parity first, then rounds in which the engines take turns on each length.
+    """Build and compare one engine after the other, then rounds in which they take turns on each length.
 
-    An engine that differs at a length is not timed there, and the others go on. What is measured is
-    written after each length. Raises ``InvalidMeasurementError`` at the end, naming what differed.
+    An engine that differs at a length is not timed there, and the others go on. What is known is
+    written after each engine and each length. Raises ``InvalidMeasurementError`` at the end, naming what
+    differed.
     """
     folder = Path(options.probes)
     meta = _read_meta(folder)
-    engines, notes = _build(options, folder, meta)
+    cases = {seconds: dict(np.load(folder / f"{seconds:g}.npz")) for seconds in meta["lengths_s"]}
+    rows = {seconds: _Row(seconds) for seconds in cases}
+    notes: dict[str, Any] = {}
     result = {
         "provenance": bench_provenance("variants.encoder.tensorrt.bench", arguments, options.commit),
         "meta": meta,
         "engines": notes,
         "cuda_graphs": options.cuda_graphs,
-        "rows": [],
     }
-    for seconds in meta["lengths_s"]:
-        case = dict(np.load(folder / f"{seconds:g}.npz"))
-        row = _time_length(options, meta, engines, seconds, case)
-        result["rows"].append(row)
-        print(_line(row), flush=True)
+
+    def keep() -> None:
         if options.json:
-            _replace(options.json, json.dumps(result, indent=1))
-    differing = [text for row in result["rows"] for text in row["invalid"].values()]
+            _replace(options.json, json.dumps({**result, "rows": [*map(asdict, rows.values())]}, indent=1))
+
+    engines: list[Timed] = []
+    for name in options.engines:
+        engine, notes[name] = _build(name, options, folder, meta)
+        engines.append(engine)
+        for seconds, case in cases.items():
+            rows[seconds].compare(engine, case, meta)
+        print(_verdict(name, rows.values()), flush=True)
+        keep()
+    for seconds, case in cases.items():
+        rows[seconds].time(engines, case, options.rounds, options.cuda_graphs)
+        print(_line(rows[seconds]), flush=True)
+        keep()
+    differing = [text for row in rows.values() for text in row.invalid.values()]
     if differing:
         raise InvalidMeasurementError("\n".join(differing))
 
 
-def _time_length(
-    options: argparse.Namespace,
-    meta: Mapping[str, Any],
-    engines: Sequence[Timed],
-    seconds: float,
-    case: Mapping[str, np.ndarray],
-) -> dict[str, Any]:
-    what = f"{seconds:g} s, {meta['precision']}, {meta['layers']} layers"
-    parity: dict[str, Any] = {}
-    invalid: dict[str, str] = {}
-    for engine in engines:
+@dataclass
+class _Row:
+    """What is known of one length: each engine's parity or why it has none, and seconds of every call."""
+
+    length_s: float
+    parity: dict[str, Any] = field(default_factory=dict)
+    invalid: dict[str, str] = field(default_factory=dict)
+    samples_s: dict[str, list[float]] = field(default_factory=dict)
+
+    def compare(self, engine: Timed, case: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
+        what = f"{engine.name}, {self.length_s:g} s, {meta['precision']}, {meta['layers']} layers"
         try:
-            parity[engine.name] = engine.verify(case, f"{engine.name}, {what}")
+            self.parity[engine.name] = engine.verify(case, what)
         except InvalidMeasurementError as error:
-            invalid[engine.name] = str(error)
-    faithful = [engine for engine in engines if engine.name in parity]
-    shapes = {e.name: e.prepare(case["features"].shape[2], options.cuda_graphs) for e in faithful}
-    samples: dict[str, list[float]] = {engine.name: [] for engine in faithful}
-    for index in range(options.rounds + 2):
-        for engine in faithful if index % 2 else reversed(faithful):
-            engine.load(case, shapes[engine.name])
-            taken = engine.run_s(shapes[engine.name])
-            if index >= 2:
-                samples[engine.name].append(taken)
-    return {"length_s": seconds, "parity": parity, "samples_s": samples, "invalid": invalid}
+            self.invalid[engine.name] = str(error)
+
+    def time(
+        self, engines: Sequence[Timed], case: Mapping[str, np.ndarray], rounds: int, cuda_graphs: bool
+    ) -> None:
+        """Two rounds more than ``rounds``, the first two for warmth."""
+        faithful = [engine for engine in engines if engine.name in self.parity]
+        shapes = {e.name: e.prepare(case["features"].shape[2], cuda_graphs) for e in faithful}
+        self.samples_s = {engine.name: [] for engine in faithful}
+        for index in range(rounds + 2):
+            for engine in faithful if index % 2 else reversed(faithful):
+                engine.load(case, shapes[engine.name])
+                taken = engine.run_s(shapes[engine.name])
+                if index >= 2:
+                    self.samples_s[engine.name].append(taken)
 
 
 def _build(
-    options: argparse.Namespace, folder: Path, meta: Mapping[str, Any]
-) -> tuple[list[Timed], dict[str, Any]]:
+    name: str, options: argparse.Namespace, folder: Path, meta: Mapping[str, Any]
+) -> tuple[Timed, dict[str, Any]]:
     graph = folder / "graph" / "encoder.onnx"
-    store = EngineStore(options.cache)
-    engines, notes = [], {}
-    for name in options.engines:
-        ranges = _ranges(name, meta["lengths_s"])
-        spec = EngineSpec(
-            str(graph),
-            hash_onnx(graph),
-            meta["bins"],
-            meta["precision"],
-            ranges,
-            optimization_level=options.optimization_level,
-            tactic_sources=None if options.tactic_sources is None else tuple(options.tactic_sources),
-        )
-        built = store.get(spec)
-        engines.append(Timed(name, EngineRunner(built.plan, meta["bins"]), meta, ranges))
-        runner = engines[-1].runner
-        version = runner.evidence()["tensorrt"]
-        notes[name] = {**built.note(), "memory": runner.memory, "tensorrt": version}
-        notes[name]["optimization_level"] = options.optimization_level
-        when = "built before, in" if built.found else "built in"
-        print(f"{name}: {len(ranges)} profiles, TensorRT {version}, {when} {built.build_s:.0f} s", flush=True)
-    return engines, notes
+    ranges = _ranges(name, meta["lengths_s"], options.profiles)
+    spec = EngineSpec(
+        str(graph),
+        hash_onnx(graph),
+        meta["bins"],
+        meta["precision"],
+        ranges,
+        optimization_level=options.optimization_level,
+        tactic_sources=None if options.tactic_sources is None else tuple(options.tactic_sources),
+    )
+    built = EngineStore(options.cache).get(spec)
+    runner = EngineRunner(built.plan, meta["bins"])
+    version = runner.evidence()["tensorrt"]
+    note = {
+        **built.note(),
+        "memory": runner.memory,
+        "tensorrt": version,
+        "optimization_level": options.optimization_level,
+        "profiles_frames": [each.frames for each in ranges],
+    }
+    when = "built before, in" if built.found else "built in"
+    print(f"{name}: {len(ranges)} profiles, TensorRT {version}, {when} {built.build_s:.0f} s", flush=True)
+    return Timed(name, runner, meta, ranges), note
 
 
-def _ranges(name: str, lengths_s: Sequence[float]) -> tuple[ShapeRange, ...]:
-    """One profile as wide as the longest length, or one for each length; batch 1."""
-    maxima = sorted(round_up(_frames(seconds), GRANULE) for seconds in lengths_s)
-    if name != "multi":
-        maxima = maxima[-1:]
-    lows = [1, *(top + 1 for top in maxima[:-1])]
-    return tuple(ShapeRange((1, 1, 1), (low, top, top)) for low, top in zip(lows, maxima, strict=True))
+def _ranges(name: str, lengths_s: Sequence[float], profiles: int) -> tuple[ShapeRange, ...]:
+    """One profile as wide as the longest length, or ``profiles`` planned for equally common lengths."""
+    lengths = histogram({(1, _frames(seconds)): 1.0 for seconds in lengths_s})
+    planned = plan(lengths, profiles if name == "multi" else 1, AffineCost())
+    return tuple(ShapeRange((1, 1, 1), (each.min, each.opt, each.max)) for each in planned.profiles)
 
 
 def _frames(seconds: float) -> int:
@@ -258,13 +292,22 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def _line(row: Mapping[str, Any]) -> str:
-    parts = [
-        f"{name} {sorted(times)[len(times) // 2] * 1e3:.3f} (cosine {row['parity'][name]['cosine']:.6f})"
-        for name, times in row["samples_s"].items()
-    ]
-    parts += [f"{name} INVALID" for name in row["invalid"]]
-    return f"{row['length_s']:5.1f} s  p50 ms: {'  '.join(parts)}"
+def _padded(case: Mapping[str, np.ndarray], frames: int) -> np.ndarray:
+    features = case["features"]
+    return np.pad(features, ((0, 0), (0, 0), (0, frames - features.shape[2])))
+
+
+def _verdict(name: str, rows: Iterable[_Row]) -> str:
+    right = [row.parity[name]["cosine"] for row in rows if name in row.parity]
+    wrong = [f"{row.length_s:g} s" for row in rows if name in row.invalid]
+    said = f"{name}: right at {len(right)} lengths (cosine {min(right):.6f})" if right else f"{name}:"
+    return f"{said}, INVALID at {', '.join(wrong)}" if wrong else said
+
+
+def _line(row: _Row) -> str:
+    parts = [f"{name} {median(times) * 1e3:.3f}" for name, times in row.samples_s.items()]
+    parts += [f"{name} INVALID" for name in row.invalid]
+    return f"{row.length_s:5.1f} s  p50 ms: {'  '.join(parts)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -300,6 +343,9 @@ def _parser() -> argparse.ArgumentParser:
     timing.set_defaults(run=time_engines)
     timing.add_argument("probes", type=Path)
     timing.add_argument("--engines", nargs="+", default=list(ENGINES), choices=ENGINES)
+    timing.add_argument(
+        "--profiles", type=positive_integer, default=5, help="of the engine multi (default: 5)"
+    )
     timing.add_argument("--rounds", type=positive_integer, default=100)
     timing.add_argument("--cache", type=Path, default=Path(".cache") / "engines")
     timing.add_argument("--no-cuda-graphs", dest="cuda_graphs", action="store_false")

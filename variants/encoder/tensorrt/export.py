@@ -77,8 +77,8 @@ class WholeLengths(torch.nn.ModuleList):
                 x = _silenced(x, lengths)
             x = layer(x)
             if layer.stride != (1, 1):
-                stride = layer.stride[0]
-                room = 2 * layer.padding[0] - layer.kernel_size[0] + stride
+                stride, padding = layer.stride[0], int(layer.padding[0])
+                room = 2 * padding - layer.kernel_size[0] + stride
                 lengths = torch.div(lengths + room, stride, rounding_mode="trunc")
         return x, lengths
 

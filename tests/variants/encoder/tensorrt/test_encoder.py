@@ -149,26 +149,81 @@ def test_bits_of_bfloat16_read_as_numbers() -> None:
     assert to_float32(bits).tolist() == values.float().tolist()
 
 
+def exported(folder: Path, *lengths_s: str) -> Path:
+    """Probes of one layer, as the command makes them."""
+    probes = folder / "probes"
+    given = ["export", "--model", "parakeet_tiny", "--layers", "1", "--precision", "fp32"]
+    assert bench.main([*given, "--lengths", *lengths_s, "--output", str(probes)]) == ExitCode.DONE
+    return probes
+
+
 def test_engines_are_timed_without_torch_after_parity(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    probes, times = tmp_path / "probes", tmp_path / "times.json"
-    exporting = ["export", "--model", "parakeet_tiny", "--layers", "1", "--precision", "fp32"]
-    assert bench.main([*exporting, "--lengths", "0.5", "1", "--output", str(probes)]) == ExitCode.DONE
+    probes, times = exported(tmp_path, "0.5", "1"), tmp_path / "times.json"
     timing = ["time", str(probes), "--rounds", "3", "--cache", str(tmp_path), "--json", str(times)]
     assert bench.main(timing) == ExitCode.DONE
     rows = json.loads(times.read_text())["rows"]
     assert [row["length_s"] for row in rows] == [0.5, 1.0]
     assert all(len(samples) == 3 for row in rows for samples in row["samples_s"].values())
     assert all(parity["cosine"] > 0.9999 for row in rows for parity in row["parity"].values())
+    said = capsys.readouterr().out
+    assert "multi: 2 profiles" in said
+    assert "multi: right at 2 lengths" in said
+
+
+def test_fewer_profiles_than_lengths_are_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    probes, times = exported(tmp_path, "0.5", "1", "2"), tmp_path / "times.json"
+    timing = ["time", str(probes), "--engines", "multi", "--profiles", "2", "--rounds", "1"]
+    assert bench.main([*timing, "--cache", str(tmp_path), "--json", str(times)]) == ExitCode.DONE
     assert "multi: 2 profiles" in capsys.readouterr().out
+    (_, _, first), (after, _, last) = json.loads(times.read_text())["engines"]["multi"]["profiles_frames"]
+    assert (after, last) == (first + 1, 208)
+
+
+def test_a_profile_that_is_wrong_alone_is_told_from_a_wrong_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As TensorRT 8.6.0 did it: a wrong kernel in one profile, the others right for the same features."""
+    probes, times = exported(tmp_path, "0.5", "1"), tmp_path / "times.json"
+    run_host = EngineRunner.run_host
+
+    def wrong_in_the_first(self: EngineRunner, *given: Any) -> dict[str, np.ndarray]:
+        found = run_host(self, *given)
+        return {**found, "states": found["states"] * -1.0} if given[2] == 0 and self.profiles > 1 else found
+
+    monkeypatch.setattr(EngineRunner, "run_host", wrong_in_the_first)
+    timing = ["time", str(probes), "--rounds", "1", "--cache", str(tmp_path), "--json", str(times)]
+    assert bench.main(timing) == ExitCode.INVALID
+    said = capsys.readouterr()
+    assert "multi: right at 1 lengths" in said.out
+    assert "INVALID at 0.5 s" in said.out
+    assert "Profile 1 is right for the same features, profile 0 is not" in said.err
+    assert set(json.loads(times.read_text())["rows"][0]["samples_s"]) == {"single", "single_own"}
+
+
+def test_what_was_compared_is_kept_when_a_later_build_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probes, times = exported(tmp_path, "0.5", "1"), tmp_path / "times.json"
+    build = bench._build
+
+    def no_second(name: str, *given: Any) -> Any:
+        if name == "multi":
+            raise HarnessError("no kernel found")
+        return build(name, *given)
+
+    monkeypatch.setattr(bench, "_build", no_second)
+    timing = ["time", str(probes), "--cache", str(tmp_path), "--json", str(times)]
+    assert bench.main(timing) == ExitCode.INTERNAL
+    kept = json.loads(times.read_text())
+    assert set(kept["engines"]) == {"single", "single_own"}
+    assert all(set(row["parity"]) == {"single", "single_own"} for row in kept["rows"])
 
 
 def test_an_engine_is_not_timed_where_it_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And what the other lengths took is kept."""
-    probes, times = tmp_path / "probes", tmp_path / "times.json"
-    exporting = ["export", "--model", "parakeet_tiny", "--layers", "1", "--precision", "fp32"]
-    bench.main([*exporting, "--lengths", "0.5", "1", "--output", str(probes)])
+    probes, times = exported(tmp_path, "0.5", "1"), tmp_path / "times.json"
     case = dict(np.load(probes / "0.5.npz"))
     case["states"] = -case["states"]
     np.savez(probes / "0.5.npz", **case)
