@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from harness.errors import UsageError
@@ -37,6 +37,21 @@ def load(axis: str, name: str) -> Callable[..., Any]:
     Raises ``UsageError`` for an axis or a name that does not exist. An error inside the module
     itself (a missing dependency, say) is not swallowed.
     """
+    module = _module(axis, name)
+    build = getattr(module, "build", None)
+    if not callable(build):
+        raise UsageError(f"{axis}.name={name}: {module.__name__} offers no build()")
+    return build  # type: ignore[no-any-return]
+
+
+def preload(axis: str, name: str) -> None:
+    """Import a choice and, by its ``preload()`` where it has one, what it imports only when it builds."""
+    ahead = getattr(_module(axis, name), "preload", None)
+    if ahead is not None:
+        ahead()
+
+
+def _module(axis: str, name: str) -> ModuleType:
     if axis not in AXES:
         raise UsageError(f"no variant axis {axis!r}; axes are {', '.join(AXES)}")
     if not _NAME.fullmatch(name):
@@ -45,12 +60,8 @@ def load(axis: str, name: str) -> Callable[..., Any]:
         )
     module_name = f"{AXES[axis]}.{name}"
     try:
-        module = importlib.import_module(module_name)
+        return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name != module_name:
             raise
         raise UsageError(f"{axis}.name={name}: there is no module {module_name}") from error
-    build = getattr(module, "build", None)
-    if not callable(build):
-        raise UsageError(f"{axis}.name={name}: {module_name} offers no build()")
-    return build  # type: ignore[no-any-return]

@@ -197,7 +197,8 @@ class RunSession:
     def _launch(self, config: RunConfig, role: str, process: int, block: int | None, folder: Path) -> Launch:
         trace = str(folder / f"trace-{process}.json") if config.profiler.name == "torch" else None
         job = Job(role, process, block, str(folder), str(self._audio_file), to_dict(config), -1, trace)
-        title = f"{self.config.variant} {role} {process + 1}"
+        label = f" · {self.config.runner.label}" if self.config.runner.label else ""
+        title = f"{self.config.variant}{label} {role} {process + 1}"
 
         def wrap(command: list[str]) -> list[str]:
             if config.profiler.name != "nsys" or role != "measured":

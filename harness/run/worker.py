@@ -79,6 +79,7 @@ class Worker:
         """Do the job. The journal holds each request as soon as it is answered."""
         if (place := self._job.place) is not None:
             place.keep_from_children()
+            self._import_model()
             place.take()
         with Journal(Path(self._job.folder), self._record) as journal:
             if self._job.role == "reference":
@@ -87,6 +88,12 @@ class Worker:
                 self._stream(journal)
             else:
                 self._serve_recordings(journal)
+
+    def _import_model(self) -> None:
+        """Before this process has its turn: it measures nothing yet, and neither does one that builds."""
+        if self._config.io.name == "none":  # otherwise the server's process imports for itself
+            self._reporter.stage("importing")
+            registry.preload("model", self._config.model.name)
 
     def _transcribe_all(self, journal: Journal) -> None:
         """Every recording once, for its text."""

@@ -66,6 +66,13 @@ def test_processes_of_a_round_take_turns_of_a_few_requests(tmp_path: Path) -> No
         ]  # fmt: skip
 
 
+def test_what_takes_long_to_import_is_imported_before_the_first_turn(tmp_path: Path) -> None:
+    """The second process would otherwise start with it after the first has warmed up."""
+    done = interleave(tmp_path, "--rounds", "1")
+    said = done.stderr.splitlines()
+    assert said.index("eager · b measured 1: importing") < said.index("eager · a measured 1: measuring")
+
+
 def test_whole_processes_take_turns_where_they_are_told_to(tmp_path: Path) -> None:
     runs = measured_runs(interleave(tmp_path, "--rounds", "2", "runner.turn_requests=0"))
     assert turns(served(runs, 0)) == [(0, 12), (1, 12)]

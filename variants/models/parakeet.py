@@ -85,6 +85,11 @@ PARAKEET_TINY = TdtArchitecture(
 Modules = tuple["torch.nn.Module", "torch.nn.Module", "torch.nn.Module"]
 
 
+def preload() -> None:
+    """Import NeMo's modules: up to half a minute that a process can spend while another has its turn."""
+    import nemo.collections.asr.modules  # noqa: F401
+
+
 def build_modules(architecture: TdtArchitecture, *, initialize: bool = True) -> Modules:
     """``(encoder, prednet, joint)`` on the CPU in float32, in training mode as NeMo leaves them.
 

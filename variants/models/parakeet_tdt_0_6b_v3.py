@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from variants.models.assemble import assemble
 from variants.models.options import ModelOptions
-from variants.models.parakeet import PARAKEET_TDT_0_6B_V3, PARAKEET_TDT_0_6B_V3_PARAMETERS
+from variants.models.parakeet import PARAKEET_TDT_0_6B_V3, PARAKEET_TDT_0_6B_V3_PARAMETERS, preload
 from variants.models.types import TdtModel
+
+__all__ = ["build", "preload"]
 
 
 def build(options: ModelOptions) -> TdtModel:
