@@ -124,18 +124,26 @@ def _decoders(claim: Claim, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _engines(_claim: Claim, folder: Path) -> Iterator[dict[str, Any]]:
-    """One large padded profile against several, at each length: the encoder stage alone, batch 1."""
+    """One large padded profile against several, at each length: the encoder stage alone, batch 1. Beside
+    them, the one profile without padding: what several of them add to running at one's own length."""
     for results in _read(folder, "tensorrt*.json"):
+        engine = results["engines"].get("multi", {})
         for row in results["rows"]:
             samples: Mapping[str, Any] = row["samples_s"]
-            if "single" in samples and "multi" in samples:
-                yield {
-                    "machine": _machine(results, folder),
-                    "TensorRT": results["engines"]["multi"]["tensorrt"],
-                    "layers": results["meta"]["layers"],
-                    "audio_s": row["length_s"],
-                    **_faster("single_profile", samples["single"], "multi_profile", samples["multi"]),
-                }
+            found = {
+                "machine": _machine(results, folder),
+                "TensorRT": engine.get("tensorrt"),
+                "level": engine.get("optimization_level"),
+                "layers": results["meta"]["layers"],
+                "audio_s": row["length_s"],
+            }
+            if "multi" in row["invalid"]:
+                yield {**found, "withheld": "multi_profile gave wrong states"}
+            elif {"single", "multi"} <= set(samples):
+                own = samples.get("single_own")
+                own_ms = {} if own is None else {"single_profile at its own length ms": _median_ms(own)}
+                pair = _faster("single_profile", samples["single"], "multi_profile", samples["multi"])
+                yield {**found, **pair, **own_ms}
 
 
 def _memory(_claim: Claim, folder: Path) -> Iterator[dict[str, Any]]:
@@ -170,12 +178,16 @@ _READERS = {1: _nothing, 2: _engines, 3: _memory, 4: _decoders, 9: _decoders}
 def _faster(before: str, slow: Sequence[float], after: str, fast: Sequence[float]) -> dict[str, Any]:
     ratio, low, high = speedup(slow, fast)
     return {
-        f"{before} ms": round(float(np.median(slow)) * 1e3, 3),
-        f"{after} ms": round(float(np.median(fast)) * 1e3, 3),
+        f"{before} ms": _median_ms(slow),
+        f"{after} ms": _median_ms(fast),
         "times faster": round(ratio, 2),
         "low": round(low, 2),
         "high": round(high, 2),
     }
+
+
+def _median_ms(seconds: Sequence[float]) -> float:
+    return round(float(np.median(seconds)) * 1e3, 3)
 
 
 def speedup(before_s: Sequence[float], after_s: Sequence[float]) -> tuple[float, float, float]:
@@ -191,5 +203,7 @@ def _sentence(row: Mapping[str, Any]) -> str:
         held = f"{row['weights MiB']} MiB of weights and {row['beside them MiB']} beside them"
         return f"{row['machine']}, {row['encoder']}, {row['layers']} layers: {held}"
     shape = f"batch {row['batch']}" if "batch" in row else f"{row['audio_s']:g} s, {row['layers']} layers"
+    if "withheld" in row:
+        return f"{row['machine']}, {shape}: withheld, {row['withheld']}"
     figures = f"{row['times faster']} [{row['low']}, {row['high']}] times faster"
     return f"{row['machine']}, {shape}: {figures}"

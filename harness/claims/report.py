@@ -45,7 +45,7 @@ def markdown(findings: Sequence[Finding], machine: Mapping[str, Any], conditions
         lines += [f"`{finding.claim.baseline}` → `{finding.claim.variant}` — **{finding.verdict}**", ""]
         lines += [finding.measured, "", f"Rule: {finding.claim.rule}", ""]
         if finding.rows:
-            headings = list(finding.rows[0])
+            headings = list(dict.fromkeys(key for row in finding.rows for key in row))
             lines += [*_table(headings, [[row.get(key, "") for key in headings] for row in finding.rows]), ""]
         lines += [f"- {note}" for note in finding.notes]
         lines += ["", *(f"![claim {finding.claim.number}]({name})" for name in finding.plots)]

@@ -41,8 +41,17 @@ ENGINE = {"weights_bytes": 100 << 20, "engine_bytes": 120 << 20, "activations_by
 TENSORRT = {
     "provenance": {"gpu": None},
     "meta": {"layers": 2},
-    "engines": {name: {"tensorrt": "8.6.0", "memory": ENGINE} for name in ("single", "multi")},
-    "rows": [{"length_s": 1.0, "samples_s": {"single": [0.004] * 60, "multi": [0.001] * 60}}],
+    "engines": {
+        name: {"tensorrt": "8.6.0", "optimization_level": 3, "memory": ENGINE} for name in ("single", "multi")
+    },
+    "rows": [
+        {
+            "length_s": 1.0,
+            "samples_s": {"single": [0.004] * 60, "single_own": [0.002] * 60, "multi": [0.001] * 60},
+            "invalid": {},
+        },
+        {"length_s": 2.0, "samples_s": {"single": [0.004] * 60}, "invalid": {"multi": "differs"}},
+    ],
 }
 ENCODERS = {
     "provenance": {"gpu": "NVIDIA Test", "layers": 2},
@@ -56,14 +65,17 @@ ENCODERS = {
 def test_profiles_are_compared_at_each_length(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (reference_machine(monkeypatch, tmp_path) / "tensorrt.json").write_text(json.dumps(TENSORRT))
     finding = tests()[2][1](Bench(folder=tmp_path, cache_dir=tmp_path))
-    (row,) = finding.rows
-    assert (row["machine"], row["layers"], row["audio_s"], row["times faster"]) == (
+    right, wrong = finding.rows
+    assert (right["machine"], right["layers"], right["audio_s"], right["times faster"]) == (
         "gpu-machine",
         2,
         1.0,
         4.0,
     )
+    assert right["single_profile at its own length ms"] == 2.0
     assert "1 s, 2 layers: 4.0 [4.0, 4.0] times faster" in finding.measured
+    assert wrong["withheld"] == "multi_profile gave wrong states"
+    assert "2 s, 2 layers: withheld, multi_profile gave wrong states" in finding.measured
 
 
 def test_memory_is_a_table_of_every_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
