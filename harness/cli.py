@@ -7,7 +7,6 @@ raises into Hydra: it leaves its exit code here, and what Hydra itself rejects i
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 import hydra
@@ -17,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.command import INTERRUPTED, guarded
+from harness.command import INTERRUPTED, end_on_sigterm, guarded
 from harness.config import schema
 from harness.config.explain import one_line
 from harness.config.load import from_node
@@ -28,8 +27,7 @@ from harness.paths import conf_dir
 def main() -> int:
     """Run the command line of this process. Returns the exit code."""
     schema.register()
-    # A supervisor's SIGTERM ends a run as Ctrl-C does: what was measured is merged and kept.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_on_sigterm()
     codes: list[int] = []
 
     def task(node: DictConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -10,6 +11,11 @@ from harness.errors import ExitCode, HarnessError
 
 INTERRUPTED = 130
 """The shell's convention for a process that SIGINT ended."""
+
+
+def end_on_sigterm() -> None:
+    """A supervisor's SIGTERM ends a command as Ctrl-C does: what was measured is merged and kept."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def guarded(action: Callable[[], int]) -> int:

@@ -5,7 +5,6 @@ Progress goes here because standard output belongs to the libraries, which print
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -23,16 +22,23 @@ class Message:
     exit_code: int = 0
 
 
+class LauncherGone(KeyboardInterrupt):
+    """Nobody hears this process any more: it ends as if it had been interrupted, instead of keeping the
+    machine busy under whatever is measured next."""
+
+
 class Reporter:
-    """The sending end."""
+    """The sending end. Every method raises ``LauncherGone`` where the launcher was killed."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
     def send(self, message: Message) -> None:
         line = json.dumps(asdict(message)).encode() + b"\n"
-        with contextlib.suppress(BrokenPipeError):  # the launcher is gone; the journal has every sample
+        try:
             os.write(self._fd, line)
+        except BrokenPipeError as error:
+            raise LauncherGone from error
 
     def stage(self, text: str, total: int = 0) -> None:
         self.send(Message("stage", text, total=total))

@@ -47,12 +47,20 @@ class Launch:
     wrap: Callable[[list[str]], list[str]]
 
 
-def run_jobs(launches: Sequence[Launch], silence_s: float) -> list[list[str]]:
-    """Run jobs in processes of their own and wait for all. Returns the warnings of each.
+@dataclass(frozen=True)
+class Outcome:
+    """What a process had to say: its warnings, and the error that ended it early."""
 
-    Several jobs take turns (see ``harness.run.turns``), in the order given. Processes that say nothing
-    for ``silence_s`` are killed: a hung kernel must not hang a sweep. Raises the error that a process
-    reported, or one with the end of its log where it died without a word.
+    warnings: Sequence[str]
+    error: HarnessError | None
+
+
+def run_jobs(launches: Sequence[Launch], silence_s: float) -> list[Outcome]:
+    """Run jobs in processes of their own and wait for all.
+
+    Several jobs take turns (see ``harness.run.turns``), in the order given; one that reports an error leaves
+    the others their turns. Processes that say nothing for ``silence_s`` are killed: a hung kernel must not
+    hang a sweep. Raises an error with the end of its log for one that died without a word.
     """
     children: list[_Child] = []
     try:
@@ -63,15 +71,16 @@ def run_jobs(launches: Sequence[Launch], silence_s: float) -> list[list[str]]:
     finally:
         for child in children:
             child.close()
-    return [child.warnings for child in children]
+    return [child.outcome for child in children]
 
 
 def _follow(children: Sequence[_Child], silence_s: float) -> None:
-    """Hear every process out, asleep while none speaks."""
+    """Hear every process out, asleep while none speaks. Processes that failed have only each other to pass
+    the token to once there are no others."""
     with selectors.DefaultSelector() as selector:
         for child in children:
             selector.register(child.fd, selectors.EVENT_READ, child)
-        while selector.get_map():
+        while selector.get_map() and not all(child.outcome.error for child in children):
             heard = selector.select(silence_s)
             if not heard:
                 raise HarnessError(
@@ -79,9 +88,10 @@ def _follow(children: Sequence[_Child], silence_s: float) -> None:
                     "request takes that long; raise runner.start_timeout_s in that case"
                 )
             for key, _ in heard:
-                if not key.data.hear():
+                speaker: _Child = key.data
+                if not speaker.hear():
                     selector.unregister(key.fd)
-                    key.data.check_end()
+                    speaker.check_end()
 
 
 class _Child:
@@ -90,8 +100,9 @@ class _Child:
     def __init__(self, launch: Launch, place: Place | None) -> None:
         job = launch.job
         folder = Path(job.folder)
-        self.warnings: list[str] = []
+        self._warnings: list[str] = []
         self._failure: Message | None = None
+        self._among_others = place is not None
         self._pending = b""
         self._job = job
         self._progress = launch.progress
@@ -115,18 +126,20 @@ class _Child:
         *lines, self._pending = (self._pending + data).split(b"\n")
         for message in map(parse, lines):
             if message.kind == "warning":
-                self.warnings.append(message.text)
+                self._warnings.append(message.text)
             elif message.kind == "error":
                 self._failure = message
+                if self._among_others:
+                    self._progress.fail(message)
             else:
                 self._progress.show(message)
         return bool(data)
 
     def check_end(self) -> None:
-        """Wait for the process, which has closed its pipe; raise what it ended with."""
+        """Wait for the process, which has closed its pipe; raise what ended it without a word."""
         code = self._process.wait()
         if self._failure is not None:
-            raise _ERRORS.get(self._failure.exit_code, HarnessError)(self._failure.text)
+            return
         if code == 128 + signal.SIGINT:
             raise KeyboardInterrupt
         if code != 0:
@@ -135,6 +148,13 @@ class _Child:
                 f"The end of {self._log}:\n{_tail(self._log)}"
             )
         self._order.unlink()
+
+    @property
+    def outcome(self) -> Outcome:
+        if self._failure is None:
+            return Outcome(self._warnings, None)
+        kind = _ERRORS.get(self._failure.exit_code, HarnessError)
+        return Outcome(self._warnings, kind(self._failure.text))
 
     def close(self) -> None:
         if self._process.poll() is None:

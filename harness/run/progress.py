@@ -23,6 +23,11 @@ class Progress:
         elif message.kind == "progress" and self._bar is not None:
             self._bar.update(message.done - self._bar.n)
 
+    def fail(self, message: Message) -> None:
+        """Said at once: the others may go on for hours."""
+        self.close()
+        print(f"{self._title}: failed, the others go on: {message.text}", file=sys.stderr, flush=True)
+
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()

@@ -23,6 +23,7 @@ from harness.config.rules import check
 from harness.config.schema import RunConfig
 from harness.corpus.load import load_audio_set
 from harness.corpus.manifest import AudioSet
+from harness.errors import HarnessError
 from harness.paths import datasets_dir
 from harness.record import (
     Dataset,
@@ -111,9 +112,9 @@ class RunSession:
         same series, has the same reference: its output is taken over instead. Where that session is
         the eager reference itself, what it answers while it is measured is; see ``take_answers``.
         """
-        if not self._needs_reference or self._measured_reference(of_others):
-            return
         folder = self._open.folder / "reference"
+        if not self._needs_reference or self._measured_reference(of_others) or folder.is_dir():
+            return
         twin = next((other for other in of_others if self._shares_reference(other)), None)
         if twin is not None:
             shutil.copytree(twin._open.folder / "reference", folder)
@@ -171,9 +172,12 @@ class RunSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        writer = self._writer
-        if writer is None:
-            return
+        if self._writer is not None:
+            self.abandon(error)
+
+    def abandon(self, error: BaseException | None) -> None:
+        """Write what was measured until ``error`` as the record of a run that ended early."""
+        writer, self._writer = self._open, None
         status = Status.INTERRUPTED if isinstance(error, KeyboardInterrupt) else Status.FAILED
         self._audio_file.unlink(missing_ok=True)
         merged = writer.merge()
@@ -191,8 +195,10 @@ class RunSession:
     def _run(self, config: RunConfig, role: str, process: int, block: int | None, folder: Path) -> None:
         launch = self._launch(config, role, process, block, folder)
         with launch.progress:
-            (warnings,) = run_jobs([launch], config.runner.start_timeout_s)
-        self._warnings += warnings
+            (outcome,) = run_jobs([launch], config.runner.start_timeout_s)
+        self._warnings += outcome.warnings
+        if outcome.error is not None:
+            raise outcome.error
 
     def _launch(self, config: RunConfig, role: str, process: int, block: int | None, folder: Path) -> Launch:
         trace = str(folder / f"trace-{process}.json") if config.profiler.name == "torch" else None
@@ -223,8 +229,11 @@ class RunSession:
         )
 
 
-def measure_side_by_side(sessions: Sequence[RunSession], block: int) -> None:
-    """Launch process number ``block`` of every session at once; they take turns, in the order given."""
+def measure_side_by_side(sessions: Sequence[RunSession], block: int) -> list[tuple[RunSession, HarnessError]]:
+    """Launch process number ``block`` of every session at once; they take turns, in the order given.
+
+    Returns the sessions whose process failed while the others went on.
+    """
     with ExitStack() as stack:
         launches = [
             session._launch(session.config, "measured", block, block, session._open.folder)
@@ -233,8 +242,13 @@ def measure_side_by_side(sessions: Sequence[RunSession], block: int) -> None:
         for launch in launches:
             stack.enter_context(launch.progress)
         silence_s = max(session.config.runner.start_timeout_s for session in sessions)
-        for session, warnings in zip(sessions, run_jobs(launches, silence_s), strict=True):
-            session._warnings += warnings
+        outcomes = run_jobs(launches, silence_s)
+    failed = []
+    for session, outcome in zip(sessions, outcomes, strict=True):
+        session._warnings += outcome.warnings
+        if outcome.error is not None:
+            failed.append((session, outcome.error))
+    return failed
 
 
 def take_turns(configs: Sequence[RunConfig]) -> bool:

@@ -3,7 +3,8 @@
 Processes that take turns share what drifts over minutes. Requests that do share what drifts over
 seconds as well: a neighbour's burst, a clock that falls, which on shared cores is most of it. A token
 travels around a ring of pipes; a process works while it holds it and hands it on after every few
-requests. A process that ends closes its pipe, which hands the token on for good.
+requests. A process that ends closes its pipe, which hands the token on for good: the others end with it,
+after as many requests. One that fails before stays in the ring and passes the token on.
 """
 
 from __future__ import annotations
@@ -28,13 +29,33 @@ class Place:
         for fd in (self.take_fd, self.give_fd):
             os.set_inheritable(fd, False)
 
+
+class Turns:
+    """A process's side of the ring. One without a place in it has every turn."""
+
+    def __init__(self, place: Place | None) -> None:
+        self._place = place
+        self._held = False
+
     def take(self) -> None:
         """Sleep until the token comes, or the process before this one has ended."""
-        os.read(self.take_fd, 1)
+        if self._place is not None:
+            os.read(self._place.take_fd, 1)
+            self._held = True
 
     def give(self) -> None:
-        with contextlib.suppress(BrokenPipeError):  # the next one has ended: nobody waits
-            os.write(self.give_fd, _TOKEN)
+        if self._place is not None:
+            self._held = False
+            with contextlib.suppress(BrokenPipeError):  # the next one has ended: nobody waits
+                os.write(self._place.give_fd, _TOKEN)
+
+    def forgo(self) -> None:
+        """Pass the token on until the process before this one ends: the others go on as if this one were
+        not among them. Were it gone, its neighbours would work at the same time."""
+        if self._held:
+            self.give()
+        while self._place is not None and os.read(self._place.take_fd, 1):
+            self.give()
 
 
 @contextlib.contextmanager

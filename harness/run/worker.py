@@ -32,6 +32,7 @@ from harness.run.parts import make_service
 from harness.run.samples import to_sample
 from harness.run.streams import StreamRun, write_chunks
 from harness.run.tracing import traced
+from harness.run.turns import Turns
 from harness.run.warmup import WarmupReport, warm_up
 from harness.spans import now_ns
 from harness.workload.loops import Completed, closed_loop, open_loop
@@ -43,13 +44,22 @@ def main(job_path: Path) -> int:
     """Run one job; what goes wrong reaches the launcher with the exit code it stands for."""
     job = Job.read(job_path)
     reporter = Reporter(job.message_fd)
+    turns = Turns(job.place)
     try:
-        Worker(job, reporter).run()
+        code = _run(Worker(job, reporter, turns), reporter)
+        if code != ExitCode.DONE:
+            turns.forgo()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return code
+
+
+def _run(worker: Worker, reporter: Reporter) -> int:
+    try:
+        worker.run()
     except HarnessError as error:
         reporter.error(str(error), error.exit_code)
         return int(error.exit_code)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
     except Exception as error:
         traceback.print_exc()
         reporter.error(f"{type(error).__name__}: {error}", ExitCode.INTERNAL)
@@ -60,9 +70,10 @@ def main(job_path: Path) -> int:
 class Worker:
     """The state of one job: the service, the recordings, and the journal of what was served."""
 
-    def __init__(self, job: Job, reporter: Reporter) -> None:
+    def __init__(self, job: Job, reporter: Reporter, turns: Turns) -> None:
         self._job = job
         self._reporter = reporter
+        self._turns = turns
         self._config: RunConfig = from_dict(job.config)
         self._audio = job.audio()
         self._record = ProcessRecord(
@@ -77,10 +88,10 @@ class Worker:
 
     def run(self) -> None:
         """Do the job. The journal holds each request as soon as it is answered."""
-        if (place := self._job.place) is not None:
-            place.keep_from_children()
+        if self._job.place is not None:
+            self._job.place.keep_from_children()
             self._import_model()
-            place.take()
+        self._turns.take()
         with Journal(Path(self._job.folder), self._record) as journal:
             if self._job.role == "reference":
                 self._transcribe_all(journal)
@@ -90,8 +101,9 @@ class Worker:
                 self._serve_recordings(journal)
 
     def _import_model(self) -> None:
-        """Before this process has its turn: it measures nothing yet, and neither does one that builds."""
-        if self._config.io.name == "none":  # otherwise the server's process imports for itself
+        """Before this process has its turn: it measures nothing yet, and neither does one that builds.
+        Processes that the service starts import for themselves."""
+        if self._serves_itself:
             self._reporter.stage("importing")
             registry.preload("model", self._config.model.name)
 
@@ -163,6 +175,10 @@ class Worker:
             service.close()
 
     @property
+    def _serves_itself(self) -> bool:
+        return self._config.topology.name == "inprocess" and self._config.io.name == "none"
+
+    @property
     def _lengths_s(self) -> list[float]:
         return [item.duration_s for item in self._audio.items if item.duration_s]
 
@@ -209,7 +225,7 @@ class Worker:
 
     def _gc_policy(self) -> Any:
         """Apply the collector's policy to this process where the service itself lives in it."""
-        if self._config.topology.name != "inprocess" or self._config.io.name != "none":
+        if not self._serves_itself:
             return None
         policy = registry.load("gc", self._config.gc.name)(self._config.gc.options)
         policy.after_startup()
@@ -231,10 +247,9 @@ class Worker:
             closed_loop(service, self._fetch, workload.requests, on_completed)
 
     def _fetch(self, index: int) -> Request:
-        place = self._job.place
-        if place is not None and index % self._config.runner.turn_requests == 0:
-            place.give()
-            place.take()
+        if self._job.place is not None and index % self._config.runner.turn_requests == 0:
+            self._turns.give()
+            self._turns.take()
         return self._request(self._items[index])
 
     def _request(self, item: AudioItem) -> Request:

@@ -6,10 +6,18 @@ import itertools
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+import pytest
+
+from harness.errors import ExitCode, HarnessError
+from harness.interleave import interleaved
 from harness.record import StoredRun, read_run
+from harness.run.session import RunSession, measure_side_by_side
 
 FAST = ("model=fixed_cost", "frontend=whole", "workload.requests=12", "runner.warmup.max_passes=2")
 
@@ -29,6 +37,10 @@ def interleave(
 
 def measured_runs(done: subprocess.CompletedProcess[str]) -> list[StoredRun]:
     assert done.returncode == 0, done.stdout + done.stderr
+    return named_runs(done)
+
+
+def named_runs(done: subprocess.CompletedProcess[str]) -> list[StoredRun]:
     (names,) = re.findall(r"^compare .*harness.compare (.+)$", done.stdout, re.MULTILINE)
     return [read_run(Path(name)) for name in names.split()]
 
@@ -66,13 +78,6 @@ def test_processes_of_a_round_take_turns_of_a_few_requests(tmp_path: Path) -> No
         ]  # fmt: skip
 
 
-def test_what_takes_long_to_import_is_imported_before_the_first_turn(tmp_path: Path) -> None:
-    """The second process would otherwise start with it after the first has warmed up."""
-    done = interleave(tmp_path, "--rounds", "1")
-    said = done.stderr.splitlines()
-    assert said.index("eager · b measured 1: importing") < said.index("eager · a measured 1: measuring")
-
-
 def test_whole_processes_take_turns_where_they_are_told_to(tmp_path: Path) -> None:
     runs = measured_runs(interleave(tmp_path, "--rounds", "2", "runner.turn_requests=0"))
     assert turns(served(runs, 0)) == [(0, 12), (1, 12)]
@@ -86,12 +91,72 @@ def test_unequal_numbers_of_requests_take_turns_as_a_whole(tmp_path: Path) -> No
     assert turns(served(runs, 0)) == [(0, 12), (1, 12), (2, 6)]
 
 
-def test_one_that_fails_ends_the_other_and_says_why(tmp_path: Path) -> None:
-    broken = ("--of", "model.options.method=levitate")
-    done = interleave(tmp_path, "--rounds", "1", *broken)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "levitate" in done.stderr
-    assert done.stderr.count("of the failed run") == 3
+@pytest.mark.parametrize("turn_requests", [5, 0])
+def test_one_that_fails_leaves_the_others_their_turns_and_says_why(
+    tmp_path: Path, turn_requests: int
+) -> None:
+    of = ("runner.label=a", "model.options.method=levitate", "runner.label=b")
+    done = interleave(tmp_path, "--rounds", "2", f"runner.turn_requests={turn_requests}", of=of)
+    assert done.returncode == ExitCode.USAGE, done.stdout + done.stderr
+    assert done.stderr.count("kept 0 samples of the failed run") == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "levitate" in done.stderr.splitlines()[-1]
+    runs = named_runs(done)
+    for block, (first, second) in enumerate([(0, 1), (1, 0)]):
+        intervals = served(runs, block)
+        assert all(end <= start for (_, end, _), (start, _, _) in itertools.pairwise(intervals))
+        least = [(first, 5), (second, 5), (first, 5)] if turn_requests else [(first, 12), (second, 12)]
+        assert turns(intervals)[: len(least)] == least
+
+
+def test_where_all_fail_it_ends(tmp_path: Path) -> None:
+    of = ("model.options.method=levitate", "model.options.method=teleport")
+    done = interleave(tmp_path, "--rounds", "3", of=of)
+    assert done.returncode == ExitCode.USAGE
+    assert done.stderr.count("kept 0 samples of the failed run") == 2
+    assert "compare" not in done.stdout
+
+
+def test_a_terminated_command_keeps_what_was_measured(tmp_path: Path) -> None:
+    """A supervisor's SIGTERM (a CI job that is cancelled, ``timeout``) and not Ctrl-C alone."""
+    with long_one(tmp_path) as command:
+        command.terminate()
+        _, said = command.communicate(timeout=60)
+    assert command.returncode == 130
+    assert said.count("of the interrupted run") == 2
+    for folder in (tmp_path / "results").iterdir():
+        assert len(read_run(folder).samples) > 0
+
+
+def test_processes_end_with_a_command_that_was_killed(tmp_path: Path) -> None:
+    """They would measure on for hours, beside whatever is measured next."""
+    with long_one(tmp_path) as command:
+        workers = psutil.Process(command.pid).children(recursive=True)
+        command.kill()
+        _, living = psutil.wait_procs(workers, timeout=30)
+    assert len(workers) == 2
+    assert living == []
+
+
+@contextmanager
+def long_one(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Two variants in the midst of minutes of measuring."""
+    of = [f"--of=runner.label={label}" for label in "ab"]
+    slow = ("workload.requests=5000", "model.options.per_request_s=0.02", "runner.turn_requests=1")
+    places = (f"runner.results_dir={folder / 'results'}", f"runner.cache_dir={folder / 'cache'}")
+    command = [sys.executable, "-m", "harness.interleave", *of, "--rounds=1", *FAST, *slow, *places]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        stderr = process.stderr
+        assert stderr is not None
+        for line in stderr:
+            if line.startswith("eager · b measured 1: measuring"):
+                break
+        time.sleep(1.0)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_the_eager_variant_among_them_is_the_reference(tmp_path: Path) -> None:
@@ -103,3 +168,31 @@ def test_the_eager_variant_among_them_is_the_reference(tmp_path: Path) -> None:
     assert collapsed.run.parity.reference == "the eager reference"
     assert collapsed.run.parity.compared == 12
     assert "reference 1:" not in done.stderr
+
+
+def test_what_takes_long_to_import_is_imported_before_the_first_turn(tmp_path: Path) -> None:
+    """NeMo: a second process would otherwise begin with it when the first has warmed up."""
+    quick = ("workload.requests=5", "runner.warmup.max_passes=2", "runner.threads=1")
+    of = ("runner.label=a", "runner.label=b")
+    done = interleave(tmp_path, "--rounds", "1", of=of, common=quick)
+    assert len(measured_runs(done)) == 2
+    said = [line.split(" (")[0] for line in done.stderr.splitlines()]
+    building = said.index("eager · a measured 1: building parakeet_tiny")
+    assert said.index("eager · b measured 1: importing") < building
+
+
+def test_the_reference_is_made_anew_where_the_eager_variant_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_eager(sessions: Sequence[RunSession], block: int) -> list[tuple[RunSession, HarnessError]]:
+        eager = next(session for session in sessions if session.config.variant == "eager")
+        others = [session for session in sessions if session is not eager]
+        return [(eager, HarnessError("out of memory")), *measure_side_by_side(others, block)]
+
+    monkeypatch.setattr("harness.interleave.measure_side_by_side", without_eager)
+    places = [f"runner.results_dir={tmp_path / 'results'}", f"runner.cache_dir={tmp_path / 'cache'}"]
+    variants = [["variant=eager", *FAST, *places], ["variant=collapsed", *FAST, *places]]
+    (collapsed,), (error,) = interleaved(variants, rounds=1)
+    assert str(error) == "out of memory"
+    assert collapsed.run.parity is not None
+    assert collapsed.run.parity.compared == 12
