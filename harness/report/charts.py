@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 from harness.measure.stats import Estimate, Measured, nearest_rank
 from harness.measure.text import digits, seconds
 from harness.report.content import Entry
+from harness.report.parts import Panel
 from harness.spans import SPAN_NAMES
 
 # Okabe & Ito (2008): eight colours that most colour-blind readers can tell apart.
@@ -197,6 +199,52 @@ def rtf_scatter(entries: Sequence[Entry]) -> Figure:
     _title(axes, "RTF against audio length", "processing time over audio length; line: median of each bucket")
     _legend(figure, entries)
     return figure
+
+
+def parts_chart(panels: Sequence[Panel]) -> bytes:
+    """PNG of parts measured alone: median seconds of a call over its size, with the middle 90 %."""
+    figure = _figure(4.4 * len(panels))
+    names = list(dict.fromkeys(curve.name for panel in panels for curve in panel.curves))
+    colors = dict(zip(names, itertools.cycle(RUN_COLORS), strict=False))
+    for row, panel in enumerate(panels):
+        axes = figure.add_subplot(len(panels), 1, row + 1)
+        _style(axes)
+        _draw_part(axes, panel, colors)
+    handles = [Patch(color=colors[name], label=name) for name in names]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(len(names), 6), frameon=False, fontsize=8.5,
+        handlelength=1.1, handleheight=1.0, columnspacing=1.4,
+    )  # fmt: skip
+    return _png(figure)
+
+
+def _draw_part(axes: Axes, panel: Panel, colors: Mapping[str, str]) -> None:
+    sizes = sorted({size for curve in panel.curves for size in curve.samples_s})
+    for curve in panel.curves:
+        # A size without samples breaks the line: nothing is drawn across what was withheld.
+        samples = [np.sort(curve.samples_s.get(size, [np.nan])) for size in sizes]
+        low, middle, high = ([nearest_rank(values, q) for values in samples] for q in (0.05, 0.50, 0.95))
+        axes.fill_between(sizes, low, high, color=colors[curve.name], alpha=0.18, linewidth=0)
+        axes.plot(sizes, middle, "-o", color=colors[curve.name], linewidth=1.6, markersize=4.5, zorder=3)
+    note = "median of a call, band: middle 90 %"
+    if panel.floor_s:
+        at = sorted(panel.floor_s)
+        axes.plot(at, [panel.floor_s[size] for size in at], "--", color=_QUIET, linewidth=1.1)
+        note += ", dashed: the floor of memory and arithmetic"
+    for name, wrong in panel.withheld.items():
+        note += f"; {name} withheld at {', '.join(f'{size:g} s' for size in wrong)}: wrong states"
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    unit = " s" if panel.size == "audio length" else ""
+    axes.set_xticks(sizes, [f"{size:g}{unit}" for size in sizes])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    _sparse_log(axes.yaxis)
+    lowest, highest = axes.get_ylim()
+    if highest < 10 * lowest:
+        axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 1.5, *range(2, 10))))
+    axes.yaxis.set_major_formatter(FuncFormatter(_seconds_label))
+    axes.set_xlabel(panel.size, color=_QUIET)
+    _title(axes, panel.title, f"{panel.subtitle}; {note}")
 
 
 # ---------------------------------------------------------------- house style

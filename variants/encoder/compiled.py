@@ -57,6 +57,7 @@ _WARM_UP_RUNS = (
     3  # cuBLAS and cuDNN choose kernels and allocate workspaces in the first, never during capture
 )
 _TIMED_RUNS = 20
+_COST_SHARES = (0.02, 0.1, 0.3, 0.6, 1.0)  # of the longest length, at which a cost curve is measured
 
 
 class Recorder(Protocol):
@@ -334,18 +335,21 @@ def median_run_s(
 
 
 def _cost(model: TdtModel, chosen: Mapping[str, Any], recorder: Recorder) -> CostCurve:
-    """The model of a cost curve, or one measured here: graphs of five lengths at batch 1."""
+    """The model of a cost curve, or one measured here: five lengths at batch 1, in what will run them, or
+    in the first candidate."""
     if chosen["cost"] == "modelled":
         return AffineCost()
     longest = seconds_to_frames(float(chosen["longest_s"]), model.hop_s)
-    forward = _forward(model, "graph", chosen, longest)
+    backend, *_ = backends(chosen)
     points = []
-    for part in (0.02, 0.1, 0.3, 0.6, 1.0):
-        frames = max(8, round(longest * part))
-        features = torch.zeros((1, model.feature_bins, frames), device=model.device)
-        lengths = torch.full((1,), frames, dtype=torch.int64, device=model.device)
-        taken = _tried({"graph": forward}, (features, lengths), recorder.apart(), model.synchronize)
-        points.append((float(frames), taken["graph"]))
+    with compilations(len(_COST_SHARES)):
+        forward = _forward(model, backend, chosen, longest)
+        for part in _COST_SHARES:
+            frames = max(8, round(longest * part))
+            features = torch.zeros((1, model.feature_bins, frames), device=model.device)
+            lengths = torch.full((1,), frames, dtype=torch.int64, device=model.device)
+            taken = _tried({backend: forward}, (features, lengths), recorder.apart(), model.synchronize)
+            points.append((float(frames), taken[backend]))
     return MeasuredCost(tuple(points))
 
 

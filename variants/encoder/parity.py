@@ -32,11 +32,14 @@ class Limits:
     relative: float
 
 
-#: Sums in another order differ in the last places of the number type; 24 layers add such differences up.
+#: Sums in another order differ in the last places of the number type; 24 layers add such differences up. In
+#: float16 on an H100, at worst 0.999996 and 0.007 (24 layers, compiled) and 0.9999985 and 0.004 (two layers,
+#: TensorRT 8.6.0). What is wrong and small, in two layers of random weights: one depthwise convolution run
+#: backwards gives 0.9990 and 0.034, the subsampling's last bias forgotten 0.986 and 0.16.
 LIMITS: Mapping[str, Limits] = MappingProxyType(
     {
         "float32": Limits(cosine=0.9999, relative=0.01),
-        "float16": Limits(cosine=0.999, relative=0.05),
+        "float16": Limits(cosine=0.9999, relative=0.03),
         "bfloat16": Limits(cosine=0.99, relative=0.15),
     }
 )

@@ -174,6 +174,19 @@ def test_a_measured_cost_places_the_buckets(model: TdtModel) -> None:
     assert evidence["profiles"][-1]["max"] >= 200
 
 
+def test_the_cost_is_measured_in_what_will_run(model: TdtModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    forward = compiled._forward
+
+    def graph_instead(model: TdtModel, backend: str, chosen: Any, longest: int) -> compiled.Forward:
+        asked.append(backend)
+        return forward(model, "graph", chosen, longest)
+
+    monkeypatch.setattr(compiled, "_forward", graph_instead)
+    bucketed(model, cost="measured", backend="fused")
+    assert asked == ["fused", "fused"]
+
+
 def test_captured_batch_sizes_can_be_chosen(model: TdtModel) -> None:
     shapes = bucketed(model, batches=[1, 3]).evidence()["shapes"]
     assert {shape.split("x")[0] for shape in shapes} == {"1", "3"}

@@ -1,0 +1,105 @@
+"""What the benchmarks of single parts wrote (``variants.*.bench``): seconds of a call over its size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One variant of a part: every sample in seconds, at each size at which it was measured."""
+
+    name: str
+    samples_s: Mapping[float, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves that were measured side by side. ``withheld`` names what gave a wrong answer, by size."""
+
+    title: str
+    subtitle: str
+    size: str
+    curves: Sequence[Curve]
+    floor_s: Mapping[float, float] = field(default_factory=dict)
+    withheld: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+def read_parts(path: Path) -> list[Panel]:
+    """The panels of a benchmark's JSON. Raises ``UsageError`` naming the file where it is another one."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read as JSON ({error})") from error
+    for mark, read in _READERS.items():
+        if isinstance(found, dict) and mark in found:
+            try:
+                return read(found)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise UsageError(f"{path}: unfinished, or of another version: no {error} in it") from error
+    raise UsageError(
+        f"{path}: not what variants.encoder.bench, variants.encoder.tensorrt.bench or "
+        "variants.decoder.bench write with --json"
+    )
+
+
+def _encoders(found: Mapping[str, Any]) -> list[Panel]:
+    origin = found["provenance"]
+    panels = []
+    for batch in sorted({row["batch"] for row in found["rows"]}):
+        rows = [row for row in found["rows"] if row["batch"] == batch]
+        samples = {row["length_s"]: _samples(row["encoders"]) for row in rows}
+        floor_s = {row["length_s"]: row["floor_s"] for row in rows}
+        title = f"Encoders, batch {batch}"
+        panels.append(Panel(title, _made_on(origin), "audio length", _curves(samples), floor_s))
+    return panels
+
+
+def _engines(found: Mapping[str, Any]) -> list[Panel]:
+    samples = {row["length_s"]: row["samples_s"] for row in found["rows"]}
+    withheld: dict[str, list[float]] = {}
+    for row in found["rows"]:
+        for name in row["invalid"]:
+            withheld.setdefault(name, []).append(row["length_s"])
+    releases = {engine["tensorrt"] for engine in found["engines"].values()}
+    title = f"TensorRT {', '.join(sorted(releases))}, {found['meta']['layers']} layers, batch 1"
+    where = _made_on(found["provenance"])
+    return [Panel(title, where, "audio length", _curves(samples), withheld=withheld)]
+
+
+def _decoders(found: Mapping[str, Any]) -> list[Panel]:
+    samples = {row["batch"]: _samples(row["decoders"]) for row in found["batches"]}
+    lengths = ", ".join(f"{value:g} s" for value in sorted({row["seconds"] for row in found["batches"]}))
+    title = f"Decoders, utterances of {lengths}"
+    return [Panel(title, _made_on(found["provenance"]), "batch", _curves(samples))]
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any]], list[Panel]]] = {
+    "engines": _engines,
+    "batches": _decoders,
+    "rows": _encoders,
+}
+"""By a key that tells each kind from those after it."""
+
+
+def _samples(variants: Mapping[str, Any]) -> dict[str, Sequence[float]]:
+    return {name: measured["samples_s"] for name, measured in variants.items()}
+
+
+def _curves(samples: Mapping[float, Mapping[str, Sequence[float]]]) -> list[Curve]:
+    """One for each name, in the order in which they were measured first."""
+    names: Iterable[str] = dict.fromkeys(name for measured in samples.values() for name in measured)
+    return [
+        Curve(name, {size: measured[name] for size, measured in samples.items() if name in measured})
+        for name in names
+    ]
+
+
+def _made_on(origin: Mapping[str, Any]) -> str:
+    return str(origin.get("gpu") or "no GPU named")

@@ -1,0 +1,76 @@
+"""Charts of what the benchmarks of single parts wrote, from the committed results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import ExitCode, UsageError
+from harness.paths import reference_dir
+from harness.report.__main__ import main
+from harness.report.parts import read_parts
+
+MACHINE = reference_dir() / "nvidia-h100-80gb"
+
+
+def test_encoders_are_curves_over_length_with_their_floor() -> None:
+    panel = read_parts(MACHINE / "encoders.json")[0]
+    assert panel.title == "Encoders, batch 1"
+    assert {curve.name for curve in panel.curves} >= {"eager", "graph", "inductor", "fused"}
+    assert all(set(curve.samples_s) == {1.0, 2.0, 5.0, 10.0, 30.0} for curve in panel.curves)
+    assert set(panel.floor_s) == {1.0, 2.0, 5.0, 10.0, 30.0}
+
+
+def test_decoders_are_curves_over_the_batch() -> None:
+    (panel,) = read_parts(MACHINE / "decoders.json")
+    assert panel.title == "Decoders, utterances of 10 s"
+    assert {curve.name for curve in panel.curves} >= {"cpu_synced", "conditional_graph", "megakernel"}
+    assert all(set(curve.samples_s) == {1, 8, 32, 128} for curve in panel.curves)
+
+
+def test_what_was_withheld_has_no_point(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"length_s": 1.0, "samples_s": {"single": [0.002]}, "invalid": {"multi": "differs"}},
+        {"length_s": 2.0, "samples_s": {"single": [0.002], "multi": [0.001]}, "invalid": {}},
+    ]
+    engines = {name: {"tensorrt": "10.3.0"} for name in ("single", "multi")}
+    file = tmp_path / "tensorrt.json"
+    file.write_text(
+        json.dumps({"provenance": {"gpu": "X"}, "meta": {"layers": 2}, "engines": engines, "rows": rows})
+    )
+    (panel,) = read_parts(file)
+    assert panel.title == "TensorRT 10.3.0, 2 layers, batch 1"
+    assert {curve.name: list(curve.samples_s) for curve in panel.curves} == {
+        "single": [1.0, 2.0],
+        "multi": [2.0],
+    }
+    assert panel.withheld == {"multi": [1.0]}
+
+
+@pytest.mark.parametrize("name", ["encoders", "decoders", "tensorrt"])
+def test_the_command_draws_them(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(MACHINE / f"{name}.json"), "--out", str(tmp_path / "charts")]) == ExitCode.DONE
+    chart = tmp_path / "charts" / f"{name}.png"
+    assert chart.read_bytes().startswith(b"\x89PNG")
+    assert str(chart) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("[1]", "variants.encoder.bench"), ("{", "JSON"), ('{"batches": [{}]}', "unfinished"), ("{}", "bench")],
+)
+def test_another_file_is_refused_by_name(content: str, says: str, tmp_path: Path) -> None:
+    file = tmp_path / "other.json"
+    file.write_text(content)
+    with pytest.raises(UsageError, match=rf"other\.json.*{says}"):
+        read_parts(file)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "taken").write_text("")
+    command = [str(MACHINE / "decoders.json"), "--out", str(tmp_path / "taken")]
+    assert main(command) == ExitCode.USAGE
+    assert "--out" in capsys.readouterr().err
