@@ -22,6 +22,7 @@ from harness.command import guarded
 from harness.compare import add_comparison_options, tolerance_of
 from harness.comparison import Comparison, compare_runs
 from harness.errors import ExitCode, HarnessError, InvalidMeasurementError, NotComparableError, UsageError
+from harness.files import write_atomically, write_text
 from harness.gate_files import junit, markdown
 from harness.gate_result import GateResult, Judgement, Outcome, Rule
 from harness.measure.change import Change
@@ -29,7 +30,7 @@ from harness.measure.cpu import disturbances
 from harness.measure.metrics import ALL, WEIGHTED, Kind, Metric, metric
 from harness.measure.stats import TooSmall
 from harness.paths import conf_dir
-from harness.record import Run, read_run, write_atomically
+from harness.record import Run, read_run
 
 _EXAMPLES = """examples:
   python -m harness.gate --baseline results/main --candidate results/branch
@@ -190,7 +191,7 @@ def _gate(options: argparse.Namespace) -> int:
         # A CI job that collects these files must find out there why the gate did not open.
         result = GateResult(error.exit_code, str(error), str(options.baseline), str(options.candidate))
     if options.markdown:
-        write_atomically(options.markdown, lambda file: file.write(markdown(result).encode()))
+        write_text(options.markdown, markdown(result))
     if options.junit:
         write_atomically(options.junit, lambda file: file.write(junit(result)))
     stream = sys.stdout if result.judgements else sys.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.claims.model import Finding
+from harness.files import write_text
 from harness.run.provenance import cpu_model, usable_cores
 
 _HEADINGS = ("#", "claim", "pair", "measured here", "verdict")
@@ -29,9 +30,9 @@ def write(findings: Sequence[Finding], folder: Path, conditions: Mapping[str, An
         "conditions": dict(conditions),
         "claims": [finding.as_dict() for finding in findings],
     }
-    _write(folder / "claims.json", json.dumps(document, indent=1, default=str) + "\n")
+    write_text(folder / "claims.json", json.dumps(document, indent=1, default=str) + "\n")
     page = folder / "claims.md"
-    _write(page, markdown(findings, machine, conditions))
+    write_text(page, markdown(findings, machine, conditions))
     return page
 
 
@@ -73,10 +74,3 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
     lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
     return lines + ["| " + " | ".join(row) + " |" for row in cells]
-
-
-def _write(path: Path, text: str) -> None:
-    """All or nothing: a reader never sees half a file."""
-    part = path.with_suffix(path.suffix + ".part")
-    part.write_text(text)
-    part.replace(path)

@@ -1,6 +1,5 @@
 """What a run leaves behind: ``run.json``, ``samples.parquet``, and how to read them back."""
 
-from harness.record.files import write_atomically
 from harness.record.journal import Journal, read_journal
 from harness.record.samples import MEASURED, WARMUP, Sample, samples_frame, samples_frame_of
 from harness.record.schema import (
@@ -73,6 +72,5 @@ __all__ = [
     "run_to_json",
     "samples_frame",
     "samples_frame_of",
-    "write_atomically",
     "write_run",
 ]

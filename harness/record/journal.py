@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Any
 
 from harness.errors import UsageError
+from harness.files import explained
 from harness.record.codec import from_json, to_json
-from harness.record.files import explained
 from harness.record.samples import Sample, sample_row
 from harness.record.schema import ProcessRecord
 

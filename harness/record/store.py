@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import UsageError
-from harness.record.files import explained, write_atomically
+from harness.files import explained, write_atomically, write_text
 from harness.record.journal import JOURNAL_PATTERN, Journal, JournalContent, read_journal
 from harness.record.samples import frame_of, read_table, table_of
 from harness.record.schema import (
@@ -107,7 +107,7 @@ class Merged:
 def write_run(folder: Path, run: Run) -> None:
     """Write ``run.json`` atomically."""
     text = json.dumps(run_to_json(run), indent=1, allow_nan=False) + "\n"
-    write_atomically(folder / RUN_FILE, lambda file: file.write(text.encode()))
+    write_text(folder / RUN_FILE, text)
 
 
 def write_samples(folder: Path, table: pa.Table) -> None:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.command import guarded
-from harness.errors import ExitCode, UsageError
+from harness.errors import ExitCode
+from harness.files import explained, write_atomically
 from harness.record import StoredRun, read_run
 from harness.report import text_summary, write_report
 from harness.report.charts import parts_chart
@@ -58,11 +59,9 @@ def _report(given: Sequence[Path], out: Path | None) -> int:
 def _chart(file: Path, folder: Path) -> Path:
     chart = folder / f"{file.stem}.png"
     content = parts_chart(read_parts(file))
-    try:
+    with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        chart.write_bytes(content)
-    except OSError as error:
-        raise UsageError(f"{chart}: cannot be written ({error.strerror}); give another --out") from error
+    write_atomically(chart, lambda file: file.write(content))
     return chart
 
 

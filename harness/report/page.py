@@ -12,12 +12,12 @@ from pathlib import Path
 from harness.compare import change_cells, notes
 from harness.comparison import compare_runs
 from harness.errors import InvalidMeasurementError, NotComparableError
+from harness.files import explained, write_atomically, write_text
 from harness.measure.metrics import ALL, metric
 from harness.measure.text import duration, number, seconds
 from harness.measure.wer import normalize
-from harness.record import StoredRun, write_atomically
+from harness.record import StoredRun
 from harness.record.codec import to_json
-from harness.record.files import explained
 from harness.report.charts import charts
 from harness.report.content import (
     HEADER,
@@ -64,7 +64,7 @@ def write_report(runs: Sequence[StoredRun], out: Path) -> Path:
     for name, png in images.items():
         write_atomically(out / name, lambda file, png=png: file.write(png))  # type: ignore[misc]
     text = page(shown, images)
-    write_atomically(out / PAGE, lambda file: file.write(text.encode()))
+    write_text(out / PAGE, text)
     return out / PAGE
 
 

@@ -24,6 +24,7 @@ import torch
 from harness.arguments import positive_integer, positive_integers, positive_seconds, result_file
 from harness.bench_provenance import bench_provenance
 from harness.errors import HarnessError, UnavailableError
+from harness.files import write_text
 from harness.protocols import Decoder, EncoderOutput, Hypothesis, ShapePlan
 from variants.decoder import conditional_graph, cpu_synced, megakernel, nemo
 from variants.decoder.gpu.decoding import GpuDecoder
@@ -453,7 +454,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commit", default=None, help="git commit of the code, where there is no repository")
-    parser.add_argument("--out", type=result_file, default=None, help="JSON file to write")
+    parser.add_argument("--json", type=result_file, help="write every sample here, after each batch size")
     return parser.parse_args(arguments)
 
 
@@ -481,7 +482,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     if not torch.cuda.is_available():
         error = UnavailableError("the decoder bench needs an NVIDIA GPU; torch finds none here")
-        print(error)
+        print(f"error: {error}", file=sys.stderr)
         return int(error.exit_code)
     try:
         model = build_model(
@@ -491,14 +492,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for batch in options.batches:
             results.append(bench_batch(model, batch, options))
             print_batch(results[-1])
+            if options.json:
+                document = {"provenance": provenance(options, arguments), "batches": results}
+                write_text(options.json, json.dumps(document, indent=1) + "\n")
     except HarnessError as error:
-        print(error)
+        print(f"error: {error}", file=sys.stderr)
         return int(error.exit_code)
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(
-            json.dumps({"provenance": provenance(options, arguments), "batches": results}, indent=1) + "\n"
-        )
     return 0
 
 

@@ -23,6 +23,7 @@ import torch
 from harness.arguments import positive_integer, positive_seconds, result_file
 from harness.bench_provenance import bench_provenance
 from harness.errors import ExitCode, HarnessError, UnavailableError, UsageError
+from harness.files import write_text
 from harness.measure.stats import nearest_rank
 from harness.protocols import Encoder, FeatureBatch, ShapePlan
 from variants.encoder import compiled, eager
@@ -148,11 +149,14 @@ def time_encoders(
     return samples
 
 
-def bench(model: TdtModel, options: argparse.Namespace) -> dict[str, Any]:
-    """Every length and batch size through every encoder."""
+def bench(
+    model: TdtModel, options: argparse.Namespace, keep: Callable[[Mapping[str, Any]], None]
+) -> dict[str, Any]:
+    """Every length and batch size through every encoder. ``keep`` gets what is known after each."""
     plan = ShapePlan(tuple(sorted(options.lengths)), max(options.batches))
     encoders, notes = make_encoders(model, plan, options, options.encoders)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    found = {"rows": rows, "built": notes, "evidence": {}}
     for batch in options.batches:
         for length_s in plan.buckets_s:
             frames = seconds_to_frames(length_s, model.hop_s)
@@ -160,8 +164,9 @@ def bench(model: TdtModel, options: argparse.Namespace) -> dict[str, Any]:
             samples = time_encoders(model, encoders, values, options.rounds)
             rows.append(_row(model, batch, length_s, frames, samples))
             print(_line(rows[-1]), flush=True)
-    evidence = {name: dict(encoder.evidence()) for name, encoder in encoders.items()}
-    return {"rows": rows, "built": notes, "evidence": evidence}
+            found["evidence"] = {name: dict(encoder.evidence()) for name, encoder in encoders.items()}
+            keep(found)
+    return found
 
 
 def _row(
@@ -208,9 +213,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = build_model(options.model, options.precision, device, options.seed)
         keep_layers(model, options.layers)
-        result = {"provenance": provenance(options, arguments, model), **bench(model, options)}
-        if options.json:
-            options.json.write_text(json.dumps(result, indent=1))
+        origin = provenance(options, arguments, model)
+
+        def keep(found: Mapping[str, Any]) -> None:
+            if options.json:
+                write_text(options.json, json.dumps({"provenance": origin, **found}, indent=1))
+
+        result = bench(model, options, keep)
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return int(error.exit_code)
@@ -235,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=positive_integer, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--commit", help="git commit of the code, where there is no repository")
-    parser.add_argument("--json", type=result_file, help="write every sample here")
+    parser.add_argument("--json", type=result_file, help="write every sample here, after each length")
     return parser
 
 

@@ -73,4 +73,4 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest
     (tmp_path / "taken").write_text("")
     command = [str(MACHINE / "decoders.json"), "--out", str(tmp_path / "taken")]
     assert main(command) == ExitCode.USAGE
-    assert "--out" in capsys.readouterr().err
+    assert "choose another folder" in capsys.readouterr().err

@@ -27,6 +27,7 @@ import numpy as np
 from harness.arguments import positive_integer, positive_seconds, result_file
 from harness.bench_provenance import bench_provenance
 from harness.errors import ExitCode, HarnessError, InvalidMeasurementError, UsageError
+from harness.files import write_text
 from variants.encoder.parity import LIMITS, States, compare, probe, require
 from variants.encoder.planner import HOP_S, AffineCost, histogram, plan, seconds_to_frames
 from variants.encoder.shapes import output_frames
@@ -187,7 +188,7 @@ def time_engines(options: argparse.Namespace, arguments: Sequence[str]) -> None:
 
     def keep() -> None:
         if options.json:
-            _replace(options.json, json.dumps({**result, "rows": [*map(asdict, rows.values())]}, indent=1))
+            write_text(options.json, json.dumps({**result, "rows": [*map(asdict, rows.values())]}, indent=1))
 
     engines: list[Timed] = []
     for name in options.engines:
@@ -275,13 +276,6 @@ def _ranges(name: str, lengths_s: Sequence[float], profiles: int) -> tuple[Shape
 
 def _frames(seconds: float) -> int:
     return seconds_to_frames(seconds, HOP_S)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Beside the old file, then over it: whoever stops this keeps the lengths before."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text)
-    unfinished.replace(path)
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:

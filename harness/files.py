@@ -28,13 +28,18 @@ def _explain(folder: Path, error: OSError) -> HarnessError:
     if error.errno in _FULL:
         return UnavailableError(
             f"{folder}: no space left on the disk; what was measured so far is kept there. "
-            "Free some space or pass another results folder"
+            "Free some space or choose another folder"
         )
     if error.errno in _FORBIDDEN:
-        return UsageError(f"{folder}: not writable; change its permissions or pass another results folder")
+        return UsageError(f"{folder}: not writable; change its permissions or choose another folder")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return UsageError(f"{folder}: a file is in the way of this folder; pass another results folder")
+        return UsageError(f"{folder}: a file is in the way of this folder; choose another folder")
     return HarnessError(f"{folder}: {error.strerror or error}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """``write_atomically`` of UTF-8."""
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
