@@ -191,9 +191,13 @@ def time_engines(options: argparse.Namespace, arguments: Sequence[str]) -> None:
             write_text(options.json, json.dumps({**result, "rows": [*map(asdict, rows.values())]}, indent=1))
 
     engines: list[Timed] = []
+    layers: dict[str, Any] = {}
     for name in options.engines:
         engine, notes[name] = _build(name, options, folder, meta)
         engines.append(engine)
+        if options.layers_json:
+            layers[name] = engine.runner.layers()
+            write_text(options.layers_json, json.dumps(layers, indent=1))
         for seconds, case in cases.items():
             rows[seconds].compare(engine, case, meta)
         print(_verdict(name, rows.values()), flush=True)
@@ -346,6 +350,9 @@ def _parser() -> argparse.ArgumentParser:
     timing.add_argument("--optimization-level", type=int, default=3, choices=range(6))
     timing.add_argument("--tactic-sources", nargs="*", help="only these of TensorRT's TacticSource names")
     timing.add_argument("--commit", help="git commit of the code, where there is no repository")
+    timing.add_argument(
+        "--layers-json", type=result_file, help="write each engine's layers here, with the kernels chosen"
+    )
     timing.add_argument("--json", type=result_file, help="write every sample here, after each length")
     return parser
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.errors import UnavailableError
+from harness.errors import InvalidMeasurementError, UnavailableError
 from variants.content_cache import ContentCache, user_cache
 from variants.encoder.bucketed import BucketedEncoder, Call, StaticInputs
 from variants.encoder.eager import extend_positions
@@ -66,7 +66,13 @@ def build_encoder(name: str, model: TdtModel, chosen: Mapping[str, Any], grid: S
     spec = make_spec(model, chosen, grid, onnx)
     built = EngineStore(root / "engines").get(spec)
     encoder = _assemble(model, chosen, grid, built)
-    encoder.verify(name, share(chosen, name, "token_agreement"))
+    try:
+        encoder.verify(name, share(chosen, name, "token_agreement"))
+    except InvalidMeasurementError as error:
+        raise InvalidMeasurementError(
+            f"{error}; TensorRT may have chosen a wrong kernel: try another "
+            "encoder.options.optimization_level or encoder.options.tactic_sources"
+        ) from error
     return encoder
 
 

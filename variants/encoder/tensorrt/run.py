@@ -8,6 +8,7 @@ its context. Either way a change of profile is the choice of another context: no
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +155,14 @@ class EngineRunner:
         finally:
             for address in addresses.values():
                 self.gpu.free(address)
+        return found
+
+    def layers(self) -> dict[str, Any]:
+        """What TensorRT made of the graph: each profile's layers, with formats and kernels ("TacticName"), as
+        its engine inspector tells them."""
+        inspector = self.engine.create_engine_inspector()
+        text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
+        found: dict[str, Any] = json.loads(text)
         return found
 
     def evidence(self) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def test_an_engine_of_other_weights_is_invalid_and_names_the_bucket(tmp_path: Pa
     """As if a cached export had been taken for these weights: the same hash, another model."""
     build(single_profile, tmp_path, model(seed=1))
     wrong = replace(model(seed=2), provenance={"weights_hash": "seed 1"})
-    with pytest.raises(InvalidMeasurementError, match="encoder=single_profile: bucket 0"):
+    with pytest.raises(InvalidMeasurementError, match=r"encoder=single_profile: bucket 0.*tactic_sources"):
         build(single_profile, tmp_path, wrong)
 
 
@@ -175,10 +175,14 @@ def test_engines_are_timed_without_torch_after_parity(
 def test_fewer_profiles_than_lengths_are_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     probes, times = exported(tmp_path, "0.5", "1", "2"), tmp_path / "times.json"
     timing = ["time", str(probes), "--engines", "multi", "--profiles", "2", "--rounds", "1"]
-    assert bench.main([*timing, "--cache", str(tmp_path), "--json", str(times)]) == ExitCode.DONE
+    kernels = tmp_path / "kernels.json"
+    keeping = ["--json", str(times), "--layers-json", str(kernels)]
+    assert bench.main([*timing, "--cache", str(tmp_path), *keeping]) == ExitCode.DONE
     assert "multi: 2 profiles" in capsys.readouterr().out
     (_, _, first), (after, _, last) = json.loads(times.read_text())["engines"]["multi"]["profiles_frames"]
     assert (after, last) == (first + 1, 208)
+    layers = json.loads(kernels.read_text())["multi"]["Layers"]
+    assert [layer["TacticName"] for layer in layers] == ["a kernel"] * 2
 
 
 def test_a_profile_that_is_wrong_alone_is_told_from_a_wrong_engine(

@@ -27,6 +27,14 @@ class TacticSource(IntEnum):
     EDGE_MASK_CONVOLUTIONS = 3
 
 
+class ProfilingVerbosity(Enum):
+    DETAILED = 2
+
+
+class LayerInformationFormat(Enum):
+    JSON = 1
+
+
 class ExecutionContextAllocationStrategy(Enum):
     STATIC = 0
     USER_MANAGED = 2
@@ -92,6 +100,7 @@ class BuilderConfig:
     def __init__(self) -> None:
         self.builder_optimization_level = 3
         self.progress_monitor: Any = None
+        self.profiling_verbosity: ProfilingVerbosity | None = None
         self.profiles: list[Profile] = []
         self._timings: Any = None
 
@@ -141,7 +150,9 @@ class Builder:
         config.progress_monitor.phase_start("Building", None, 1)
         config.progress_monitor.step_complete("Building", 0)
         config.progress_monitor.phase_finish("Building")
-        return json.dumps({"graph": network.path, "profiles": [p.shapes for p in config.profiles]}).encode()
+        detailed = config.profiling_verbosity is ProfilingVerbosity.DETAILED
+        plan = {"graph": network.path, "profiles": [p.shapes for p in config.profiles], "detailed": detailed}
+        return json.dumps(plan).encode()
 
 
 class Runtime:
@@ -160,7 +171,7 @@ class Engine:
     def __init__(self, plan: dict[str, Any]) -> None:
         import onnxruntime
 
-        self.profiles = plan["profiles"]
+        self.profiles, self.detailed = plan["profiles"], plan["detailed"]
         self.session = onnxruntime.InferenceSession(plan["graph"], providers=["CPUExecutionProvider"])
         self.num_optimization_profiles = len(self.profiles)
         self.device_memory_size_v2 = 4096
@@ -169,6 +180,14 @@ class Engine:
         kinds = {"tensor(float)": "FLOAT", "tensor(float16)": "HALF", "tensor(int32)": "INT32"}
         found = next(output for output in self.session.get_outputs() if output.name == name)
         return SimpleNamespace(__str__=None) if found.type not in kinds else f"DataType.{kinds[found.type]}"
+
+    def create_engine_inspector(self) -> Any:
+        """Detailed engines tell their kernels."""
+        layers = [
+            {"Name": f"conv [profile {index}]", "TacticName": "a kernel"} if self.detailed else "conv"
+            for index in range(self.num_optimization_profiles)
+        ]
+        return SimpleNamespace(get_engine_information=lambda _format: json.dumps({"Layers": layers}))
 
     def create_execution_context(self, strategy: Any) -> Context:
         return Context(self, needs_memory=strategy is ExecutionContextAllocationStrategy.USER_MANAGED)
