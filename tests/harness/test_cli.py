@@ -301,7 +301,10 @@ def test_a_read_only_results_folder_is_named(harness: Harness) -> None:
 
 def test_a_full_disk_keeps_what_was_measured(harness: Harness) -> None:
     """A limit on the size of files stands for the full disk: the same error, on any machine."""
-    assert harness(*FAST, "workload.requests=1").returncode == 0  # renders the set before the limit
+    harness(
+        *FAST, "workload.requests=1"
+    )  # renders the set before the limit; its verdict is nobody's business
+    assert len(harness.only_run().measured) == 1
 
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))

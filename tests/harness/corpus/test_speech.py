@@ -95,6 +95,11 @@ def test_an_interruption_raises_and_never_cuts_speech_short() -> None:
             except Interrupted:
                 interrupted += 1
                 continue
+            except RuntimeError as error:
+                # threading.Condition.wait() releases a lock that it has not got back when a signal meets it.
+                assert isinstance(error.__context__, Interrupted), error
+                interrupted += 1
+                continue
             assert _digest(spoken) == whole
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
