@@ -35,8 +35,10 @@ def read_parts(path: Path) -> list[Panel]:
     """The panels of a benchmark's JSON. Raises ``UsageError`` naming the file where it is another one."""
     try:
         found = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read as JSON ({error})") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: not JSON ({error})") from error
     for mark, read in _READERS.items():
         if isinstance(found, dict) and mark in found:
             try:

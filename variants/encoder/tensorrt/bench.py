@@ -339,15 +339,37 @@ def _parser() -> argparse.ArgumentParser:
     making.add_argument("--output", type=Path, required=True)
     timing = commands.add_parser("time", help="build, compare, time; needs tensorrt and cuda-bindings")
     timing.set_defaults(run=time_engines)
-    timing.add_argument("probes", type=Path)
-    timing.add_argument("--engines", nargs="+", default=list(ENGINES), choices=ENGINES)
+    timing.add_argument("probes", type=Path, help="the folder that export wrote")
+    timing.add_argument(
+        "--engines",
+        nargs="+",
+        default=list(ENGINES),
+        choices=ENGINES,
+        help="single: one profile, padded to its maximum; single_own: the same engine at the input's own "
+        "length; multi: several profiles, padded to each one's maximum (default: all)",
+    )
     timing.add_argument(
         "--profiles", type=positive_integer, default=5, help="of the engine multi (default: 5)"
     )
-    timing.add_argument("--rounds", type=positive_integer, default=100)
-    timing.add_argument("--cache", type=Path, default=Path(".cache") / "engines")
-    timing.add_argument("--no-cuda-graphs", dest="cuda_graphs", action="store_false")
-    timing.add_argument("--optimization-level", type=int, default=3, choices=range(6))
+    timing.add_argument(
+        "--rounds", type=positive_integer, default=100, help="calls of each engine and length (default: 100)"
+    )
+    timing.add_argument(
+        "--cache",
+        type=Path,
+        default=Path(".cache") / "engines",
+        help="where engines are kept (default: .cache/engines)",
+    )
+    timing.add_argument(
+        "--no-cuda-graphs", dest="cuda_graphs", action="store_false", help="launch each kernel anew"
+    )
+    timing.add_argument(
+        "--optimization-level",
+        type=int,
+        default=3,
+        choices=range(6),
+        help="how long the builder searches for kernels (default: 3)",
+    )
     timing.add_argument("--tactic-sources", nargs="*", help="only these of TensorRT's TacticSource names")
     timing.add_argument("--commit", help="git commit of the code, where there is no repository")
     timing.add_argument(
