@@ -61,7 +61,7 @@ def _chart(file: Path, folder: Path) -> Path:
     content = parts_chart(read_parts(file))
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(chart, lambda file: file.write(content))
+    write_atomically(chart, lambda png: png.write(content))
     return chart
 
 

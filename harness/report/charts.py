@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,7 @@ SPAN_COLORS = {
     "text": "#F3D08B",
     "reply": "#C9B79C",
 }
+Drawn = TypeVar("Drawn")
 _INK, _QUIET, _GRID = "#1b1f24", "#5b6570", "#e3e7eb"
 _DPI = 160
 _WIDTH = 9.0
@@ -153,10 +154,7 @@ def span_stacks(entries: Sequence[Entry]) -> Figure:
     axes.xaxis.set_major_formatter(FuncFormatter(_seconds_label))
     axes.grid(axis="y", visible=False)
     _title(axes, "Where the time goes", "mean seconds of each span per request; hatched: in no span")
-    figure.legend(
-        loc="outside lower center", ncols=min(len(names), 7), frameon=False, fontsize=8.5,
-        handlelength=1.1, handleheight=1.0, columnspacing=1.4,
-    )  # fmt: skip
+    _legend_below(figure, min(len(names), 7))
     return figure
 
 
@@ -205,16 +203,13 @@ def parts_chart(panels: Sequence[Panel]) -> bytes:
     """PNG of parts measured alone: median seconds of a call over its size, with the middle 90 %."""
     figure = _figure(4.4 * len(panels))
     names = list(dict.fromkeys(curve.name for panel in panels for curve in panel.curves))
-    colors = dict(zip(names, itertools.cycle(RUN_COLORS), strict=False))
+    colors = dict(_colored(names))
     for row, panel in enumerate(panels):
         axes = figure.add_subplot(len(panels), 1, row + 1)
         _style(axes)
         _draw_part(axes, panel, colors)
     handles = [Patch(color=colors[name], label=name) for name in names]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(len(names), 6), frameon=False, fontsize=8.5,
-        handlelength=1.1, handleheight=1.0, columnspacing=1.4,
-    )  # fmt: skip
+    _legend_below(figure, min(len(names), 6), handles=handles)
     return _png(figure)
 
 
@@ -286,9 +281,14 @@ def _legend(figure: Figure, entries: Sequence[Entry]) -> None:
         return
     handles = [Patch(color=color, label=entry.label) for entry, color in _colored(entries)]
     longest = max(len(entry.label) for entry in entries)
+    _legend_below(figure, max(1, min(len(entries), 110 // (longest + 8))), handles=handles)
+
+
+def _legend_below(figure: Figure, columns: int, **handles: Sequence[Patch]) -> None:
+    """Of what was drawn, or of ``handles``."""
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=max(1, min(len(entries), 110 // (longest + 8))),
-        frameon=False, fontsize=8.5, handlelength=1.1, handleheight=1.0, columnspacing=1.4,
+        **handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5,
+        handlelength=1.1, handleheight=1.0, columnspacing=1.4,
     )  # fmt: skip
 
 
@@ -317,8 +317,8 @@ def _seconds_label(value: float, _: object = None) -> str:
     return f"{value * 1e3:g} ms" if abs(value) < 1 else f"{value:g} s"
 
 
-def _colored(entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
-    return [(entry, RUN_COLORS[i % len(RUN_COLORS)]) for i, entry in enumerate(entries)]
+def _colored(drawn: Sequence[Drawn]) -> list[tuple[Drawn, str]]:
+    return [(each, RUN_COLORS[i % len(RUN_COLORS)]) for i, each in enumerate(drawn)]
 
 
 def _png(figure: Figure) -> bytes:

@@ -80,7 +80,7 @@ def _follow(children: Sequence[_Child], silence_s: float) -> None:
     with selectors.DefaultSelector() as selector:
         for child in children:
             selector.register(child.fd, selectors.EVENT_READ, child)
-        while selector.get_map() and not all(child.outcome.error for child in children):
+        while selector.get_map() and not all(child.failed for child in children):
             heard = selector.select(silence_s)
             if not heard:
                 raise HarnessError(
@@ -148,6 +148,10 @@ class _Child:
                 f"The end of {self._log}:\n{_tail(self._log)}"
             )
         self._order.unlink()
+
+    @property
+    def failed(self) -> bool:
+        return self._failure is not None
 
     @property
     def outcome(self) -> Outcome:

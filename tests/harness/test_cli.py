@@ -301,10 +301,7 @@ def test_a_read_only_results_folder_is_named(harness: Harness) -> None:
 
 def test_a_full_disk_keeps_what_was_measured(harness: Harness) -> None:
     """A limit on the size of files stands for the full disk: the same error, on any machine."""
-    harness(
-        *FAST, "workload.requests=1"
-    )  # renders the set before the limit; its verdict is nobody's business
-    assert len(harness.only_run().measured) == 1
+    assert harness(*FAST).returncode == 0  # renders the set before the limit
 
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))

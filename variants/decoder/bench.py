@@ -488,12 +488,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = build_model(
             options.seed, options.labels_per_s, getattr(torch, options.dtype), torch.device("cuda", 0)
         )
+        origin = provenance(options, arguments)
         results = []
         for batch in options.batches:
             results.append(bench_batch(model, batch, options))
             print_batch(results[-1])
             if options.json:
-                document = {"provenance": provenance(options, arguments), "batches": results}
+                document = {"provenance": origin, "batches": results}
                 write_text(options.json, json.dumps(document, indent=1) + "\n")
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -17,7 +17,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -192,8 +192,9 @@ def time_engines(options: argparse.Namespace, arguments: Sequence[str]) -> None:
 
     engines: list[Timed] = []
     layers: dict[str, Any] = {}
+    spec = _spec(options, folder, meta)
     for name in options.engines:
-        engine, notes[name] = _build(name, options, folder, meta)
+        engine, notes[name] = _build(name, spec, options, meta)
         engines.append(engine)
         if options.layers_json:
             layers[name] = engine.runner.layers()
@@ -242,21 +243,25 @@ class _Row:
                     self.samples_s[engine.name].append(taken)
 
 
-def _build(
-    name: str, options: argparse.Namespace, folder: Path, meta: Mapping[str, Any]
-) -> tuple[Timed, dict[str, Any]]:
+def _spec(options: argparse.Namespace, folder: Path, meta: Mapping[str, Any]) -> EngineSpec:
+    """What all engines share: everything but the profiles."""
     graph = folder / "graph" / "encoder.onnx"
-    ranges = _ranges(name, meta["lengths_s"], options.profiles)
-    spec = EngineSpec(
+    return EngineSpec(
         str(graph),
         hash_onnx(graph),
         meta["bins"],
         meta["precision"],
-        ranges,
+        profiles=(),
         optimization_level=options.optimization_level,
         tactic_sources=None if options.tactic_sources is None else tuple(options.tactic_sources),
     )
-    built = EngineStore(options.cache).get(spec)
+
+
+def _build(
+    name: str, spec: EngineSpec, options: argparse.Namespace, meta: Mapping[str, Any]
+) -> tuple[Timed, dict[str, Any]]:
+    ranges = _ranges(name, meta["lengths_s"], options.profiles)
+    built = EngineStore(options.cache).get(replace(spec, profiles=ranges))
     runner = EngineRunner(built.plan, meta["bins"])
     version = runner.evidence()["tensorrt"]
     note = {

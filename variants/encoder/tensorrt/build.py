@@ -90,7 +90,7 @@ def configure(trt: Any, builder: Any, spec: EngineSpec) -> Any:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, spec.workspace_bytes)
     config.builder_optimization_level = spec.optimization_level
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # costs nothing at run time; see layers()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # what EngineRunner.layers() tells
     versions.allow_precision(trt, config, spec.precision)
     versions.share_profiles(trt, config)
     versions.set_tactic_sources(trt, config, spec.tactic_sources)
