@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -182,7 +183,19 @@ def test_fewer_profiles_than_lengths_are_planned(tmp_path: Path, capsys: pytest.
     (_, _, first), (after, _, last) = json.loads(times.read_text())["engines"]["multi"]["profiles_frames"]
     assert (after, last) == (first + 1, 208)
     layers = json.loads(kernels.read_text())["multi"]["Layers"]
-    assert [layer["TacticName"] for layer in layers] == ["a kernel"] * 2
+    assert [layer["TacticName"] for layer in layers] == ["a kernel\n"] * 2
+
+
+def test_a_listing_of_layers_that_is_no_json_does_not_end_the_timing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inspector = SimpleNamespace(get_engine_information=lambda _format: "{cut")
+    engine = "tensorrt.Engine.create_engine_inspector"  # the stand-in's
+    monkeypatch.setattr(engine, lambda _engine: inspector)
+    probes, kernels = exported(tmp_path, "0.5", "1"), tmp_path / "kernels.json"
+    timing = ["time", str(probes), "--engines", "single", "--rounds", "1", "--cache", str(tmp_path)]
+    assert bench.main([*timing, "--layers-json", str(kernels)]) == ExitCode.DONE
+    assert json.loads(kernels.read_text()) == {"single": "{cut"}
 
 
 def test_a_profile_that_is_wrong_alone_is_told_from_a_wrong_engine(

@@ -184,10 +184,11 @@ class Engine:
     def create_engine_inspector(self) -> Any:
         """Detailed engines tell their kernels."""
         layers = [
-            {"Name": f"conv [profile {index}]", "TacticName": "a kernel"} if self.detailed else "conv"
+            {"Name": f"conv [profile {index}]", "TacticName": "a kernel\n"} if self.detailed else "conv"
             for index in range(self.num_optimization_profiles)
         ]
-        return SimpleNamespace(get_engine_information=lambda _format: json.dumps({"Layers": layers}))
+        told = json.dumps({"Layers": layers}).replace(r"\n", "\n")  # unescaped, as 8.6.0 writes it
+        return SimpleNamespace(get_engine_information=lambda _format: told)
 
     def create_execution_context(self, strategy: Any) -> Context:
         return Context(self, needs_memory=strategy is ExecutionContextAllocationStrategy.USER_MANAGED)
