@@ -134,6 +134,7 @@ def _engines(_claim: Claim, folder: Path) -> Iterator[dict[str, Any]]:
                 "machine": _machine(results, folder),
                 "TensorRT": engine.get("tensorrt"),
                 "level": engine.get("optimization_level"),
+                "profiles": len(engine.get("profiles_frames", ())),
                 "layers": results["meta"]["layers"],
                 "audio_s": row["length_s"],
             }
@@ -158,17 +159,20 @@ def _memory(_claim: Claim, folder: Path) -> Iterator[dict[str, Any]]:
         for name, engine in results["engines"].items():
             held, machine = engine["memory"], _machine(results, folder)
             beside = held["engine_bytes"] - held["weights_bytes"] + held["activations_bytes"]
-            layers = results["meta"]["layers"]
-            yield _held(machine, f"TensorRT {name}", layers, held["weights_bytes"], beside)
+            layers, profiles = results["meta"]["layers"], len(engine["profiles_frames"])
+            encoder = f"TensorRT {name}, level {engine['optimization_level']}, profiles: {profiles}"
+            yield _held(machine, encoder, layers, held["weights_bytes"], beside)
 
 
-def _held(machine: str, encoder: str, layers: int, weights_bytes: int, beside_bytes: int) -> dict[str, Any]:
+def _held(
+    machine: str, encoder: str, layers: int, weights_bytes: int, beside_bytes: int | None
+) -> dict[str, Any]:
     return {
         "machine": machine,
         "encoder": encoder,
         "layers": layers,
         "weights MiB": round(weights_bytes / 2**20, 1),
-        "beside them MiB": round(beside_bytes / 2**20, 1),
+        "beside them MiB": "unknown" if beside_bytes is None else round(beside_bytes / 2**20, 1),
     }
 
 
@@ -200,10 +204,14 @@ def speedup(before_s: Sequence[float], after_s: Sequence[float]) -> tuple[float,
 
 def _sentence(row: Mapping[str, Any]) -> str:
     if "encoder" in row:
-        held = f"{row['weights MiB']} MiB of weights and {row['beside them MiB']} beside them"
+        held = f"{row['weights MiB']} MiB of weights, {row['beside them MiB']} beside them"
         return f"{row['machine']}, {row['encoder']}, {row['layers']} layers: {held}"
-    shape = f"batch {row['batch']}" if "batch" in row else f"{row['audio_s']:g} s, {row['layers']} layers"
+    shape = f"batch {row['batch']}" if "batch" in row else _engine_shape(row)
     if "withheld" in row:
         return f"{row['machine']}, {shape}: withheld, {row['withheld']}"
     figures = f"{row['times faster']} [{row['low']}, {row['high']}] times faster"
     return f"{row['machine']}, {shape}: {figures}"
+
+
+def _engine_shape(row: Mapping[str, Any]) -> str:
+    return f"{row['audio_s']:g} s, {row['layers']} layers, level {row['level']}, {row['profiles']} profiles"

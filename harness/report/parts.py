@@ -69,9 +69,12 @@ def _engines(found: Mapping[str, Any]) -> list[Panel]:
     for row in found["rows"]:
         for name in row["invalid"]:
             withheld.setdefault(name, []).append(row["length_s"])
-    releases = {engine["tensorrt"] for engine in found["engines"].values()}
+    engines = found["engines"]
+    releases = {f"{built['tensorrt']} at level {built['optimization_level']}" for built in engines.values()}
     title = f"TensorRT {', '.join(sorted(releases))}, {found['meta']['layers']} layers, batch 1"
     where = _made_on(found["provenance"])
+    if "multi" in engines:
+        where += f"; multi: {len(engines['multi']['profiles_frames'])} profiles"
     return [Panel(title, where, "audio length", _curves(samples), withheld=withheld)]
 
 

@@ -26,12 +26,18 @@ class DeviceMemory:
         free, total = torch.cuda.mem_get_info(device)
         return cls(total - free, torch.cuda.memory_reserved(device))
 
-    def since(self, before: DeviceMemory) -> dict[str, int]:
+    def since(self, before: DeviceMemory) -> dict[str, int | None]:
         """What was added: buffers and graph pools through torch, the rest (graphs themselves, kernels,
-        workspaces, TensorRT) through the driver."""
+        workspaces, TensorRT) through the driver. Null where the device lost less than torch took: then
+        another process gave memory back meanwhile, and the driver's share is not known."""
         torch_bytes = self.reserved_bytes - before.reserved_bytes
         used = self.used_bytes - before.used_bytes
-        return {"torch_bytes": torch_bytes, "driver_bytes": used - torch_bytes, "added_bytes": used}
+        alone = used >= torch_bytes
+        return {
+            "torch_bytes": torch_bytes,
+            "driver_bytes": used - torch_bytes if alone else None,
+            "added_bytes": used if alone else None,
+        }
 
 
 def module_bytes(module: torch.nn.Module) -> int:

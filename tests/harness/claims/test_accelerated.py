@@ -42,7 +42,13 @@ TENSORRT = {
     "provenance": {"gpu": None},
     "meta": {"layers": 2},
     "engines": {
-        name: {"tensorrt": "8.6.0", "optimization_level": 3, "memory": ENGINE} for name in ("single", "multi")
+        name: {
+            "tensorrt": "8.6.0",
+            "optimization_level": 3,
+            "memory": ENGINE,
+            "profiles_frames": [[1, 8, 8]] * profiles,
+        }
+        for name, profiles in (("single", 1), ("multi", 2))
     },
     "rows": [
         {
@@ -58,6 +64,7 @@ ENCODERS = {
     "built": {
         "graph": {"weights_bytes": 100 << 20, "added_bytes": 70 << 20},
         "inductor": {"failed": "no compiler"},
+        "fused": {"weights_bytes": 100 << 20, "added_bytes": None},
     },
 }
 
@@ -73,9 +80,9 @@ def test_profiles_are_compared_at_each_length(monkeypatch: pytest.MonkeyPatch, t
         4.0,
     )
     assert right["single_profile at its own length ms"] == 2.0
-    assert "1 s, 2 layers: 4.0 [4.0, 4.0] times faster" in finding.measured
+    assert "1 s, 2 layers, level 3, 2 profiles: 4.0 [4.0, 4.0] times faster" in finding.measured
     assert wrong["withheld"] == "multi_profile gave wrong states"
-    assert "2 s, 2 layers: withheld, multi_profile gave wrong states" in finding.measured
+    assert "2 s, 2 layers, level 3, 2 profiles: withheld, multi_profile gave wrong states" in finding.measured
 
 
 def test_memory_is_a_table_of_every_encoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -84,7 +91,12 @@ def test_memory_is_a_table_of_every_encoder(monkeypatch: pytest.MonkeyPatch, tmp
     (folder / "encoders.json").write_text(json.dumps(ENCODERS))
     finding = tests()[3][1](Bench(folder=tmp_path, cache_dir=tmp_path))
     held = {row["encoder"]: (row["weights MiB"], row["beside them MiB"]) for row in finding.rows}
-    assert held == {"graph": (100, 70), "TensorRT single": (100, 50), "TensorRT multi": (100, 50)}
+    assert held == {
+        "graph": (100, 70),
+        "fused": (100, "unknown"),
+        "TensorRT single, level 3, profiles: 1": (100, 50),
+        "TensorRT multi, level 3, profiles: 2": (100, 50),
+    }
 
 
 def test_a_speedup_comes_with_its_interval() -> None:

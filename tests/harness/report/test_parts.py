@@ -36,13 +36,15 @@ def test_what_was_withheld_has_no_point(tmp_path: Path) -> None:
         {"length_s": 1.0, "samples_s": {"single": [0.002]}, "invalid": {"multi": "differs"}},
         {"length_s": 2.0, "samples_s": {"single": [0.002], "multi": [0.001]}, "invalid": {}},
     ]
-    engines = {name: {"tensorrt": "10.3.0"} for name in ("single", "multi")}
+    engine = {"tensorrt": "10.3.0", "optimization_level": 3}
+    engines = {"single": engine, "multi": {**engine, "profiles_frames": [[1, 8, 8], [9, 16, 16]]}}
     file = tmp_path / "tensorrt.json"
     file.write_text(
         json.dumps({"provenance": {"gpu": "X"}, "meta": {"layers": 2}, "engines": engines, "rows": rows})
     )
     (panel,) = read_parts(file)
-    assert panel.title == "TensorRT 10.3.0, 2 layers, batch 1"
+    assert panel.title == "TensorRT 10.3.0 at level 3, 2 layers, batch 1"
+    assert panel.subtitle == "X; multi: 2 profiles"
     assert {curve.name: list(curve.samples_s) for curve in panel.curves} == {
         "single": [1.0, 2.0],
         "multi": [2.0],

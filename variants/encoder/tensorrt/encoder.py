@@ -116,8 +116,8 @@ def _assemble(
     calls = EngineCalls(model, runner, grid, inputs)
     if grid.pad:
         calls.prepare(bool(chosen["cuda_graphs"]))
-    memory = {"input_buffers_bytes": inputs.device_bytes, **runner.memory}
-    memory |= DeviceMemory.read(model.device).since(before)
+    added = DeviceMemory.read(model.device).since(before)
+    memory = {"input_buffers_bytes": inputs.device_bytes, **runner.memory, **added}
 
     def describe() -> Mapping[str, Any]:
         return {
