@@ -32,7 +32,8 @@ class Panel:
 
 
 def read_parts(path: Path) -> list[Panel]:
-    """The panels of a benchmark's JSON. Raises ``UsageError`` naming the file where it is another one."""
+    """The panels of a benchmark's JSON. Raises ``UsageError`` naming the file where it is another one, or
+    where nothing was timed."""
     try:
         found = json.loads(path.read_text())
     except OSError as error:
@@ -42,9 +43,12 @@ def read_parts(path: Path) -> list[Panel]:
     for mark, read in _READERS.items():
         if isinstance(found, dict) and mark in found:
             try:
-                return read(found)
+                panels = read(found)
             except (KeyError, TypeError, AttributeError) as error:
                 raise UsageError(f"{path}: unfinished, or of another version: no {error} in it") from error
+            if not any(panel.curves for panel in panels):
+                raise UsageError(f"{path}: nothing in it was timed: run its benchmark to the end")
+            return panels
     raise UsageError(
         f"{path}: not what variants.encoder.bench, variants.encoder.tensorrt.bench or "
         "variants.decoder.bench write with --json"

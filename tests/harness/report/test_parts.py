@@ -62,7 +62,13 @@ def test_the_command_draws_them(name: str, tmp_path: Path, capsys: pytest.Captur
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("[1]", "variants.encoder.bench"), ("{", "JSON"), ('{"batches": [{}]}', "unfinished"), ("{}", "bench")],
+    [
+        ("[1]", "variants.encoder.bench"),
+        ("{", "JSON"),
+        ('{"batches": [{}]}', "unfinished"),
+        ('{"provenance": {}, "rows": []}', "nothing in it was timed"),
+        ("{}", "bench"),
+    ],
 )
 def test_another_file_is_refused_by_name(content: str, says: str, tmp_path: Path) -> None:
     file = tmp_path / "other.json"
