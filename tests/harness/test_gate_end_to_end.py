@@ -1,7 +1,8 @@
 """The gate on real runs: two of the same, and one whose encoder span is a fifth longer.
 
 The engine of stated cost stands in the encoder's place, so that the answer depends on the gate and
-not on what else the machine does: with a model on shared cores, "inconclusive" is often the truth.
+not on what else the machine does: with a model on shared cores, "inconclusive" is often the truth. Its
+cost is long against the few milliseconds by which a busy machine wakes it late.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_same_is_the_same_and_a_fifth_more_is_a_regression(tmp_path: Path) -> None:
     (tmp_path / "limits.yaml").write_text(LIMITS)
-    costs = {"a": 0.020, "b": 0.020, "c": 0.024}
+    costs = {"a": 0.060, "b": 0.060, "c": 0.072}
     variants = [f"runner.label={name} model.options.per_request_s={s}" for name, s in costs.items()]
     flags = [word for variant in variants for word in ("--of", variant)]
-    common = ("model=fixed_cost", "frontend=whole", "workload.requests=40", "runner.warmup.max_passes=2")
+    common = ("model=fixed_cost", "frontend=whole", "workload.requests=30", "runner.warmup.max_passes=2")
     done = run(tmp_path, "harness.interleave", *flags, "--rounds", "3", *common)
     assert done.returncode == 0, done.stdout + done.stderr
     a, b, c = re.findall(r"^compare .* (\S+) (\S+) (\S+)$", done.stdout, re.MULTILINE)[0]
