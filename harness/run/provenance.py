@@ -43,7 +43,9 @@ _SOURCES = frozenset({".py", ".cu", ".cuh", ".json", ".safetensors", ".model"})
 
 def command_line() -> tuple[str, ...]:
     """The command that made the run, without the path of this machine's interpreter."""
-    return ("python", "-m", "harness", *sys.argv[1:])
+    spec = getattr(sys.modules["__main__"], "__spec__", None)  # null for a script that is no module
+    module = "harness" if spec is None else spec.name.removesuffix(".__main__")
+    return ("python", "-m", module, *sys.argv[1:])
 
 
 def package_versions() -> dict[str, str]:

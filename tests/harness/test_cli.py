@@ -84,6 +84,7 @@ def test_the_same_seed_gives_the_same_transcripts_and_the_same_shape(harness: Ha
     assert harness(*FAST).returncode == 0
     assert harness(*FAST, "runner.label=again").returncode == 0
     first, second = harness.runs()
+    assert first.run.provenance.command[:4] == ("python", "-m", "harness", FAST[0])
     assert first.run.provenance.dataset.content_hash == second.run.provenance.dataset.content_hash
     assert first.run.content_hash == second.run.content_hash
     assert first.run.comparability.key == second.run.comparability.key

@@ -82,6 +82,8 @@ def test_whole_processes_take_turns_where_they_are_told_to(tmp_path: Path) -> No
     runs = measured_runs(interleave(tmp_path, "--rounds", "2", "runner.turn_requests=0"))
     assert turns(served(runs, 0)) == [(0, 12), (1, 12)]
     assert turns(served(runs, 1)) == [(1, 12), (0, 12)]
+    commands = {stored.run.provenance.command[:4] for stored in runs}
+    assert commands == {("python", "-m", "harness.interleave", "--of=runner.label=a")}
 
 
 def test_unequal_numbers_of_requests_take_turns_as_a_whole(tmp_path: Path) -> None:
