@@ -61,6 +61,15 @@ def read_whole_messages(receiver: Receiver, until: float) -> int:
     return whole
 
 
+def read_until_broken(receiver: Receiver, links: int) -> int:
+    """Messages read before ``links`` links were seen to be broken: what a dead writer left, and its end."""
+    whole, deadline = 0, time.monotonic() + 10.0
+    while receiver.traffic.broken_links < links:
+        assert time.monotonic() < deadline, f"a death went unnoticed: {receiver.traffic}"
+        whole += read_whole_messages(receiver, time.monotonic() + 0.002)
+    return whole
+
+
 def send_when_up(sender: Sender, number: int) -> None:
     while True:
         try:
@@ -75,6 +84,7 @@ def test_the_writer_dies(link: Transport, address: Address, spawn: Spawn) -> Non
     kill(spawn(children.send_for_ever, link, address("a"), LARGEST, 0))
     read_whole_messages(receiver, time.monotonic() + 0.05)
     before, names, whole = open_files_and_mappings(), set(Path("/dev/shm").iterdir()), 0
+    earlier = receiver.traffic.broken_links
     for seed in range(DEATHS[link.name]):
         child = spawn(children.send_for_ever, link, address("a"), LARGEST, seed)
         while (lease := receiver.receive(1)) is None:
@@ -83,9 +93,9 @@ def test_the_writer_dies(link: Transport, address: Address, spawn: Spawn) -> Non
         del lease
         whole += read_whole_messages(receiver, time.monotonic() + moments.uniform(0, 0.01))
         kill(child)
-        whole += read_whole_messages(receiver, time.monotonic() + 0.002)
+        whole += read_until_broken(receiver, earlier + seed + 1)
     assert whole > DEATHS[link.name]  # it was under load
-    assert receiver.traffic.broken_links >= DEATHS[link.name]
+    assert receiver.traffic.broken_links == earlier + DEATHS[link.name]
     read_whole_messages(receiver, time.monotonic() + 0.05)
     assert open_files_and_mappings() == before
     assert set(Path("/dev/shm").iterdir()) <= names
