@@ -20,16 +20,16 @@ import numpy as np
 import soxr
 from tqdm import tqdm
 
+from harness.audio.decode import decode
 from harness.corpus.encode import encode
 from harness.corpus.grammar import Grammar
 from harness.corpus.noise import mix, reverberate
 from harness.corpus.speech import Voice, speak
 from harness.errors import UsageError
-from harness.frontend.decode import decode
-from harness.frontend.denoise import denoise
 from harness.protocols import Audio
 from training.text import VOCABULARY, train_tokenizer, training_sentences
 from training.voices import pick_voice, training_voices
+from variants.frontend.denoise import denoise
 
 SAMPLE_RATE = 16_000
 #: Silence kept on both sides of every clip: training cuts into it, as a voice detector would.

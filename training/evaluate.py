@@ -19,9 +19,6 @@ from tqdm import tqdm
 from harness.corpus.grammar import Grammar
 from harness.corpus.noise import mix
 from harness.corpus.speech import VOICES, Voice, speak
-from harness.frontend.config import FeatureConfig
-from harness.frontend.denoise import denoise
-from harness.frontend.features import LogMel
 from harness.measure.wer import NO_ERRORS, WordErrors, count_errors
 from harness.protocols import Audio, FeatureBatch, Segment, SegmentFeatures, ShapePlan
 from training.data import SAMPLE_RATE, through_codec, trim
@@ -30,7 +27,10 @@ from training.text import held_out_sentences
 from training.voices import HELD_OUT, held_out_voices
 from variants.decoder import cpu_synced
 from variants.encoder import eager
+from variants.frontend.config import FeatureConfig
+from variants.frontend.denoise import denoise
 from variants.models.embedded_weights import load_embedded
+from variants.models.features import LogMel
 from variants.models.parakeet import PARAKEET_TINY
 from variants.models.types import TdtModel
 

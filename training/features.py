@@ -1,6 +1,6 @@
 """The front end's log-mel features for a batch of waveforms, in PyTorch, for speed on a GPU.
 
-The formulas are those of ``harness.frontend.features``, to whose output a test holds this.
+The formulas are those of ``variants.models.features``, to whose output a test holds this.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from harness.frontend.config import FeatureConfig
-from harness.frontend.features import mel_filterbank
+from variants.frontend.config import FeatureConfig
+from variants.models.features import mel_filterbank
 
 _LOG_GUARD = 2.0**-24
 _STD_GUARD = 1e-5

@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from harness.corpus.grammar import Grammar
 from harness.errors import HarnessError, UnavailableError, UsageError
-from harness.frontend.config import FeatureConfig
 from harness.measure.wer import NO_ERRORS, count_errors
 from training.augment import Augmentation, augment, mask_features
 from training.batches import Batch, Batches
@@ -29,6 +28,7 @@ from training.features import BatchLogMel
 from training.graphs import GraphedEncoder
 from training.model import Losses, Trainee, padded
 from training.text import Pieces, held_out_sentences
+from variants.frontend.config import FeatureConfig
 from variants.models.parakeet import PARAKEET_TINY, TdtArchitecture
 
 _CLIP_NORM = 1.0

@@ -1,5 +1,5 @@
 """What is measured: one folder per axis, one module per choice.
 
 Variants import ``harness.protocols``, ``harness.spans`` and ``harness.errors``, nothing else of
-``harness``; the harness reaches them only through ``harness.registry``.
+``harness``; the harness reaches them only through ``variants.registry``.
 """

@@ -23,7 +23,7 @@ from harness.claims.model import Bench, Claim, Finding, Verdict, interleaved
 from harness.claims.services import stream_spec
 from harness.measure.stats import Estimate
 from harness.measure.text import duration
-from harness.workload.serving import ServerPlan
+from harness.protocols.server import ServerPlan
 from harness.workload.streaming import StreamingPlan
 
 CLAIM = Claim(

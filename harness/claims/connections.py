@@ -15,8 +15,9 @@ from harness.claims.services import fixed_cost_engine, stream_spec
 from harness.claims.speech import audio_set, samples_of
 from harness.measure.stats import Estimate, Measured
 from harness.measure.text import duration
+from harness.protocols.server import CollectorPause, ServerPlan
 from harness.workload.intervals import block_percentiles
-from harness.workload.serving import CollectorPause, ServerPlan, ServerProcess
+from harness.workload.server_process import ServerProcess
 from harness.workload.streaming import (
     QS,
     SloResult,

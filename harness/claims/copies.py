@@ -13,9 +13,9 @@ from harness.claims.model import Bench, Claim, Finding, Verdict
 from harness.claims.services import Served, recording_spec, serve_closed
 from harness.claims.speech import audio_set, samples_of, wav_of
 from harness.errors import InvalidMeasurementError
-from harness.frontend.config import FrontendConfig
 from harness.measure.stats import Measured, TooSmall, percentiles
 from harness.measure.text import duration
+from variants.frontend.config import FrontendConfig
 
 CLAIM = Claim(
     number=5,

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from statistics import median
 
-from harness import registry
 from harness.errors import HarnessError
+from variants import registry
 
 HEAPS = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000)
 _COLLECTIONS = 5

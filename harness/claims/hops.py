@@ -12,9 +12,9 @@ from harness.claims.connections import below
 from harness.claims.model import Bench, Claim, Finding, Verdict, interleaved
 from harness.claims.services import Served, recording_spec, serve_closed
 from harness.claims.speech import audio_set
-from harness.frontend.config import FrontendConfig
 from harness.measure.stats import Measured, percentiles
 from harness.measure.text import duration
+from variants.frontend.config import FrontendConfig
 
 CLAIM = Claim(
     number=8,

@@ -9,12 +9,11 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
-from harness import registry
 from harness.errors import HarnessError, InvalidMeasurementError, RequestError
-from harness.frontend.chain import build_frontend
-from harness.frontend.config import FrontendConfig
 from harness.protocols import Engine, Evidence, Frontend, Reply, Request, SegmentFeatures, ServiceSpec
 from harness.spans import SpanRecorder
+from variants import registry
+from variants.frontend.config import FrontendConfig
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,8 @@ def fixed_cost_engine(**options: Any) -> Engine:
 
 
 def frontend_of(config: FrontendConfig) -> Frontend:
-    return build_frontend(config)
+    frontend: Frontend = registry.load("frontend", "host")(config)
+    return frontend
 
 
 def stream_spec(topology_options: Mapping[str, Any], **cost: Any) -> ServiceSpec:

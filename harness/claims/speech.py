@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from harness.audio.decode import decode
+from harness.audio.resample import resample
 from harness.corpus.load import load_audio_set
 from harness.corpus.manifest import AudioSet
-from harness.frontend.decode import decode
-from harness.frontend.resample import resample
 from harness.paths import datasets_dir
 
 RATE = 16_000

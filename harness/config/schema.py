@@ -11,8 +11,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from harness.frontend.config import FrontendConfig
 from harness.paths import datasets_dir
+from variants.frontend.config import FrontendConfig
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ from harness.arguments import positive_integer
 from harness.corpus.manifest import AudioItem
 from harness.protocols import Evidence, Request, SegmentFeatures, ServiceSpec, Stream, Transcript
 from harness.record import MEASURED, Journal, ProcessRecord
-from harness.registry import load
 from harness.run.markers import make_recorder
 from harness.run.samples import to_sample
 from harness.spans import SpanRecorder, now_ns
 from harness.workload.loops import Completed, closed_loop
+from variants.registry import load
 
 _STAGES = ("decode", "resample", "denoise", "vad", "segment", "features")
 

@@ -11,16 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from harness.audio.decode import decode
+from harness.audio.resample import resample
 from harness.config.schema import RunConfig
 from harness.corpus.manifest import AudioItem
 from harness.errors import RequestError, UsageError
-from harness.frontend.decode import decode
-from harness.frontend.resample import resample
+from harness.protocols.server import ServerEvidence
+from harness.protocols.wire import Encoding, decode_samples
 from harness.record import MEASURED, ProcessRecord, Sample
 from harness.run.messages import Reporter
-from harness.run.parts import server_plan
-from harness.wire import Encoding, decode_samples
-from harness.workload.serving import ServerEvidence, ServerProcess
+from harness.run.service import server_plan
+from harness.workload.server_process import ServerProcess
 from harness.workload.streaming import (
     SloStep,
     StreamingPlan,

@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness import registry
 from harness.config.load import from_dict
 from harness.config.schema import RunConfig
 from harness.corpus.manifest import AudioItem
@@ -28,8 +27,8 @@ from harness.protocols import Request, Service
 from harness.record import MEASURED, WARMUP, GcPauses, Journal, Memory, ProcessRecord, Telemetry
 from harness.run.job import Job
 from harness.run.messages import Reporter
-from harness.run.parts import make_service
 from harness.run.samples import to_sample
+from harness.run.service import make_service
 from harness.run.streams import StreamRun, write_chunks
 from harness.run.tracing import traced
 from harness.run.turns import Turns
@@ -38,6 +37,7 @@ from harness.spans import now_ns
 from harness.workload.loops import Completed, closed_loop, open_loop
 from harness.workload.remote import RemoteService
 from harness.workload.schedule import arrival_offsets_s, order
+from variants import registry
 
 
 def main(job_path: Path) -> int:

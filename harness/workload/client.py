@@ -21,9 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.errors import HarnessError
-from harness.sockets import Address, connect, raise_open_files
-from harness.spans import now_ns
-from harness.wire import (
+from harness.protocols.sockets import Address, connect, raise_open_files
+from harness.protocols.wire import (
     HEADER,
     HEADER_BYTES,
     MAGIC,
@@ -41,6 +40,7 @@ from harness.wire import (
     encode,
     encode_open,
 )
+from harness.spans import now_ns
 
 _SESSION = 1
 _SCRATCH_BYTES = 64 << 10

@@ -13,9 +13,8 @@ import threading
 from dataclasses import replace
 
 from harness.protocols import Reply, Request
-from harness.sockets import Address, connect
-from harness.spans import Span, now_ns
-from harness.wire import (
+from harness.protocols.sockets import Address, connect
+from harness.protocols.wire import (
     CONNECTION,
     Encoding,
     Frame,
@@ -30,6 +29,7 @@ from harness.wire import (
     encode_header,
     encode_open,
 )
+from harness.spans import Span, now_ns
 
 _PIECE_BYTES = 256 << 10
 _SCRATCH_BYTES = 64 << 10

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from harness.protocols import Evidence, Reply, Request
+from harness.protocols.server import CollectorPause, ServerEvidence, ServerPlan
 from harness.workload.client_recordings import RecordingClient
-from harness.workload.serving import CollectorPause, ServerEvidence, ServerPlan, ServerProcess
+from harness.workload.server_process import ServerProcess
 
 _REQUEST_TIMEOUT_S = 600.0
 

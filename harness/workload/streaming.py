@@ -20,9 +20,9 @@ import numpy.typing as npt
 
 from harness.errors import HarnessError, UsageError
 from harness.measure.stats import Measured, TooSmall, minimum_samples, nearest_rank
-from harness.sockets import Address
+from harness.protocols.sockets import Address
+from harness.protocols.wire import Encoding
 from harness.spans import now_ns
-from harness.wire import Encoding
 from harness.workload.client import Script, StreamRecords, run_client
 from harness.workload.intervals import block_percentiles
 

@@ -43,7 +43,7 @@ options:
 """
 
 TOY_TEST = """\
-from harness.registry import load
+from variants.registry import load
 
 
 def test_the_registry_finds_it():

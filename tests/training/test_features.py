@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from harness.frontend.config import FeatureConfig
-from harness.frontend.features import LogMel
 from harness.protocols import Segment
 from training.augment import Augmentation, augment, mask_features
 from training.data import SAMPLE_RATE, Corpus
 from training.features import BatchLogMel
+from variants.frontend.config import FeatureConfig
+from variants.models.features import LogMel
 
 
 def clips(corpus: Corpus, count: int) -> tuple[torch.Tensor, torch.Tensor, list[np.ndarray]]:

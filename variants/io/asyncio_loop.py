@@ -24,8 +24,8 @@ from typing import Any, cast
 import uvloop
 
 from harness.protocols import Evidence
+from harness.protocols.wire import ErrorCode, FrameReader, WireError
 from harness.spans import now_ns
-from harness.wire import ErrorCode, FrameReader, WireError
 from variants.io.conversation import Conversation, Shared
 from variants.io.intake import Intake
 from variants.io.service import Service

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.protocols import Request
-from harness.wire import (
+from harness.protocols.wire import (
     CONNECTION,
     SAMPLE_BYTES,
     Encoding,

@@ -6,8 +6,8 @@ import contextlib
 import socket
 from pathlib import Path
 
-from harness.sockets import Address, listen, raise_open_files
-from harness.wire import CONNECTION, ErrorCode, encode_error
+from harness.protocols.sockets import Address, listen, raise_open_files
+from harness.protocols.wire import CONNECTION, ErrorCode, encode_error
 from variants.io.types import IoOptions
 
 _SPARE_FILES = 64

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness.protocols import Evidence
+from harness.protocols.wire import ErrorCode, FrameReader, WireError
 from harness.spans import now_ns
-from harness.wire import ErrorCode, FrameReader, WireError
 from variants.io.conversation import Conversation, Shared
 from variants.io.intake import Intake
 from variants.io.service import Service

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.wire import ErrorCode, Frame, FrameReader, FramingError, WireError
+from harness.protocols.wire import ErrorCode, Frame, FrameReader, FramingError, WireError
 from variants.io.conversation import Conversation
 from variants.io.types import IoOptions
 from variants.topology.types import Busy

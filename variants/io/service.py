@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from harness.protocols import Evidence
-from harness.sockets import Address
+from harness.protocols.sockets import Address
 from variants.io.conversation import Conversation, Shared
 from variants.io.door import Door
 from variants.io.types import IoOptions, Switches, Traffic, Visits, evidence_of

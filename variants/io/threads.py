@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.protocols import Evidence
-from harness.wire import ErrorCode, Frame, FrameReader, FramingError, WireError
+from harness.protocols.wire import ErrorCode, Frame, FrameReader, FramingError, WireError
 from variants.io.conversation import Conversation, Shared
 from variants.io.service import Service
 from variants.io.types import IoOptions, Switches, Traffic, parse_options

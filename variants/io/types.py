@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from harness.errors import UsageError
 from harness.protocols import Evidence
-from harness.sockets import Address
-from harness.wire import Limits
+from harness.protocols.sockets import Address
+from harness.protocols.wire import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def parse_options(options: Mapping[str, Any]) -> IoOptions:
 
 
 class Server(Protocol):
-    """A door to a ``Backend``: it takes connections and speaks ``harness.wire`` with them."""
+    """A door to a ``Backend``: it takes connections and speaks ``harness.protocols.wire`` with them."""
 
     @property
     def address(self) -> Address:

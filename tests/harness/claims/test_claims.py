@@ -18,9 +18,9 @@ from harness.claims.services import Served
 from harness.errors import ExitCode
 from harness.measure.stats import Estimate
 from harness.protocols import Reply, Transcript
+from harness.protocols.server import CollectorPause
 from harness.spans import Span
 from harness.workload.client import StreamRecords
-from harness.workload.serving import CollectorPause
 from harness.workload.streaming import StreamingPlan, StreamingResult
 
 SECOND = 1_000_000_000

@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from harness.protocols import Request
-from harness.sockets import Address
+from harness.protocols.server import ServerPlan
+from harness.protocols.sockets import Address
 from harness.workload.client_recordings import RecordingClient
 from harness.workload.loops import Completed, closed_loop, open_loop
-from harness.workload.serving import ServerPlan, ServerProcess
+from harness.workload.server_process import ServerProcess
 from tests.variants.topology import parts
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from harness.config.load import compose_run
 from harness.protocols import Request
-from harness.run.parts import make_service, server_plan
+from harness.run.service import make_service, server_plan
 from harness.workload.remote import RemoteService
 from variants.topology.warmup import tone_wav
 

@@ -12,9 +12,10 @@ import pytest
 from harness.errors import UsageError
 from harness.measure.stats import Estimate, TooSmall
 from harness.protocols import ServiceSpec
+from harness.protocols.server import ServerPlan
 from harness.workload.client import StreamRecords
 from harness.workload.intervals import block_percentiles
-from harness.workload.serving import ServerPlan, ServerProcess
+from harness.workload.server_process import ServerProcess
 from harness.workload.streaming import (
     StreamingPlan,
     StreamingResult,

@@ -9,16 +9,16 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from harness.audio.resample import resample
 from harness.corpus.grammar import Grammar
 from harness.corpus.speech import VOICES, speak
-from harness.frontend.config import FeatureConfig
-from harness.frontend.features import LogMel
-from harness.frontend.resample import resample
 from harness.protocols import EncoderOutput, FeatureBatch, Segment, ShapePlan
 from tests.variants.decoder.gpu_cases import NEEDS_GPU, check_same
 from variants.decoder import conditional_graph, megakernel
 from variants.encoder import eager
+from variants.frontend.config import FeatureConfig
 from variants.models import parakeet_tiny
+from variants.models.features import LogMel
 from variants.models.options import ModelOptions
 from variants.models.types import TdtModel
 

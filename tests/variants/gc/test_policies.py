@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import registry
 from harness.errors import UsageError
 from harness.spans import now_ns
+from variants import registry
 from variants.gc.types import GcPolicy, PauseLog, make_heap
 from variants.topology.types import CommitStream, Completion, Done, Job, PushAudio
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.sockets import Address, connect
-from harness.wire import (
+from harness.protocols.sockets import Address, connect
+from harness.protocols.wire import (
     HEADER,
     MAGIC,
     VERSION,

@@ -11,10 +11,10 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from harness import registry
-from harness.wire import ErrorCode, FrameType, decode_error, decode_final, encode, encode_open
+from harness.protocols.wire import ErrorCode, FrameType, decode_error, decode_final, encode, encode_open
 from tests.variants.io.peers import SERVERS, STREAM, Peer, recording, stream
 from tests.variants.topology import parts
+from variants import registry
 from variants.io.types import Server
 from variants.topology.types import Backend
 

@@ -21,12 +21,11 @@ import numpy as np
 import psutil
 import pytest
 
-from harness import registry
 from harness.errors import RequestError, UsageError
 from harness.protocols import SegmentFeatures, ServiceSpec
-from harness.sockets import Address, connect, raise_open_files
-from harness.spans import SpanRecorder
-from harness.wire import (
+from harness.protocols.server import ServerPlan
+from harness.protocols.sockets import Address, connect, raise_open_files
+from harness.protocols.wire import (
     CONNECTION,
     HEADER_BYTES,
     Encoding,
@@ -38,8 +37,10 @@ from harness.wire import (
     encode,
     encode_open,
 )
-from harness.workload.serving import ServerPlan, ServerProcess
+from harness.spans import SpanRecorder
+from harness.workload.server_process import ServerProcess
 from tests.variants.io.peers import SERVERS, STREAM, Peer, attacks, carry_out, recording, stream
+from variants import registry
 from variants.io.types import Server
 from variants.models import fixed_cost
 

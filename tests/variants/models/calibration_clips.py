@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from harness.audio.resample import resample
 from harness.corpus.speech import VOICES, speak
-from harness.frontend.config import FeatureConfig
-from harness.frontend.features import LogMel
-from harness.frontend.resample import resample
 from harness.protocols import Segment
+from variants.frontend.config import FeatureConfig
+from variants.models.features import LogMel
 from variants.models.synthetic import CALIBRATION_FILE, CALIBRATION_STEP
 
 RATE = 16_000

@@ -13,7 +13,6 @@ import sentencepiece
 import torch
 from safetensors.torch import save_file
 
-from harness.engine import AsrEngine
 from harness.errors import UnavailableError, UsageError
 from harness.protocols import SegmentFeatures, ShapePlan
 from harness.spans import SpanRecorder
@@ -24,6 +23,7 @@ from variants.models.options import ModelOptions
 from variants.models.parakeet import PARAKEET_TINY, build_modules
 from variants.models.parakeet_tiny import build
 from variants.models.types import TdtModel
+from variants.serving.engine import AsrEngine
 
 WORDS = (
     "speech",

@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 import torch
 
+from harness.audio.resample import resample
 from harness.corpus.speech import VOICES, speak
-from harness.engine import AsrEngine
 from harness.errors import UsageError
-from harness.frontend.config import FeatureConfig
-from harness.frontend.features import LogMel
-from harness.frontend.resample import resample
 from harness.protocols import Hypothesis, Segment, SegmentFeatures, ShapePlan
 from harness.spans import SpanRecorder
 from tests.variants.models.calibration_clips import render
 from variants.decoder import cpu_synced
 from variants.encoder import eager
+from variants.frontend.config import FeatureConfig
 from variants.models import parakeet_tdt_0_6b_v3, parakeet_tiny, synthetic
+from variants.models.features import LogMel
 from variants.models.options import ModelOptions
 from variants.models.parakeet import PARAKEET_TINY
 from variants.models.synthetic import CALIBRATION_STEP, build_synthetic, calibration_features
 from variants.models.types import TdtModel
+from variants.serving.engine import AsrEngine
 
 RATE = 16_000
 TEXTS = (

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from harness.errors import UnavailableError
-from harness.frontend.chain import build_frontend
-from harness.frontend.config import FrontendConfig
 from harness.protocols import Engine, Frontend, SegmentFeatures, ServiceSpec, Transcript
 from harness.spans import SpanRecorder
+from variants.frontend.config import FrontendConfig
+from variants.frontend.host import build as build_frontend
 from variants.models import fixed_cost
 from variants.topology import collapsed, inprocess, microservices
 from variants.topology.types import Backend

@@ -10,7 +10,7 @@ from harness.config.load import compose_run
 from harness.corpus.encode import encode
 from harness.corpus.speech import Voice, speak
 from harness.protocols import Reply, Request
-from harness.run.parts import make_spec
+from harness.run.service import make_spec
 from tests.variants.topology import parts
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.frontend.config import SegmentConfig
-from harness.frontend.segment import segment
-from harness.frontend.vad import all_speech
 from harness.protocols import Audio, Segment, SpeechMap
-from tests.harness.frontend.recordings import RATE, noise
+from tests.harness.audio.recordings import RATE, noise
+from variants.frontend.config import SegmentConfig
+from variants.frontend.segment import segment
+from variants.frontend.vad import all_speech
 
 WINDOW_S = 0.03
 WINDOW = round(WINDOW_S * RATE)

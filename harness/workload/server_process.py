@@ -2,53 +2,19 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
-import resource
 import signal
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
 from typing import Any
 
-from harness import registry
 from harness.errors import HarnessError
-from harness.protocols import Evidence, ServiceSpec
-from harness.sockets import Address
-
-
-@dataclass(frozen=True)
-class ServerPlan:
-    """What to serve and how: one choice of each axis of the serving path. Picklable."""
-
-    spec: ServiceSpec
-    topology: str = "inprocess"
-    io: str = "epoll"
-    io_options: Mapping[str, Any] = field(default_factory=dict)
-    gc: str = "default"
-    gc_options: Mapping[str, Any] = field(default_factory=dict)
-    warm_up_s: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class CollectorPause:
-    """One garbage collection in the serving process; nanoseconds of the monotonic clock."""
-
-    generation: int
-    start_ns: int
-    end_ns: int
-
-
-@dataclass(frozen=True)
-class ServerEvidence:
-    """What the process said about itself when it ended."""
-
-    evidence: Evidence
-    pauses: tuple[CollectorPause, ...]
+from harness.protocols.server import ServerEvidence, ServerPlan
+from harness.protocols.sockets import Address
+from variants import registry
 
 
 class ServerProcess:
@@ -64,7 +30,7 @@ class ServerProcess:
     def __enter__(self) -> ServerProcess:
         context = multiprocessing.get_context("spawn")
         self._control, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(self._plan, theirs), name="server")
+        self._process = context.Process(target=registry.serve, args=(self._plan, theirs), name="server")
         self._process.start()
         theirs.close()
         self.address = self._receive(self._start_timeout_s)
@@ -116,44 +82,3 @@ class ServerProcess:
         if isinstance(said, BaseException):
             raise said
         return said
-
-
-def serve(plan: ServerPlan, control: Connection) -> None:
-    """The server's process: build, say where, serve until SIGTERM, say what happened."""
-    try:
-        _serve(plan, control)
-    except HarnessError as error:
-        control.send(error)
-    finally:
-        control.close()
-
-
-def _serve(plan: ServerPlan, control: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    policy = registry.load("gc", plan.gc)(plan.gc_options)
-    backend = registry.load("topology", plan.topology)(plan.spec)
-    backend.start()
-    try:
-        backend.warm_up(plan.warm_up_s)
-        server = registry.load("io", plan.io)(policy.watch(backend), plan.io_options)
-        signal.signal(signal.SIGTERM, lambda _signal, _frame: server.stop())
-        address = server.bind()
-        policy.after_startup()
-        control.send(address)
-        server.serve()
-        evidence = dict(backend.evidence())
-        if "gc" in evidence:  # of the inference process, where that is another
-            evidence["inference_gc"] = evidence.pop("gc")
-        evidence |= {**server.evidence(), **policy.evidence(), "process": _process()}
-        pauses = tuple(CollectorPause(p.generation, p.start_ns, p.end_ns) for p in policy.pauses())
-        control.send(ServerEvidence(evidence, pauses))
-    finally:
-        # A large heap is torn down object by object; nothing is gained by collecting on the way.
-        gc.disable()
-        backend.close()
-
-
-def _process() -> dict[str, float | int]:
-    """What the serving process used: CPU seconds and its peak memory (Linux counts in KiB)."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_rss_bytes": usage.ru_maxrss << 10}

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import webrtcvad
 
+from harness.audio.pcm import to_pcm16
 from harness.errors import UnavailableError
-from harness.frontend.pcm import to_pcm16
 from harness.protocols import Audio, SpeechMap
 
 if TYPE_CHECKING:

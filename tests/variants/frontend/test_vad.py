@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from harness.frontend.vad import SileroVad, all_speech, silero_model, webrtc_vad
 from harness.protocols import Audio, SpeechMap
-from tests.harness.frontend.recordings import RATE, noise, speech, tone
+from tests.harness.audio.recordings import RATE, noise, speech, tone
+from variants.frontend.vad import SileroVad, all_speech, silero_model, webrtc_vad
 
 
 @pytest.fixture(scope="module")

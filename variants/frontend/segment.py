@@ -10,8 +10,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from harness.frontend.config import SegmentConfig
 from harness.protocols import Segment, SpeechMap
+from variants.frontend.config import SegmentConfig
 
 Interval = tuple[int, int]
 

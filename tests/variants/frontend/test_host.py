@@ -12,11 +12,11 @@ import pytest
 import soxr
 
 from harness.errors import RequestError
-from harness.frontend.chain import build_frontend
-from harness.frontend.config import FrontendConfig, SegmentConfig
 from harness.protocols import SegmentFeatures
 from harness.spans import SPAN_NAMES, SpanRecorder
-from tests.harness.frontend.recordings import RATE, VORBIS, Encoding, encode, noise, speech, wav
+from tests.harness.audio.recordings import RATE, VORBIS, Encoding, encode, noise, speech, wav
+from variants.frontend.config import FrontendConfig, SegmentConfig
+from variants.frontend.host import build as build_frontend
 
 CONTAINERS = [
     Encoding("wav", "pcm_s16le", 16000),
@@ -117,8 +117,8 @@ def test_threads_may_share_a_frontend() -> None:
 def test_a_process_that_preprocesses_loads_no_model_framework(vad: str) -> None:
     program = (
         "import sys\n"
-        "from harness.frontend.chain import build_frontend\n"
-        "from harness.frontend.config import FrontendConfig\n"
+        "from variants.frontend.host import build as build_frontend\n"
+        "from variants.frontend.config import FrontendConfig\n"
         "from harness.spans import SpanRecorder\n"
         f"frontend = build_frontend(FrontendConfig(vad={vad!r}, denoise='webrtc'))\n"
         "frontend(sys.stdin.buffer.read(), SpanRecorder())\n"
@@ -135,8 +135,8 @@ def test_a_process_that_preprocesses_loads_no_model_framework(vad: str) -> None:
 def test_without_silero_nothing_imports_its_runtime() -> None:
     program = (
         "import sys\n"
-        "from harness.frontend.chain import build_frontend\n"
-        "from harness.frontend.config import FrontendConfig\n"
+        "from variants.frontend.host import build as build_frontend\n"
+        "from variants.frontend.config import FrontendConfig\n"
         "build_frontend(FrontendConfig(vad='webrtc'))\n"
         "sys.exit('onnxruntime' in sys.modules)\n"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from webrtc_noise_gain import AudioProcessor
 
-from harness.frontend.pcm import from_pcm16, to_pcm16
+from harness.audio.pcm import from_pcm16, to_pcm16
 from harness.protocols import Audio
 
 _FRAME = 160  # samples: 10 ms at 16 kHz, all it takes at once

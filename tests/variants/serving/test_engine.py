@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.audio.resample import resample
 from harness.corpus.speech import VOICES, speak
-from harness.engine import AsrEngine, batches, pad
 from harness.errors import RequestError, UsageError
-from harness.frontend.config import FeatureConfig
-from harness.frontend.features import LogMel
-from harness.frontend.resample import resample
 from harness.protocols import Engine, Segment, SegmentFeatures, ShapePlan, Stream
 from harness.spans import SpanRecorder
 from variants.decoder import cpu_synced
 from variants.encoder import eager
+from variants.frontend.config import FeatureConfig
+from variants.models.features import LogMel
 from variants.models.options import ModelOptions
 from variants.models.parakeet_tiny import build
 from variants.models.types import TdtModel
+from variants.serving.engine import AsrEngine, batches, pad
 
 RATE = 16_000
 TEXT = "please tell the driver that we are going to wait at the northern gate of the station until nine"

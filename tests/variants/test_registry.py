@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from harness import registry
 from harness.errors import UsageError
+from variants import registry
 
 
 def test_a_choice_is_a_module_of_its_axis() -> None:
@@ -33,7 +33,7 @@ def test_a_choice_is_imported_ahead_with_what_it_builds_from_and_no_more(
 ) -> None:
     program = f"""
 import sys
-from harness import registry
+from variants import registry
 registry.preload("model", {model!r})
 sys.exit({library!r} in sys.modules)
 """

@@ -7,8 +7,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from harness.frontend.config import FeatureConfig
-from harness.frontend.features import LogMel
 from harness.protocols import (
     Decoder,
     Encoder,
@@ -22,7 +20,9 @@ from harness.protocols import (
     Transcript,
 )
 from harness.spans import SpanRecorder
-from harness.streaming import RollingStream, StreamingOptions
+from variants.frontend.config import FeatureConfig
+from variants.models.features import LogMel
+from variants.serving.window import RollingStream, StreamingOptions
 
 SAMPLE_RATE = 16_000
 """Of live streams, in hertz: what the models were trained on."""
@@ -109,7 +109,7 @@ class AsrEngine:
         return SegmentFeatures(rng.standard_normal((self._model.feature_bins, frames), dtype=np.float32), 0.0)
 
     def open_stream(self) -> Stream:
-        """A rolling window with the contexts of ``model.options`` (see ``harness.streaming``)."""
+        """A rolling window with the contexts of ``model.options`` (see ``variants.serving.window``)."""
         model = self._model
         options = StreamingOptions.from_mapping(model.options)
         return RollingStream(

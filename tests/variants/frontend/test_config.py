@@ -8,7 +8,7 @@ import pytest
 
 from harness.config.load import compose_run
 from harness.errors import UsageError
-from harness.frontend.config import FeatureConfig, FrontendConfig, SegmentConfig
+from variants.frontend.config import FeatureConfig, FrontendConfig, SegmentConfig
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.frontend.config import FeatureConfig
 from harness.protocols import Allocate, Segment, SegmentFeatures
+from variants.frontend.config import FeatureConfig
 
 _LOG_GUARD = np.float32(2.0**-24)
 _STD_GUARD = 1e-5

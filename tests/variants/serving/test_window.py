@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from harness.protocols import EncoderOutput, Evidence, FeatureBatch, Transcript
-from harness.streaming import RollingStream, StreamingOptions
 from tests.variants.models.small import SMALL, small_model
 from variants.decoder.cpu_synced import CpuSyncedDecoder
 from variants.models.types import TdtModel
+from variants.serving.window import RollingStream, StreamingOptions
 
 RATE, FRAME = 16_000, 1_280
 

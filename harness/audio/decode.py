@@ -12,8 +12,8 @@ import io
 import av
 import numpy as np
 
+from harness.audio.completeness import what_is_missing
 from harness.errors import RequestError
-from harness.frontend.completeness import what_is_missing
 from harness.protocols import Allocate, Audio
 
 #: FFmpeg's demuxers that may look at a payload. A list, because others (playlists) would open

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.protocols import Reply, Transcript
-from harness.spans import SPAN_NAMES, Span
-from harness.wire import (
+from harness.protocols.wire import (
     HEADER,
     HEADER_BYTES,
     MAGIC,
@@ -36,6 +35,7 @@ from harness.wire import (
     encode_final,
     encode_open,
 )
+from harness.spans import SPAN_NAMES, Span
 
 SMALL = Limits(max_frame_bytes=200_000)
 Plain = tuple[int, int, int, bytes]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.frontend.denoise import denoise
 from harness.protocols import Audio
-from tests.harness.frontend.recordings import RATE, noise, speech
+from tests.harness.audio.recordings import RATE, noise, speech
+from variants.frontend.denoise import denoise
 
 
 def cleaned(samples: np.ndarray, level: int = 2) -> np.ndarray:

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from harness.frontend.config import FrontendConfig, SegmentConfig
-from harness.frontend.decode import decode
-from harness.frontend.denoise import denoise
-from harness.frontend.features import LogMel
-from harness.frontend.resample import resample
-from harness.frontend.segment import segment
-from harness.frontend.vad import SileroVad, all_speech, webrtc_vad
+from harness.audio.decode import decode
+from harness.audio.resample import resample
 from harness.protocols import Audio, Segment, SegmentFeatures
 from harness.spans import SpanRecorder
+from variants.frontend.config import FrontendConfig, SegmentConfig
+from variants.frontend.denoise import denoise
+from variants.frontend.segment import segment
+from variants.frontend.vad import SileroVad, all_speech, webrtc_vad
+from variants.models.features import LogMel
 
 Stage = tuple[str, Callable[[Any], Any]]
 
@@ -36,7 +36,7 @@ class Chain:
         return features
 
 
-def build_frontend(config: FrontendConfig) -> Chain:
+def build(config: FrontendConfig) -> Chain:
     """The chain that ``config`` describes; a stage that is ``none`` is no stage at all.
 
     Raises ``UnavailableError`` where a detector's model is not installed.

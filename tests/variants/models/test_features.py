@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.frontend.config import FeatureConfig
-from harness.frontend.features import LogMel, mel_filterbank
 from harness.protocols import Segment
-from tests.harness.frontend.recordings import RATE, noise, speech, tone
+from tests.harness.audio.recordings import RATE, noise, speech, tone
+from variants.frontend.config import FeatureConfig
+from variants.models.features import LogMel, mel_filterbank
 
 Reference = Callable[[np.ndarray], np.ndarray]
 

@@ -1,4 +1,4 @@
-"""The only door from the harness to the variants.
+"""The only door from the harness to the variants: choices by name, and the service made of them.
 
 A choice ``NAME`` of axis ``AXIS`` is the module ``variants.AXIS.NAME`` with a callable ``build``.
 Nothing outside the package ``variants`` can be reached from a configuration, and a new choice
@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from types import MappingProxyType, ModuleType
 from typing import Any
 
 from harness.errors import UsageError
+from harness.protocols import ServiceSpec
+from harness.protocols.server import ServerPlan
+from harness.spans import SpanRecorder
 
 #: Axis in the configuration -> package that holds its choices.
 AXES = MappingProxyType(
     {
+        "frontend": "variants.frontend",
         "model": "variants.models",
         "encoder": "variants.encoder",
         "decoder": "variants.decoder",
@@ -49,6 +54,24 @@ def preload(axis: str, name: str) -> None:
     ahead = getattr(_module(axis, name), "preload", None)
     if ahead is not None:
         ahead()
+
+
+def service_spec(
+    choices: Mapping[str, Mapping[str, Any]],
+    lengths_s: Sequence[float],
+    make_recorder: Callable[[], SpanRecorder],
+) -> ServiceSpec:
+    """The parts of a service, from the leaf that was chosen on each axis (see ``variants.serving.spec``)."""
+    from variants.serving.spec import service_spec
+
+    return service_spec(choices, lengths_s, make_recorder)
+
+
+def serve(plan: ServerPlan, control: Connection) -> None:
+    """The main of a server's process (see ``variants.serving.server``)."""
+    from variants.serving.server import serve
+
+    serve(plan, control)
 
 
 def _module(axis: str, name: str) -> ModuleType:

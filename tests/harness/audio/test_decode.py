@@ -7,9 +7,9 @@ import struct
 import numpy as np
 import pytest
 
+from harness.audio.decode import decode
 from harness.errors import RequestError
-from harness.frontend.decode import decode
-from tests.harness.frontend.recordings import RATE, VORBIS, Encoding, click_at, encode, noise, tone, wav
+from tests.harness.audio.recordings import RATE, VORBIS, Encoding, click_at, encode, noise, tone, wav
 
 HOURS_S = 7200.0
 

@@ -1,0 +1,53 @@
+"""The server under test: the main of its process, from the plan to what it says when it has ended."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import signal
+from multiprocessing.connection import Connection
+
+from harness.errors import HarnessError
+from harness.protocols.server import CollectorPause, ServerEvidence, ServerPlan
+from variants import registry
+
+
+def serve(plan: ServerPlan, control: Connection) -> None:
+    """The server's process: build, say where, serve until SIGTERM, say what happened."""
+    try:
+        _serve(plan, control)
+    except HarnessError as error:
+        control.send(error)
+    finally:
+        control.close()
+
+
+def _serve(plan: ServerPlan, control: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    policy = registry.load("gc", plan.gc)(plan.gc_options)
+    backend = registry.load("topology", plan.topology)(plan.spec)
+    backend.start()
+    try:
+        backend.warm_up(plan.warm_up_s)
+        server = registry.load("io", plan.io)(policy.watch(backend), plan.io_options)
+        signal.signal(signal.SIGTERM, lambda _signal, _frame: server.stop())
+        address = server.bind()
+        policy.after_startup()
+        control.send(address)
+        server.serve()
+        evidence = dict(backend.evidence())
+        if "gc" in evidence:  # of the inference process, where that is another
+            evidence["inference_gc"] = evidence.pop("gc")
+        evidence |= {**server.evidence(), **policy.evidence(), "process": _process()}
+        pauses = tuple(CollectorPause(p.generation, p.start_ns, p.end_ns) for p in policy.pauses())
+        control.send(ServerEvidence(evidence, pauses))
+    finally:
+        # A large heap is torn down object by object; nothing is gained by collecting on the way.
+        gc.disable()
+        backend.close()
+
+
+def _process() -> dict[str, float | int]:
+    """What the serving process used: CPU seconds and its peak memory (Linux counts in KiB)."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_rss_bytes": usage.ru_maxrss << 10}
