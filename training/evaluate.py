@@ -20,17 +20,15 @@ from harness.corpus.grammar import Grammar
 from harness.corpus.noise import mix
 from harness.corpus.speech import VOICES, Voice, speak
 from harness.measure.wer import NO_ERRORS, WordErrors, count_errors
-from harness.protocols import Audio, FeatureBatch, Segment, SegmentFeatures, ShapePlan
+from harness.protocols import Audio, Segment, ShapePlan
 from training.data import SAMPLE_RATE, through_codec, trim
 from training.model import served
 from training.text import held_out_sentences
 from training.voices import HELD_OUT, held_out_voices
 from variants.decoder import cpu_synced
 from variants.encoder import eager
-from variants.frontend.config import FeatureConfig
 from variants.frontend.denoise import denoise
 from variants.models.embedded_weights import load_embedded
-from variants.models.features import LogMel
 from variants.models.parakeet import PARAKEET_TINY
 from variants.models.types import TdtModel
 
@@ -137,18 +135,9 @@ def _in_order(model: TdtModel, segments: Sequence[Segment], bar: tqdm[None]) -> 
 def transcribe(model: TdtModel, segments: Sequence[Segment]) -> Iterator[str]:
     """Texts of a batch of segments, through the eager encoder and the reference decoder."""
     plan = ShapePlan((_LONGEST_S,), len(segments))
-    features = LogMel(FeatureConfig(n_mels=model.feature_bins), SAMPLE_RATE)(segments)
-    encoded = eager.build(model, {}, plan).encode(_batch(features))
+    encoded = eager.build(model, {}, plan).encode(model.features(segments))
     for hypothesis in cpu_synced.build(model, {}, plan).decode(encoded).hypotheses:
         yield model.tokenizer.decode(hypothesis.tokens)
-
-
-def _batch(features: Sequence[SegmentFeatures]) -> FeatureBatch:
-    lengths = np.array([item.values.shape[1] for item in features], np.int64)
-    values = np.zeros((len(features), features[0].values.shape[0], int(lengths.max())), np.float32)
-    for row, item in enumerate(features):
-        values[row, :, : lengths[row]] = item.values
-    return FeatureBatch(values, lengths)
 
 
 def load_exported(folder: Path | None = None) -> TdtModel:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from variants.frontend.config import FeatureConfig
-from variants.models.features import mel_filterbank
+from variants.models.features import FeatureConfig, mel_filterbank
 
 _LOG_GUARD = 2.0**-24
 _STD_GUARD = 1e-5

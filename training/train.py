@@ -28,7 +28,7 @@ from training.features import BatchLogMel
 from training.graphs import GraphedEncoder
 from training.model import Losses, Trainee, padded
 from training.text import Pieces, held_out_sentences
-from variants.frontend.config import FeatureConfig
+from variants.models.features import FeatureConfig
 from variants.models.parakeet import PARAKEET_TINY, TdtArchitecture
 
 _CLIP_NORM = 1.0

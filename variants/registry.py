@@ -26,6 +26,7 @@ AXES = MappingProxyType(
         "model": "variants.models",
         "encoder": "variants.encoder",
         "decoder": "variants.decoder",
+        "batching": "variants.batching",
         "topology": "variants.topology",
         "ipc": "variants.ipc",
         "io": "variants.io",

@@ -15,6 +15,7 @@ from harness.claims.services import fixed_cost_engine, stream_spec
 from harness.claims.speech import audio_set, samples_of
 from harness.measure.stats import Estimate, Measured
 from harness.measure.text import duration
+from harness.protocols.engine import hear
 from harness.protocols.server import CollectorPause, ServerPlan
 from harness.workload.intervals import block_percentiles
 from harness.workload.server_process import ServerProcess
@@ -64,12 +65,7 @@ def recordings_of(bench: Bench) -> list[Samples]:
 
 def expected_texts(recordings: Sequence[Samples], plan: StreamingPlan) -> list[str]:
     """The final text of each recording, from an engine that was given it in one piece."""
-    texts = []
-    for recording in recordings:
-        stream = fixed_cost_engine().open_stream()
-        stream.push(fit(recording, plan))
-        texts.append(stream.commit().text)
-    return texts
+    return [hear(fixed_cost_engine(), fit(recording, plan)).text for recording in recordings]
 
 
 def run_streams(

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from harness.errors import HarnessError, InvalidMeasurementError, RequestError
-from harness.protocols import Engine, Evidence, Frontend, Reply, Request, SegmentFeatures, ServiceSpec
+from harness.protocols import Engine, Evidence, Frontend, Reply, Request, Segment, ServiceSpec
 from harness.spans import SpanRecorder
 from variants import registry
 from variants.frontend.config import FrontendConfig
@@ -26,7 +26,7 @@ class EngineOptions:
 class NoFrontend:
     """For live streams, which bring samples and pass no front end. Recordings are refused."""
 
-    def __call__(self, payload: bytes, spans: SpanRecorder) -> list[SegmentFeatures]:  # noqa: ARG002
+    def __call__(self, payload: bytes, spans: SpanRecorder) -> list[Segment]:  # noqa: ARG002
         raise RequestError(f"a recording of {len(payload)} bytes: this service takes live streams alone")
 
     @property
@@ -35,7 +35,8 @@ class NoFrontend:
 
 
 def fixed_cost_engine(**options: Any) -> Engine:
-    engine: Engine = registry.load("model", "fixed_cost")(EngineOptions(options))
+    inference = registry.load("model", "fixed_cost")(EngineOptions(options))
+    engine: Engine = registry.load("batching", "alone")(inference, {})
     return engine
 
 

@@ -10,7 +10,7 @@ from harness.config.needs import Machine, missing
 from harness.config.schema import RunConfig
 from harness.errors import UnavailableError, UsageError
 
-_AXES = ("model", "encoder", "decoder", "topology", "ipc", "io", "gc")
+_AXES = ("model", "encoder", "decoder", "batching", "topology", "ipc", "io", "gc")
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,7 @@ class RunConfig:
     encoder: ChoiceConfig = field(default_factory=ChoiceConfig)
     decoder: ChoiceConfig = field(default_factory=ChoiceConfig)
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
+    batching: ChoiceConfig = field(default_factory=ChoiceConfig)
     topology: ChoiceConfig = field(default_factory=ChoiceConfig)
     ipc: ChoiceConfig = field(default_factory=ChoiceConfig)
     io: ChoiceConfig = field(default_factory=ChoiceConfig)

@@ -23,7 +23,7 @@ import numpy as np
 
 from harness.arguments import positive_integer
 from harness.corpus.manifest import AudioItem
-from harness.protocols import Evidence, Request, SegmentFeatures, ServiceSpec, Stream, Transcript
+from harness.protocols import Engine, Evidence, Request, Segment, ServiceSpec, Stream, Transcript
 from harness.record import MEASURED, Journal, ProcessRecord
 from harness.run.markers import make_recorder
 from harness.run.samples import to_sample
@@ -31,34 +31,36 @@ from harness.spans import SpanRecorder, now_ns
 from harness.workload.loops import Completed, closed_loop
 from variants.registry import load
 
-_STAGES = ("decode", "resample", "denoise", "vad", "segment", "features")
+_STAGES = ("decode", "resample", "denoise", "vad", "segment")
 
 
 class EmptyFrontend:
-    """The six stages, each with nothing to do."""
+    """The five stages, each with nothing to do."""
 
     def __init__(self) -> None:
-        self._features = [SegmentFeatures(np.zeros((1, 1), np.float32), 0.0)]
+        self._segments = [Segment(np.zeros(1, np.float32), 16_000, 0.0)]
 
     @property
     def stages(self) -> Sequence[tuple[str, Callable[[Any], Any]]]:
         return [(name, lambda value: value) for name in _STAGES]
 
-    def __call__(self, payload: bytes, spans: SpanRecorder) -> list[SegmentFeatures]:  # noqa: ARG002
+    def __call__(self, payload: bytes, spans: SpanRecorder) -> list[Segment]:  # noqa: ARG002
         for name in _STAGES:
             with spans.span(name):
                 pass
-        return self._features
+        return self._segments
 
 
-class EmptyEngine:
-    """The three spans of an engine, each with nothing to do."""
+class EmptyInference:
+    """The four spans of a model, each with nothing to do."""
 
-    def transcribe(self, segments: Sequence[SegmentFeatures], spans: SpanRecorder) -> Transcript:  # noqa: ARG002
-        for name in ("encoder", "decoder", "text"):
+    def transcribe(
+        self, recordings: Sequence[Sequence[Segment]], spans: SpanRecorder
+    ) -> Sequence[Transcript]:
+        for name in ("features", "encoder", "decoder", "text"):
             with spans.span(name):
                 pass
-        return Transcript("")
+        return [Transcript("") for _ in recordings]
 
     def open_stream(self) -> Stream:
         raise TypeError("the empty engine has no streams")
@@ -68,6 +70,11 @@ class EmptyEngine:
 
     def evidence(self) -> Evidence:
         return {}
+
+
+def empty_engine() -> Engine:
+    engine: Engine = load("batching", "alone")(EmptyInference(), {})
+    return engine
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class Overhead:
 def measure(requests: int, folder: Path) -> Overhead:
     """Drive ``requests`` empty requests and journal them in ``folder``."""
     service = load("topology", "inprocess")(
-        ServiceSpec(EmptyFrontend, EmptyEngine, make_recorder=partial(make_recorder, "none"))
+        ServiceSpec(EmptyFrontend, empty_engine, make_recorder=partial(make_recorder, "none"))
     )
     service.start()
     item = AudioItem("empty", folder / "empty.wav", 1.0, None, "wav", 16_000, 1, "00-01s")

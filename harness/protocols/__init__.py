@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,7 +27,7 @@ Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
 reads where it lies."""
 
 
-# ---------------------------------------------------------------- audio, from bytes to features
+# ---------------------------------------------------------------- audio, from bytes to segments
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,27 @@ class Segment:
     start_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentFeatures:
-    """Log-mel features of one segment: float32 ``[F, T]``, normalized, every frame valid."""
+class Frontend(Protocol):
+    """Container bytes to segments of speech; every stage is a span of the same name."""
 
-    values: np.ndarray
-    start_s: float
+    def __call__(self, payload: bytes, spans: SpanRecorder) -> list[Segment]:
+        """Each speech segment at the model's rate; empty where there is no speech.
+
+        Raises ``RequestError`` for a payload that cannot be decoded.
+        """
+        ...
+
+    @property
+    def stages(self) -> Sequence[tuple[str, Callable[[Any], Any]]]:
+        """(span name, function) in order; each function takes what the one before returned.
+
+        The first takes ``bytes``; the last returns ``list[Segment]``. Topologies split the path
+        between processes at these joints.
+        """
+        ...
+
+
+# ---------------------------------------------------------------- model, encoder, decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,27 +91,16 @@ class FeatureBatch:
     lengths: np.ndarray  # int64 [B], valid frames
 
 
-class Frontend(Protocol):
-    """Container bytes to features; every stage is a span of the same name."""
+class Features(Protocol):
+    """What a model hears of samples: its family's own log-mel, normalized as it was trained."""
 
-    def __call__(self, payload: bytes, spans: SpanRecorder) -> list[SegmentFeatures]:
-        """Features of each speech segment; empty where there is no speech.
-
-        Raises ``RequestError`` for a payload that cannot be decoded.
-        """
+    def frames(self, samples: int) -> int:
+        """Feature frames of so many samples at the model's rate; 0 where they are too few for one."""
         ...
 
-    @property
-    def stages(self) -> Sequence[tuple[str, Callable[[Any], Any]]]:
-        """(span name, function) in order; each function takes what the one before returned.
-
-        The first takes ``bytes``; the last returns ``list[SegmentFeatures]``. Topologies split
-        the path between processes at these joints.
-        """
+    def __call__(self, segments: Sequence[Segment]) -> FeatureBatch:
+        """Row ``i`` holds ``frames`` of segment ``i``, each of which has at least one."""
         ...
-
-
-# ---------------------------------------------------------------- model, encoder, decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,14 +185,56 @@ class Stream(Protocol):
         ...
 
 
+# ---------------------------------------------------------------- the engine: work of many requests
+
+WorkKind = Literal["transcribe", "open", "push", "commit", "abandon"]
+"""A whole recording, or what happens to a live stream: it opens, is given audio, ends, is given up."""
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """What one request asks of an engine next, and what became of it.
+
+    ``segments`` are a recording's; ``samples`` (float32 ``[n]`` at the model's rate) the next chunk of
+    the stream ``stream_id``, and the engine's to keep. ``spans`` is where its time goes.
+    """
+
+    kind: WorkKind
+    done: Callable[[Work], None]
+    """Called once, from within ``Engine.step``, when the fields below are filled in."""
+    spans: SpanRecorder
+    segments: Sequence[Segment] = ()
+    stream_id: int = 0
+    samples: np.ndarray | None = None
+
+    result: Transcript | str | None = None
+    """A ``Transcript`` for ``transcribe`` and ``commit``; for ``push`` the text so far if it changed."""
+    error: str | None = None
+    batch_id: int = 0
+    """Works of one batch share it; 0 where there was no batch."""
+    batch_size: int = 1
+
+
 @runtime_checkable
 class Engine(Protocol):
-    """Inference as the serving path sees it: features in, transcript out."""
+    """Inference as the serving path sees it. For one thread at a time: a topology owns it."""
 
-    def transcribe(self, segments: Sequence[SegmentFeatures], spans: SpanRecorder) -> Transcript: ...
+    def submit(self, work: Work) -> None:
+        """Accept; computes nothing. Works of one stream are done in the order of their submission."""
+        ...
 
-    def open_stream(self) -> Stream:
-        """Start a live stream. Raises ``UnavailableError`` where the model cannot stream."""
+    def step(self) -> bool:
+        """Do some of what was submitted; whether there was anything to do. Failures are in the works."""
+        ...
+
+    @property
+    def pending(self) -> int:
+        """Works submitted and not done."""
+        ...
+
+    @property
+    def wants_work(self) -> bool:
+        """Whether another work would be batched with those that wait, rather than wait behind them."""
         ...
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:
@@ -221,6 +267,8 @@ class Reply:
     error: str | None = None
     segments: int = 0
     speech_s: float = 0.0
+    batch_id: int = 0
+    batch_size: int = 1
 
 
 @dataclass(frozen=True)

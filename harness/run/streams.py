@@ -16,6 +16,7 @@ from harness.audio.resample import resample
 from harness.config.schema import RunConfig
 from harness.corpus.manifest import AudioItem
 from harness.errors import RequestError, UsageError
+from harness.protocols.engine import hear
 from harness.protocols.server import ServerEvidence
 from harness.protocols.wire import Encoding, decode_samples
 from harness.record import MEASURED, ProcessRecord, Sample
@@ -99,9 +100,7 @@ class StreamRun:
         texts = []
         for recording in self._recordings:
             sent = to_wire(fit(recording, self._plan), self._plan)
-            stream = engine.open_stream()
-            stream.push(decode_samples(memoryview(sent.tobytes()), encoding))
-            texts.append(stream.commit().text)
+            texts.append(hear(engine, decode_samples(memoryview(sent.tobytes()), encoding)).text)
         return texts
 
     def _search(self, reporter: Reporter) -> dict[str, Any] | None:

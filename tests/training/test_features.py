@@ -9,8 +9,7 @@ from harness.protocols import Segment
 from training.augment import Augmentation, augment, mask_features
 from training.data import SAMPLE_RATE, Corpus
 from training.features import BatchLogMel
-from variants.frontend.config import FeatureConfig
-from variants.models.features import LogMel
+from variants.models.features import FeatureConfig, LogMel
 
 
 def clips(corpus: Corpus, count: int) -> tuple[torch.Tensor, torch.Tensor, list[np.ndarray]]:
@@ -30,9 +29,9 @@ def test_features_are_those_of_the_front_end(corpus: Corpus) -> None:
     config = FeatureConfig()
     found, frames = BatchLogMel(config, SAMPLE_RATE)(batch, lengths)
     expected = LogMel(config, SAMPLE_RATE)([Segment(samples, SAMPLE_RATE, 0.0) for samples in alone])
-    for row, item in enumerate(expected):
-        assert int(frames[row]) == item.values.shape[1]
-        np.testing.assert_allclose(found[row, :, : frames[row]].numpy(), item.values, atol=1e-3)
+    for row, (values, length) in enumerate(zip(expected.values, expected.lengths, strict=True)):
+        assert int(frames[row]) == length
+        np.testing.assert_allclose(found[row, :, :length].numpy(), values[:, :length], atol=1e-3)
         assert found[row, :, frames[row] :].abs().sum() == 0
 
 

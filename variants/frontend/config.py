@@ -12,7 +12,6 @@ from harness.errors import UsageError
 RESAMPLE_QUALITIES = ("QQ", "LQ", "MQ", "HQ", "VHQ")
 DENOISERS = ("none", "webrtc")
 VADS = ("none", "webrtc", "silero")
-NORMALIZATIONS = ("none", "per_feature")
 WEBRTC_VAD_RATES = (8000, 16000, 32000, 48000)
 
 
@@ -50,32 +49,6 @@ class SegmentConfig:
 
 
 @dataclass(frozen=True)
-class FeatureConfig:
-    """Log-mel features; the defaults are Parakeet-TDT's."""
-
-    n_mels: int = 128
-    window_s: float = 0.025
-    hop_s: float = 0.01
-    n_fft: int = 512
-    preemph: float = 0.97
-    normalize: str = "per_feature"
-
-    def __post_init__(self) -> None:
-        _require(self.n_mels > 0, "features.n_mels", self.n_mels, "a positive number of mel bins")
-        _require(
-            0 < self.hop_s <= self.window_s,
-            "features.hop_s",
-            self.hop_s,
-            "above 0 and at most features.window_s",
-        )
-        _require(
-            self.n_fft > 0 and self.n_fft % 2 == 0, "features.n_fft", self.n_fft, "a positive even number"
-        )
-        _require(0 <= self.preemph < 1, "features.preemph", self.preemph, "from 0 (off) to below 1")
-        _one_of("features.normalize", self.normalize, NORMALIZATIONS)
-
-
-@dataclass(frozen=True)
 class FrontendConfig:
     """The whole front end. Raises ``UsageError`` naming the key for a value it cannot work with."""
 
@@ -92,7 +65,6 @@ class FrontendConfig:
     vad_aggressiveness: int = 2
     """WebRTC's voice detector only: 0 (keeps most) to 3 (keeps least)."""
     segment: SegmentConfig = field(default_factory=SegmentConfig)
-    features: FeatureConfig = field(default_factory=FeatureConfig)
 
     def __post_init__(self) -> None:
         _require(self.sample_rate > 0, "sample_rate", self.sample_rate, "a positive rate in Hz")
@@ -105,13 +77,6 @@ class FrontendConfig:
         _one_of("denoise", self.denoise, DENOISERS)
         _one_of("vad", self.vad, VADS)
         self._require_known_rates()
-        window = round(self.features.window_s * self.sample_rate)
-        _require(
-            window <= self.features.n_fft,
-            "features.n_fft",
-            self.features.n_fft,
-            f"at least the window ({window})",
-        )
 
     def _require_known_rates(self) -> None:
         remedy = "set frontend.sample_rate=16000 or switch that stage off"

@@ -1,4 +1,4 @@
-"""The front end put together: decode, resample, denoise, vad, segment, features."""
+"""The front end on the host, one request at a time: decode, resample, denoise, vad, segment."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 
 from harness.audio.decode import decode
 from harness.audio.resample import resample
-from harness.protocols import Audio, Segment, SegmentFeatures
+from harness.protocols import Allocate, Audio, Segment
 from harness.spans import SpanRecorder
 from variants.frontend.config import FrontendConfig, SegmentConfig
 from variants.frontend.denoise import denoise
 from variants.frontend.segment import segment
 from variants.frontend.vad import SileroVad, all_speech, webrtc_vad
-from variants.models.features import LogMel
 
 Stage = tuple[str, Callable[[Any], Any]]
 
@@ -26,14 +25,14 @@ class Chain:
 
     stages: tuple[Stage, ...]
 
-    def __call__(self, payload: bytes, spans: SpanRecorder) -> list[SegmentFeatures]:
-        """Features of each segment; raises ``RequestError`` for a payload that cannot be decoded."""
+    def __call__(self, payload: bytes, spans: SpanRecorder) -> list[Segment]:
+        """Each segment of speech; raises ``RequestError`` for a payload that cannot be decoded."""
         value: Any = payload
         for name, stage in self.stages:
             with spans.span(name):
                 value = stage(value)
-        features: list[SegmentFeatures] = value
-        return features
+        segments: list[Segment] = value
+        return segments
 
 
 def build(config: FrontendConfig) -> Chain:
@@ -52,7 +51,6 @@ def build(config: FrontendConfig) -> Chain:
     else:
         stages.append(("vad", _detector(config)))
         stages.append(("segment", partial(segment, config=config.segment)))
-    stages.append(("features", LogMel(config.features, config.sample_rate)))
     return Chain(tuple(stages))
 
 
@@ -62,5 +60,5 @@ def _detector(config: FrontendConfig) -> Callable[[Audio], Any]:
     return partial(webrtc_vad, aggressiveness=config.vad_aggressiveness)
 
 
-def _segment_all(audio: Audio, config: SegmentConfig) -> list[Segment]:
-    return segment(all_speech(audio), config)
+def _segment_all(audio: Audio, config: SegmentConfig, allocate: Allocate | None = None) -> list[Segment]:
+    return segment(all_speech(audio), config, allocate)

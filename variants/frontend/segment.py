@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from harness.protocols import Segment, SpeechMap
+from harness.protocols import Allocate, Segment, SpeechMap
 from variants.frontend.config import SegmentConfig
 
 Interval = tuple[int, int]
@@ -18,8 +18,9 @@ Interval = tuple[int, int]
 _SMOOTHING_WINDOWS = 5  # a split wants a pause, not the closure of one consonant
 
 
-def segment(speech: SpeechMap, config: SegmentConfig) -> list[Segment]:
-    """Segments in order, disjoint, each at most ``max_segment_s``; empty without speech.
+def segment(speech: SpeechMap, config: SegmentConfig, allocate: Allocate | None = None) -> list[Segment]:
+    """Segments in order, disjoint, each at most ``max_segment_s``; empty without speech. Views of the
+    recording, or copies in ``allocate``d memory.
 
     Every stretch that reaches ``threshold`` and lasts ``min_speech_s`` is inside a segment, except
     where it is cut in two by the length limit.
@@ -30,7 +31,15 @@ def segment(speech: SpeechMap, config: SegmentConfig) -> list[Segment]:
     padded = _pad(long_enough, round(config.padding_s * rate), speech.audio.samples.shape[-1])
     pieces = [piece for interval in padded for piece in _split(interval, speech, config)]
     samples = speech.audio.samples
-    return [Segment(samples[start:end], rate, start / rate) for start, end in pieces]
+    return [Segment(_in(allocate, samples[start:end]), rate, start / rate) for start, end in pieces]
+
+
+def _in(allocate: Allocate | None, samples: np.ndarray) -> np.ndarray:
+    if allocate is None:
+        return samples
+    memory = allocate(samples.shape, samples.dtype)
+    np.copyto(memory, samples)
+    return memory
 
 
 def _speech_runs(speech: SpeechMap, config: SegmentConfig) -> list[Interval]:

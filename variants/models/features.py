@@ -8,43 +8,57 @@ its features.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from harness.protocols import Allocate, Segment, SegmentFeatures
-from variants.frontend.config import FeatureConfig
+from harness.protocols import FeatureBatch, Segment
 
 _LOG_GUARD = np.float32(2.0**-24)
 _STD_GUARD = 1e-5
 _BLOCK_FRAMES = 512
 
 
+@dataclass(frozen=True)
+class FeatureConfig:
+    """How a model family hears; the defaults are Parakeet-TDT's."""
+
+    n_mels: int = 128
+    window_s: float = 0.025
+    hop_s: float = 0.01
+    n_fft: int = 512
+    preemph: float = 0.97
+    normalize: bool = True
+    """Zero mean and unit deviation of each bin over the segment."""
+
+
 class LogMel:
-    """Segments to normalized log-mel features. Immutable once built: threads may share it."""
+    """``harness.protocols.Features``. Immutable once built: threads may share it."""
 
     def __init__(self, config: FeatureConfig, sample_rate: int) -> None:
         self._hop = round(config.hop_s * sample_rate)
         self._n_fft = config.n_fft
         self._preemph = np.float32(config.preemph)
-        self._normalize = config.normalize == "per_feature"
+        self._normalize = config.normalize
         self._window = np.hanning(round(config.window_s * sample_rate)).astype(np.float32)
         self._mel = mel_filterbank(sample_rate, config.n_fft, config.n_mels).T.copy()  # [n_fft / 2 + 1, F]
 
-    def __call__(self, segments: Sequence[Segment], allocate: Allocate = np.empty) -> list[SegmentFeatures]:
-        """One ``[F, T]`` per segment, ``T = samples // hop``; segments shorter than a hop are left out."""
-        return [
-            SegmentFeatures(self._features(segment.samples, allocate), segment.start_s)
-            for segment in segments
-            if len(segment.samples) >= self._hop
-        ]
+    def frames(self, samples: int) -> int:
+        return samples // self._hop
 
-    def _features(self, samples: np.ndarray, allocate: Allocate) -> np.ndarray:
+    def __call__(self, segments: Sequence[Segment]) -> FeatureBatch:
+        lengths = np.array([self.frames(len(segment.samples)) for segment in segments], np.int64)
+        values = np.zeros((len(segments), self._mel.shape[1], int(lengths.max(initial=0))), np.float32)
+        for row, (segment, length) in enumerate(zip(segments, lengths, strict=True)):
+            values[row, :, :length] = self.of(segment.samples)
+        return FeatureBatch(values, lengths)
+
+    def of(self, samples: np.ndarray) -> np.ndarray:
+        """``[F, T]`` of one clip ``[n]``, ``T = n // hop``; a view of memory laid out by frame."""
         logs = self._log_mel(samples)  # [T, F]
-        if self._normalize:
+        if self._normalize and len(logs):
             _normalize_per_feature(logs)
-        features = allocate((logs.shape[1], logs.shape[0]), np.float32)  # [F, T]
-        features[:] = logs.T
-        return features
+        return logs.T
 
     def _log_mel(self, samples: np.ndarray) -> np.ndarray:
         """Frame ``t`` is centred on sample ``t * hop``; beyond the edges the signal is zero."""

@@ -16,11 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from harness.errors import UsageError
-from harness.protocols import Evidence, Hypothesis, SegmentFeatures, Stream, Transcript
+from harness.protocols import Evidence, Hypothesis, Segment, Stream, Transcript
 from harness.spans import SpanRecorder
 
-FEATURE_HOP_S = 0.01
-"""Seconds between feature frames: what turns a number of frames into seconds of audio."""
 _METHODS = ("sleep", "spin")
 _SMALLEST_SLEEP_S = 0.001
 
@@ -111,7 +109,7 @@ class Debt:
 
 
 class FixedCostEngine:
-    """See ``harness.protocols.Engine``."""
+    """See ``variants.batching.types.Inference``."""
 
     def __init__(self, cost: FixedCost) -> None:
         self._cost = cost
@@ -120,17 +118,13 @@ class FixedCostEngine:
         self._streams = 0
         self._audio_s = 0.0
 
-    def transcribe(self, segments: Sequence[SegmentFeatures], spans: SpanRecorder) -> Transcript:
-        """Text: the checksum of every segment's values in order; tokens: each segment's own."""
-        audio_s = sum(segment.values.shape[-1] for segment in segments) * FEATURE_HOP_S
+    def transcribe(self, recordings: Sequence[Sequence[Segment]], spans: SpanRecorder) -> list[Transcript]:
+        """Text: the checksum of every segment's samples in order; tokens: each segment's own."""
+        audio_s = sum(len(each.samples) / each.sample_rate for segments in recordings for each in segments)
         with spans.span("encoder"):
-            self.serve(audio_s, requests=1)
+            self.serve(audio_s, requests=len(recordings))
         with spans.span("decoder"):
-            whole, each = Checksum(), []
-            for segment in segments:
-                whole = whole.updated(segment.values)
-                each.append(Hypothesis(Checksum().updated(segment.values).tokens))
-        return Transcript(whole.text if segments else "", tuple(each))
+            return [_checked(segments) for segments in recordings]
 
     def open_stream(self) -> Stream:
         self._streams += 1
@@ -153,6 +147,14 @@ class FixedCostEngine:
             "audio_s": self._audio_s,
             "service_s": self._debt.paid_s,
         }
+
+
+def _checked(segments: Sequence[Segment]) -> Transcript:
+    whole, each = Checksum(), []
+    for segment in segments:
+        whole = whole.updated(segment.samples)
+        each.append(Hypothesis(Checksum().updated(segment.samples).tokens))
+    return Transcript(whole.text if segments else "", tuple(each))
 
 
 class FixedCostStream:

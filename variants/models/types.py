@@ -4,16 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
+
+from harness.protocols import Decoder, Encoder, Features, Stream
+from variants.models.features import FeatureConfig, LogMel
+from variants.serving.window import RollingStream, StreamingOptions
 
 if TYPE_CHECKING:
     import torch
+
+SAMPLE_RATE = 16_000
+"""In hertz: what the models here were trained on."""
 
 
 class Tokenizer(Protocol):
     """Token ids to text."""
 
     def decode(self, tokens: Sequence[int]) -> str: ...
+
+
+class Model(Protocol):
+    """What serving has to know of a model; encoders and decoders of its family know more."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def family(self) -> str:
+        """``tdt``, …: which encoders and decoders can serve it (``families`` of their leaves)."""
+        ...
+
+    @property
+    def sample_rate(self) -> int: ...
+
+    @property
+    def features(self) -> Features: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def provenance(self) -> Mapping[str, Any]: ...
+
+    def open_stream(self, encoder: Encoder, decoder: Decoder) -> Stream:
+        """A live stream of this model. Raises ``UnavailableError`` where it cannot stream."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -45,3 +85,16 @@ class TdtModel:
     """``model.options`` of the configuration, streaming's contexts among them."""
     synchronize: Callable[[], None] = field(default=lambda: None)
     """Waits for the device; nothing on the CPU."""
+    family: str = "tdt"
+    sample_rate: int = SAMPLE_RATE
+
+    @cached_property
+    def features(self) -> Features:
+        """NeMo's log-mel, as the encoder was trained on it."""
+        return LogMel(FeatureConfig(n_mels=self.feature_bins, hop_s=self.hop_s), self.sample_rate)
+
+    def open_stream(self, encoder: Encoder, decoder: Decoder) -> Stream:
+        """A rolling window with the contexts of ``model.options`` (see ``variants.serving.window``)."""
+        options = StreamingOptions.from_mapping(self.options)
+        contexts = options.in_samples(round(self.frame_s * self.sample_rate), self.sample_rate)
+        return RollingStream(encoder, decoder, self.features, self.tokenizer.decode, contexts)

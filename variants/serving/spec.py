@@ -9,7 +9,8 @@ from typing import Any
 from harness.protocols import Engine, Frontend, ServiceSpec, ShapePlan
 from harness.spans import SpanRecorder
 from variants import registry
-from variants.frontend.config import FeatureConfig, FrontendConfig, SegmentConfig
+from variants.batching.types import Inference
+from variants.frontend.config import FrontendConfig, SegmentConfig
 
 Choice = Mapping[str, Any]
 """A leaf of ``conf/``: ``name``, ``options`` and what else its axis has, in plain types."""
@@ -22,7 +23,12 @@ def service_spec(
     return ServiceSpec(
         make_frontend=partial(make_frontend, choices["frontend"]),
         make_engine=partial(
-            make_engine, choices["model"], choices["encoder"], choices["decoder"], tuple(lengths_s)
+            make_engine,
+            choices["model"],
+            choices["encoder"],
+            choices["decoder"],
+            choices["batching"],
+            tuple(lengths_s),
         ),
         ipc=choices["ipc"],
         io=choices["io"],
@@ -35,12 +41,13 @@ def service_spec(
 def make_frontend(config: Choice) -> Frontend:
     from variants.frontend.host import build as build_frontend
 
-    nested = {"segment": SegmentConfig(**config["segment"]), "features": FeatureConfig(**config["features"])}
-    return build_frontend(FrontendConfig(**{**config, **nested}))
+    return build_frontend(FrontendConfig(**{**config, "segment": SegmentConfig(**config["segment"])}))
 
 
-def make_engine(model: Choice, encoder: Choice, decoder: Choice, lengths_s: Sequence[float]) -> Engine:
-    """The model with its encoder and decoder, or an engine that a model choice is by itself."""
+def make_engine(
+    model: Choice, encoder: Choice, decoder: Choice, batching: Choice, lengths_s: Sequence[float]
+) -> Engine:
+    """The model with its encoder and decoder, or what a model choice is by itself, behind its batching."""
     from variants.models.options import ModelOptions
 
     options = ModelOptions(
@@ -53,14 +60,20 @@ def make_engine(model: Choice, encoder: Choice, decoder: Choice, lengths_s: Sequ
         options=dict(model["options"]),
     )
     built: Any = registry.load("model", model["name"])(options)
-    if isinstance(built, Engine):
-        return built
-    from variants.serving.engine import AsrEngine
+    inference = built if isinstance(built, Inference) else _parts(built, model, encoder, decoder, lengths_s)
+    engine: Engine = registry.load("batching", batching["name"])(inference, batching["options"])
+    return engine
 
-    plan = ShapePlan(tuple(model["buckets_s"]), model["max_batch"], tuple(lengths_s))
-    return AsrEngine(
-        model=built,
-        encoder=registry.load("encoder", encoder["name"])(built, encoder["options"], plan),
-        decoder=registry.load("decoder", decoder["name"])(built, decoder["options"], plan),
+
+def _parts(
+    model: Any, chosen: Choice, encoder: Choice, decoder: Choice, lengths_s: Sequence[float]
+) -> Inference:
+    from variants.serving.inference import EncoderDecoder
+
+    plan = ShapePlan(tuple(chosen["buckets_s"]), chosen["max_batch"], tuple(lengths_s))
+    return EncoderDecoder(
+        model=model,
+        encoder=registry.load("encoder", encoder["name"])(model, encoder["options"], plan),
+        decoder=registry.load("decoder", decoder["name"])(model, decoder["options"], plan),
         plan=plan,
     )

@@ -6,8 +6,8 @@ the chunk's states go to the decoder, whose state is carried from chunk to chunk
 window, because their normalization is: with contexts shorter than the utterance, the text may differ
 from the offline text. With contexts at least as long, it is the same.
 
-It lives in the harness because it needs nothing of a model beyond the seams: an encoder that caches
-states between chunks would be another ``Stream``.
+It needs nothing of a model beyond the seams: an encoder that caches states between chunks would be
+another ``Stream``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,16 @@ from typing import Any
 import numpy as np
 
 from harness.errors import RequestError, UsageError
-from harness.protocols import Decoder, Encoder, EncoderOutput, FeatureBatch, Hypothesis, Transcript
-
-Features = Callable[[np.ndarray], np.ndarray | None]
-"""Samples ``[n]`` to features ``[F, T]``; None where there are too few for one frame."""
+from harness.protocols import (
+    Decoder,
+    Encoder,
+    EncoderOutput,
+    FeatureBatch,
+    Features,
+    Hypothesis,
+    Segment,
+    Transcript,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,11 @@ class StreamingOptions:
                     f"{frame_samples / sample_rate:g} s"
                 )
         return Contexts(
-            samples["left_context_s"], samples["chunk_s"], samples["right_context_s"], frame_samples
+            samples["left_context_s"],
+            samples["chunk_s"],
+            samples["right_context_s"],
+            frame_samples,
+            sample_rate,
         )
 
 
@@ -68,6 +78,7 @@ class Contexts:
     chunk: int
     right: int
     frame: int
+    sample_rate: int
 
 
 class RollingStream:
@@ -120,23 +131,21 @@ class RollingStream:
     def _decode(self, chunk_end: int, window_end: int) -> None:
         """Decode ``[decoded_until, chunk_end)`` seen in its window, and forget what no window needs."""
         window_start = max(0, self._decoded_until - self._contexts.left)
-        features = self._features(
-            self._audio[window_start - self._audio_start : window_end - self._audio_start]
-        )
-        if features is not None:
+        window = self._audio[window_start - self._audio_start : window_end - self._audio_start]
+        if self._features.frames(len(window)):
             frame = self._contexts.frame
             first = (self._decoded_until - window_start) // frame
             last = None if chunk_end == window_end else (chunk_end - window_start) // frame
+            features = self._features([Segment(window, self._contexts.sample_rate, 0.0)])
             self._append(self._chunk_states(features, first, last))
         self._decoded_until = chunk_end
         keep = max(0, chunk_end - self._contexts.left)
         self._audio = self._audio[keep - self._audio_start :]
         self._audio_start = keep
 
-    def _chunk_states(self, features: np.ndarray, first: int, last: int | None) -> EncoderOutput:
-        """Encode a window ``[F, T]`` and cut the chunk's frames out of it."""
-        batch = FeatureBatch(features[None], np.array([features.shape[1]], np.int64))
-        encoded = self._encoder.encode(batch)
+    def _chunk_states(self, features: FeatureBatch, first: int, last: int | None) -> EncoderOutput:
+        """Encode a window ``[1, F, T]`` and cut the chunk's frames out of it."""
+        encoded = self._encoder.encode(features)
         last = int(encoded.lengths[0]) if last is None else last
         count = max(0, last - first)
         return EncoderOutput(encoded.values[:, first : first + count], encoded.lengths.new_tensor([count]))

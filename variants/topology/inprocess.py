@@ -8,25 +8,24 @@ from collections import deque
 from collections.abc import Iterable
 
 from harness.errors import UsageError
-from harness.protocols import Engine, Evidence, Frontend, Reply, Request, ServiceSpec, Transcript
+from harness.protocols import Engine, Evidence, Frontend, Reply, Request, ServiceSpec, Transcript, Work
+from harness.protocols.engine import finish, ignore
 from harness.spans import SpanRecorder, now_ns
-from variants.topology.streams import StreamTable, describe
+from variants.serving.streams import describe
+from variants.topology.roles import speech_seconds
 from variants.topology.types import (
     KINDS,
-    AbandonStream,
     Busy,
-    CommitStream,
     Completion,
     Done,
     Job,
-    OpenStream,
     PushAudio,
     Transcribe,
 )
 from variants.topology.warmup import tone_wav
-from variants.topology.work import speech_seconds
 
 DEFAULT_MAX_PENDING = 8192
+_NO_SPANS = SpanRecorder()  # for live audio, which records none
 
 
 def build(spec: ServiceSpec) -> InProcess:
@@ -53,7 +52,6 @@ class InProcess:
         self._spec = spec
         self._frontend: Frontend | None = None
         self._engine: Engine | None = None
-        self._streams: StreamTable | None = None
         self._turn = threading.Lock()
         self._handled = 0
         self._failed = 0
@@ -62,7 +60,6 @@ class InProcess:
     def start(self) -> None:
         self._frontend = self._spec.make_frontend()
         self._engine = self._spec.make_engine()
-        self._streams = StreamTable(self._engine)
         self._worker.start()
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:
@@ -86,11 +83,10 @@ class InProcess:
             self._failed += reply.error is not None
         return reply
 
-    @property
-    def streams(self) -> StreamTable:
-        if self._streams is None:
-            raise RuntimeError("start() the service before use")
-        return self._streams
+    def work_on(self, work: Work) -> Work:
+        """Do ``work`` of a live stream; for the thread that works on submitted jobs."""
+        _, engine = self._parts()
+        return finish(engine, work)
 
     def submit(self, job: Job, done: Done) -> None:
         self._worker.submit(job, done)
@@ -104,7 +100,6 @@ class InProcess:
                 "hops_per_request": 0,
                 "requests": self._handled,
                 "failed_requests": self._failed,
-                "stream_jobs": 0 if self._streams is None else self._streams.jobs,
             },
             "engine": engine,
         }
@@ -123,25 +118,28 @@ def _serve(
     request: Request, frontend: Frontend, engine: Engine, spans: SpanRecorder, started_ns: int
 ) -> Reply:
     """The whole path of one request; whatever goes wrong in it is the reply's ``error``."""
-    transcript, segments, error = None, [], None
+    work = Work("transcribe", ignore, spans)
     try:
-        segments = frontend(request.payload, spans)
-        transcript = engine.transcribe(segments, spans)
+        work.segments = frontend(request.payload, spans)
     except Exception as failure:  # the service outlives whatever one request does to it
-        error = describe(failure)
+        work.error = describe(failure)
+    else:
+        finish(engine, work)
     reply_start_ns = now_ns()
-    speech_s = speech_seconds(segments)
+    speech_s = speech_seconds(work.segments)
     finished_ns = now_ns()
     spans.add("reply", reply_start_ns, finished_ns)
     return Reply(
         request_id=request.request_id,
-        transcript=transcript,
+        transcript=work.result if isinstance(work.result, Transcript) else None,
         spans=tuple(spans.spans),
         started_ns=started_ns,
         finished_ns=finished_ns,
-        error=error,
-        segments=len(segments),
+        error=work.error,
+        segments=len(work.segments),
         speech_s=speech_s,
+        batch_id=work.batch_id,
+        batch_size=work.batch_size,
     )
 
 
@@ -200,22 +198,12 @@ class _Worker:
         if isinstance(job, Transcribe):
             reply = self._service.handle(job.request)
             return Completion(job, reply.error, None, reply, started_ns, reply.finished_ns)
-        try:
-            return self._work_stream(self._service.streams, job, started_ns)
-        except Exception as failure:  # the service outlives whatever one stream does to it
-            return Completion(job, describe(failure), None, None, started_ns, now_ns())
-
-    def _work_stream(
-        self,
-        streams: StreamTable,
-        job: OpenStream | PushAudio | CommitStream | AbandonStream,
-        started_ns: int,
-    ) -> Completion:
         samples = job.samples if isinstance(job, PushAudio) else None
-        answer = streams.work(KINDS[type(job)], job.stream_id, samples)
-        if not isinstance(answer, Transcript):
-            return Completion(job, None, answer, None, started_ns, now_ns())
-        reply = _final_reply(job.stream_id, answer, started_ns)
+        kind, stream_id = KINDS[type(job)], job.stream_id
+        work = self._service.work_on(Work(kind, ignore, _NO_SPANS, stream_id=stream_id, samples=samples))
+        if not isinstance(work.result, Transcript):
+            return Completion(job, work.error, work.result, None, started_ns, now_ns())
+        reply = _final_reply(stream_id, work.result, started_ns)
         return Completion(job, None, None, reply, started_ns, reply.finished_ns)
 
 

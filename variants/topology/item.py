@@ -26,6 +26,8 @@ class Item(NamedTuple):
     speech_s: float = 0.0
     started_ns: int = 0
     finished_ns: int = 0
+    batch_id: int = 0
+    batch_size: int = 1
 
 
 def hop_spans(lease: Lease, end_ns: int) -> list[Span]:

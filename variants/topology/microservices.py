@@ -16,8 +16,8 @@ from variants.topology.worker import WorkerPlan
 #: Process to the stages that it runs, in the order of the path.
 SERVICES = {
     "decode": ("decode",),
-    "preprocess": ("resample", "denoise", "vad", "segment"),
-    "features": ("features",),
+    "preprocess": ("resample", "denoise"),
+    "segment": ("vad", "segment"),
 }
 
 
@@ -34,7 +34,7 @@ def build(spec: ServiceSpec) -> Pipeline:
 
 
 def plans_of(spec: ServiceSpec, transport: Transport, folder: Path) -> list[WorkerPlan]:
-    """``decode | preprocess | features | inference``, which answers ``main``."""
+    """``decode | preprocess | segment | inference``, which answers ``main``."""
     names = [*SERVICES, "inference", "main"]
     plans = []
     for name, following in pairwise(names):

@@ -27,8 +27,8 @@ from harness.errors import HarnessError, UsageError
 from harness.protocols import Evidence, Reply, Request, Transcript
 from harness.spans import Span, now_ns
 from variants.ipc.types import Lease, PeerGoneError, Receiver, Sender, Traffic, Transport
+from variants.serving.streams import describe
 from variants.topology.item import Item, hop_spans, since_ns
-from variants.topology.streams import describe
 from variants.topology.supervisor import RestartPolicy, Supervisor
 from variants.topology.types import (
     KINDS,
@@ -528,6 +528,8 @@ def _reply(job: Transcribe | CommitStream, submitted_ns: int, item: Item) -> Rep
         error=item.error,
         segments=item.segments if isinstance(job, Transcribe) else streamed,
         speech_s=item.speech_s,
+        batch_id=item.batch_id,
+        batch_size=item.batch_size,
     )
 
 

@@ -16,10 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from harness.protocols import Reply, Request, Service
-
-FEATURE_HOP_S = 0.01
-"""Seconds between feature frames (the preprocessor's ``window_stride``)."""
+from harness.protocols import Reply, Request, Service, WorkKind
 
 
 class Busy(Exception):
@@ -79,8 +76,8 @@ class AbandonStream:
     token: Any = None
 
 
-Kind = Literal["transcribe", "open", "push", "commit", "abandon", "warm_up", "evidence", "batch"]
-KINDS: Mapping[type, Kind] = {
+Kind = WorkKind | Literal["warm_up", "evidence", "batch"]
+KINDS: Mapping[type, WorkKind] = {
     Transcribe: "transcribe",
     OpenStream: "open",
     PushAudio: "push",

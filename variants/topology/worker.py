@@ -17,6 +17,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from harness.protocols import Allocate, Engine, Frontend
 from harness.spans import SpanRecorder, now_ns
 from variants.ipc.types import Lease, PayloadTooLargeError, PeerGoneError, Transport
 from variants.topology.item import Item, hop_spans, since_ns
-from variants.topology.work import FrontendWork, InferenceWork, Work
+from variants.topology.roles import FrontendRole, InferenceRole, Role
 
 _LOOK_UP_S = 0.1
 _GRACE_S = 2.0
@@ -105,46 +106,50 @@ class Worker:
     def __init__(self, plan: WorkerPlan) -> None:
         self._plan = plan
         self._sender = plan.transport.sender(plan.destination)
-        self._work = _make_work(plan, self._sender.allocate)
+        self._role = _make_role(plan, self._sender.allocate)
         # Bound last: who connects finds a process that is ready.
         self._receiver = plan.transport.receiver(plan.source)
         self._receiver.watch(self._sender)
         self._undelivered = 0
 
     def run(self, stopping: threading.Event) -> None:
+        role = self._role
         while not stopping.is_set():
-            lease = self._receiver.receive(_LOOK_UP_S)
-            if lease is not None:
-                self._pass_on(lease)
+            lease = self._receiver.receive(0.0 if role.busy else _LOOK_UP_S) if role.wants_work else None
+            if lease is None:
+                role.step()
+            else:
+                self._take(lease)
         self._sender.close()
         self._receiver.close()
 
-    def _pass_on(self, lease: Lease) -> None:
+    def _take(self, lease: Lease) -> None:
+        item: Item = lease.value
         try:
-            item = self._process(lease.value, lease)
+            if item.kind == "evidence":
+                self._send(item._replace(value=[*item.value, self._evidence()]), lease)
+            elif item.kind in ("batch", "push"):
+                # Live audio: thousands of items a second, and nobody asks where their time went.
+                self._role.take(item, _NO_SPANS, partial(self._send, lease=lease))
+            else:
+                recorder = self._plan.make_recorder()
+                recorder.extend(hop_spans(lease, now_ns()))
+                item = item._replace(started_ns=item.started_ns or lease.received_ns)
+                self._role.take(item, recorder, partial(self._send_timed, lease, recorder))
         except BaseException:
             lease.release()
             raise
+
+    def _send_timed(self, lease: Lease, recorder: SpanRecorder, item: Item) -> None:
+        self._send(item._replace(spans=(*item.spans, *recorder.spans)), lease)
+
+    def _send(self, item: Item, lease: Lease) -> None:
         try:
             self._sender.send(item, lease, since_ns(item))
         except PeerGoneError:
             self._undelivered += 1  # the service has answered for it, or will
         except PayloadTooLargeError as error:  # the answer fits
             self._sender.send(item._replace(value=None, error=str(error)))
-
-    def _process(self, item: Item, lease: Lease) -> Item:
-        if item.kind == "evidence":
-            return item._replace(value=[*item.value, self._evidence()])
-        # Live audio: thousands of items a second, and nobody asks where their time went.
-        if item.kind == "batch":
-            return item._replace(value=[self._work(each, _NO_SPANS) for each in item.value])
-        if item.kind == "push":
-            return self._work(item, _NO_SPANS)
-        recorder = self._plan.make_recorder()
-        item = item._replace(started_ns=item.started_ns or lease.received_ns)
-        recorder.extend(hop_spans(lease, now_ns()))
-        item = self._work(item, recorder)
-        return item._replace(spans=(*item.spans, *recorder.spans))
 
     def _evidence(self) -> dict[str, Any]:
         return {
@@ -155,13 +160,13 @@ class Worker:
             "undelivered": self._undelivered,
             "max_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "heavy_modules": sorted({"torch", "nemo"} & sys.modules.keys()),
-            **self._work.evidence(),
+            **self._role.evidence(),
         }
 
 
-def _make_work(plan: WorkerPlan, allocate: Allocate) -> Work:
+def _make_role(plan: WorkerPlan, allocate: Allocate) -> Role:
     if plan.make_engine is not None:
-        return InferenceWork(plan.make_engine(), plan.gc)
+        return InferenceRole(plan.make_engine(), plan.gc)
     if plan.make_frontend is None:
         raise ValueError(f"the plan of {plan.name} names neither a front end nor an engine")
-    return FrontendWork(plan.make_frontend(), plan.stages, allocate)
+    return FrontendRole(plan.make_frontend(), plan.stages, allocate)

@@ -12,13 +12,11 @@ import pytest
 from harness.audio.resample import resample
 from harness.corpus.grammar import Grammar
 from harness.corpus.speech import VOICES, speak
-from harness.protocols import EncoderOutput, FeatureBatch, Segment, ShapePlan
+from harness.protocols import EncoderOutput, Segment, ShapePlan
 from tests.variants.decoder.gpu_cases import NEEDS_GPU, check_same
 from variants.decoder import conditional_graph, megakernel
 from variants.encoder import eager
-from variants.frontend.config import FeatureConfig
 from variants.models import parakeet_tiny
-from variants.models.features import LogMel
 from variants.models.options import ModelOptions
 from variants.models.types import TdtModel
 
@@ -47,13 +45,8 @@ def encoded(model: TdtModel) -> EncoderOutput:
         )
         for voice in voices
     ]
-    features = [each.values for each in LogMel(FeatureConfig(), RATE)(segments)]
-    lengths = np.array([each.shape[1] for each in features])
-    values = np.zeros((len(features), features[0].shape[0], lengths.max()), dtype=np.float32)
-    for row, each in zip(values, features, strict=True):
-        row[:, : each.shape[1]] = each
-    encoder = eager.build(model, {}, ShapePlan((), len(features)))
-    return encoder.encode(FeatureBatch(values, lengths))
+    encoder = eager.build(model, {}, ShapePlan((), len(segments)))
+    return encoder.encode(model.features(segments))
 
 
 @pytest.mark.parametrize("decoder", [conditional_graph, megakernel])

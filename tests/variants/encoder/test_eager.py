@@ -8,11 +8,11 @@ import torch
 
 from harness.errors import UsageError
 from harness.protocols import FeatureBatch, ShapePlan
+from harness.protocols.engine import pad
 from variants.encoder.eager import build
 from variants.models.options import ModelOptions
 from variants.models.parakeet_tiny import build as build_tiny
 from variants.models.types import TdtModel
-from variants.serving.engine import pad
 
 PLAN = ShapePlan((1.0, 5.0), max_batch=4)
 

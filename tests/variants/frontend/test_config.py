@@ -8,7 +8,7 @@ import pytest
 
 from harness.config.load import compose_run
 from harness.errors import UsageError
-from variants.frontend.config import FeatureConfig, FrontendConfig, SegmentConfig
+from variants.frontend.config import FrontendConfig, SegmentConfig
 
 
 @pytest.mark.parametrize(
@@ -40,11 +40,6 @@ from variants.frontend.config import FeatureConfig, FrontendConfig, SegmentConfi
             {"sample_rate": 8000, "vad": "none", "denoise": "webrtc"},
             r"frontend\.denoise=webrtc works at 16000 Hz, not 8000",
         ),
-        (
-            FrontendConfig,
-            {"sample_rate": 48000, "vad": "webrtc"},
-            r"features\.n_fft=512 must be at least .*\(1200\)",
-        ),
         (SegmentConfig, {"threshold": 0.0}, r"frontend\.segment\.threshold=0\.0 must be above 0"),
         (
             SegmentConfig,
@@ -53,9 +48,6 @@ from variants.frontend.config import FeatureConfig, FrontendConfig, SegmentConfi
         ),
         (SegmentConfig, {"max_segment_s": 0.1}, r"frontend\.segment\.max_segment_s=0\.1 must be at least"),
         (SegmentConfig, {"padding_s": -1.0}, r"frontend\.segment\.padding_s=-1\.0 must be zero or more"),
-        (FeatureConfig, {"n_mels": 0}, r"frontend\.features\.n_mels=0 must be a positive"),
-        (FeatureConfig, {"hop_s": 0.1}, r"frontend\.features\.hop_s=0\.1 must be above 0"),
-        (FeatureConfig, {"normalize": "all"}, r"frontend\.features\.normalize=all must be one of"),
     ],
 )
 def test_an_impossible_value_is_refused_by_its_key(part: Any, values: dict[str, Any], message: str) -> None:
@@ -95,6 +87,6 @@ def test_a_choice_differs_from_the_defaults_in_what_it_names_alone(
 
 def test_overrides_reach_every_level() -> None:
     config = compose_run(
-        ["frontend=whole", "frontend.segment.padding_s=1", "frontend.features.n_mels=80"]
+        ["frontend=whole", "frontend.segment.padding_s=1", "frontend.denoise_level=3"]
     ).frontend
-    assert (config.segment.padding_s, config.features.n_mels) == (1.0, 80)
+    assert (config.segment.padding_s, config.denoise_level) == (1.0, 3)

@@ -1,4 +1,4 @@
-"""The chain: bytes in, features out, one span a stage, light enough for a process of its own."""
+"""The chain: bytes in, segments out, one span a stage, light enough for a process of its own."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest
 import soxr
 
 from harness.errors import RequestError
-from harness.protocols import SegmentFeatures
+from harness.protocols import Segment
 from harness.spans import SPAN_NAMES, SpanRecorder
 from tests.harness.audio.recordings import RATE, VORBIS, Encoding, encode, noise, speech, wav
 from variants.frontend.config import FrontendConfig, SegmentConfig
 from variants.frontend.host import build as build_frontend
+from variants.models.features import FeatureConfig, LogMel
 
 CONTAINERS = [
     Encoding("wav", "pcm_s16le", 16000),
@@ -35,28 +36,28 @@ def turn() -> np.ndarray:
     return sound + noise(len(sound) / RATE, peak=5e-4)
 
 
-def run(payload: bytes, config: FrontendConfig | None = None) -> tuple[list[SegmentFeatures], list[str]]:
+def run(payload: bytes, config: FrontendConfig | None = None) -> tuple[list[Segment], list[str]]:
     spans = SpanRecorder()
-    features = build_frontend(config or FrontendConfig())(payload, spans)
-    return features, [span.name for span in spans.spans]
+    segments = build_frontend(config or FrontendConfig())(payload, spans)
+    return segments, [span.name for span in spans.spans]
 
 
 @pytest.mark.parametrize("denoise", ["none", "webrtc"])
 @pytest.mark.parametrize("vad", ["none", "webrtc", "silero"])
 def test_every_stage_that_is_not_none_is_a_span_in_order(denoise: str, vad: str) -> None:
-    features, names = run(wav(turn()), FrontendConfig(denoise=denoise, vad=vad))
+    segments, names = run(wav(turn()), FrontendConfig(denoise=denoise, vad=vad))
     off = {stage for stage, choice in (("denoise", denoise), ("vad", vad)) if choice == "none"}
-    expected = [name for name in SPAN_NAMES[1:7] if name not in off]
+    expected = [name for name in SPAN_NAMES[1:6] if name not in off]
     assert names == expected
-    assert features
+    assert segments
 
 
 @pytest.mark.parametrize("vad", ["webrtc", "silero"])
 def test_utterances_apart_become_segments_that_hold_them(vad: str) -> None:
-    features, _ = run(wav(turn()), FrontendConfig(vad=vad))
+    segments, _ = run(wav(turn()), FrontendConfig(vad=vad))
     spoken_s = len(speech()) / RATE
-    assert features[0].start_s == pytest.approx(1.0, abs=0.5)
-    held_s = sum(segment.values.shape[1] for segment in features) * 0.01
+    assert segments[0].start_s == pytest.approx(1.0, abs=0.5)
+    held_s = sum(len(segment.samples) for segment in segments) / RATE
     assert 1.6 * spoken_s < held_s < 2.0 * spoken_s + 2.0
 
 
@@ -65,10 +66,12 @@ def test_the_container_hardly_matters(encoding: Encoding) -> None:
     config = FrontendConfig(vad="none")
     (plain,), _ = run(wav(turn()), config)
     (encoded,), _ = run(encode(soxr.resample(turn(), RATE, encoding.rate), encoding), config)
-    frames = min(plain.values.shape[1], encoded.values.shape[1])
-    assert abs(plain.values.shape[1] - encoded.values.shape[1]) <= 7
+    heard = LogMel(FeatureConfig(), RATE)
+    one, other = heard.of(plain.samples), heard.of(encoded.samples)
+    frames = min(one.shape[1], other.shape[1])
+    assert abs(one.shape[1] - other.shape[1]) <= 7
     voiced = slice(0, 60)  # bins below 2 kHz: what every codec keeps
-    correlation = np.corrcoef(plain.values[voiced, :frames].ravel(), encoded.values[voiced, :frames].ravel())
+    correlation = np.corrcoef(one[voiced, :frames].ravel(), other[voiced, :frames].ravel())
     assert correlation[0, 1] > 0.8
 
 
@@ -81,7 +84,7 @@ def test_a_silent_clip_has_no_segments(vad: str) -> None:
 @pytest.mark.parametrize("vad", ["none", "webrtc", "silero"])
 def test_the_shortest_clips_are_no_error(vad: str, samples: int) -> None:
     for segment in run(wav(noise(0.1)[:samples]), FrontendConfig(vad=vad, denoise="webrtc"))[0]:
-        assert np.isfinite(segment.values).all()
+        assert np.isfinite(segment.samples).all()
 
 
 def test_a_broken_payload_is_a_request_s_error() -> None:
@@ -99,7 +102,7 @@ def test_stages_can_run_in_different_places() -> None:
     assert isinstance(value, list)
     for got, wanted in zip(value, expected, strict=True):
         assert got.start_s == wanted.start_s
-        np.testing.assert_array_equal(got.values, wanted.values)
+        np.testing.assert_array_equal(got.samples, wanted.samples)
 
 
 def test_threads_may_share_a_frontend() -> None:
@@ -110,7 +113,7 @@ def test_threads_may_share_a_frontend() -> None:
         together = list(pool.map(lambda payload: frontend(payload, SpanRecorder()), payloads))
     for one, other in zip(alone, together, strict=True):
         for left, right in zip(one, other, strict=True):
-            np.testing.assert_array_equal(left.values, right.values)
+            np.testing.assert_array_equal(left.samples, right.samples)
 
 
 @pytest.mark.parametrize("vad", ["none", "webrtc", "silero"])
@@ -144,5 +147,5 @@ def test_without_silero_nothing_imports_its_runtime() -> None:
 
 
 def test_the_segment_limit_reaches_the_features() -> None:
-    features, _ = run(wav(turn()), FrontendConfig(vad="webrtc", segment=SegmentConfig(max_segment_s=2.0)))
-    assert max(segment.values.shape[1] for segment in features) <= 200
+    segments, _ = run(wav(turn()), FrontendConfig(vad="webrtc", segment=SegmentConfig(max_segment_s=2.0)))
+    assert max(len(segment.samples) for segment in segments) <= 2 * RATE

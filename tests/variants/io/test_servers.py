@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from harness.errors import RequestError, UsageError
-from harness.protocols import SegmentFeatures, ServiceSpec
+from harness.protocols import Engine, Segment, ServiceSpec
 from harness.protocols.server import ServerPlan
 from harness.protocols.sockets import Address, connect, raise_open_files
 from harness.protocols.wire import (
@@ -41,6 +41,7 @@ from harness.spans import SpanRecorder
 from harness.workload.server_process import ServerProcess
 from tests.variants.io.peers import SERVERS, STREAM, Peer, attacks, carry_out, recording, stream
 from variants import registry
+from variants.batching import alone
 from variants.io.types import Server
 from variants.models import fixed_cost
 
@@ -48,19 +49,19 @@ from variants.models import fixed_cost
 class RawFloats:
     """A front end whose containers are float32 values, so that the text is known."""
 
-    def __call__(self, payload: bytes, spans: SpanRecorder) -> list[SegmentFeatures]:
+    def __call__(self, payload: bytes, spans: SpanRecorder) -> list[Segment]:
         with spans.span("decode"):
             if len(payload) % 4:
                 raise RequestError(f"{len(payload)} bytes are not a whole number of float32 values")
-            return [SegmentFeatures(np.frombuffer(payload, "<f4")[None, :], 0.0)]
+            return [Segment(np.frombuffer(payload, "<f4"), 16_000, 0.0)]
 
     @property
     def stages(self) -> Sequence[tuple[str, Callable[[Any], Any]]]:
         return ()
 
 
-def engine(**options: Any) -> fixed_cost.FixedCostEngine:
-    return fixed_cost.build(SimpleNamespace(options=options))
+def engine(**options: Any) -> Engine:
+    return alone.build(fixed_cost.build(SimpleNamespace(options=options)), {})
 
 
 def text_of(data: bytes, dtype: str = "<f4", scale: float = 1.0) -> str:

@@ -12,8 +12,7 @@ import numpy as np
 from harness.audio.resample import resample
 from harness.corpus.speech import VOICES, speak
 from harness.protocols import Segment
-from variants.frontend.config import FeatureConfig
-from variants.models.features import LogMel
+from variants.models.features import FeatureConfig, LogMel
 from variants.models.synthetic import CALIBRATION_FILE, CALIBRATION_STEP
 
 RATE = 16_000
@@ -49,9 +48,7 @@ def render() -> np.ndarray:
         noisy = samples + np.float32(noise) * rng.standard_normal(len(samples), dtype=np.float32)
         segments.append(Segment(noisy[: round(SPEECH_S * RATE)], RATE, 0.0))
     frames, first = round(CLIP_S * 100), round((SPEECH_S - CLIP_S) * 50)
-    return np.stack(
-        [each.values[:, first : first + frames] for each in LogMel(FeatureConfig(), RATE)(segments)]
-    )
+    return LogMel(FeatureConfig(), RATE)(segments).values[:, :, first : first + frames]
 
 
 def main() -> None:

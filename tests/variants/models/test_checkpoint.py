@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from harness.errors import UnavailableError, UsageError
-from harness.protocols import SegmentFeatures, ShapePlan
+from harness.protocols import Segment, ShapePlan
 from harness.spans import SpanRecorder
 from variants.decoder import cpu_synced
 from variants.encoder import eager
@@ -23,7 +23,7 @@ from variants.models.options import ModelOptions
 from variants.models.parakeet import PARAKEET_TINY, build_modules
 from variants.models.parakeet_tiny import build
 from variants.models.types import TdtModel
-from variants.serving.engine import AsrEngine
+from variants.serving.inference import EncoderDecoder
 
 WORDS = (
     "speech",
@@ -145,19 +145,20 @@ def test_brings_its_own_sizes_and_limits(loaded: TdtModel) -> None:
 def test_text_and_tokens_equal_nemos(saved: tuple[Path, Any], loaded: TdtModel) -> None:
     nemo = saved[1]
     rng = np.random.default_rng(1)
-    clips = [rng.standard_normal((80, frames), dtype=np.float32) for frames in (300, 80, 161)]
+    segments = [Segment(rng.standard_normal(160 * n, dtype=np.float32), 16_000, 0.0) for n in (300, 80, 161)]
     plan = ShapePlan((), max_batch=1)
-    engine = AsrEngine(loaded, eager.build(loaded, {}, plan), cpu_synced.build(loaded, {}, plan), plan)
+    parts = EncoderDecoder(loaded, eager.build(loaded, {}, plan), cpu_synced.build(loaded, {}, plan), plan)
     lengths_found = []
-    for clip in clips:
+    for segment in segments:
+        features = loaded.features([segment])
         with torch.inference_mode():
             states, lengths = nemo.encoder(
-                audio_signal=torch.from_numpy(clip)[None], length=torch.tensor([clip.shape[1]])
+                audio_signal=torch.from_numpy(features.values), length=torch.from_numpy(features.lengths)
             )
             expected = nemo.decoding.rnnt_decoder_predictions_tensor(states, lengths, return_hypotheses=True)[
                 0
             ]
-        ours = engine.transcribe([SegmentFeatures(clip, 0.0)], SpanRecorder())
+        (ours,) = parts.transcribe([[segment]], SpanRecorder())
         assert list(ours.hypotheses[0].tokens) == expected.y_sequence.tolist()
         assert ours.text == expected.text
         lengths_found.append(len(ours.text))

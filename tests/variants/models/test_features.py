@@ -11,8 +11,7 @@ import pytest
 
 from harness.protocols import Segment
 from tests.harness.audio.recordings import RATE, noise, speech, tone
-from variants.frontend.config import FeatureConfig
-from variants.models.features import LogMel, mel_filterbank
+from variants.models.features import FeatureConfig, LogMel, mel_filterbank
 
 Reference = Callable[[np.ndarray], np.ndarray]
 
@@ -50,8 +49,8 @@ def reference(nemo: Any) -> Reference:
 
 
 def ours(samples: np.ndarray, config: FeatureConfig | None = None) -> np.ndarray:
-    (features,) = LogMel(config or FeatureConfig(), RATE)([Segment(samples, RATE, 0.0)])
-    return features.values
+    features = LogMel(config or FeatureConfig(), RATE)([Segment(samples, RATE, 0.0)])
+    return features.values[0]
 
 
 def spoken(seconds: float) -> np.ndarray:
@@ -104,14 +103,18 @@ def test_values_are_contiguous_float32_with_zero_mean_and_unit_deviation() -> No
     np.testing.assert_allclose(values.std(axis=1, ddof=1), 1.0, atol=1e-3)
 
 
-def test_segments_keep_their_order_and_start_and_those_below_a_hop_are_left_out() -> None:
-    segments = [Segment(noise(s), RATE, start) for s, start in ((1.0, 0.5), (0.009, 2.0), (0.5, 3.0))]
-    features = LogMel(FeatureConfig(), RATE)(segments)
-    assert [(f.start_s, f.values.shape[1]) for f in features] == [(0.5, 100), (3.0, 50)]
+def test_rows_are_the_segments_in_order_and_zero_beyond_their_frames() -> None:
+    segments = [Segment(noise(seconds), RATE, 0.0) for seconds in (1.0, 0.0109, 0.5)]
+    features = LogMel(FeatureConfig(), RATE)
+    batch = features(segments)
+    assert batch.values.shape == (3, 128, 100)
+    assert batch.lengths.tolist() == [100, 1, 50] == [features.frames(len(s.samples)) for s in segments]
+    np.testing.assert_array_equal(batch.values[2, :, :50], ours(segments[2].samples))
+    assert not batch.values[2, :, 50:].any()
 
 
 def test_without_normalization_the_logarithms_remain() -> None:
-    values = ours(np.zeros(RATE, np.float32), FeatureConfig(normalize="none"))
+    values = ours(np.zeros(RATE, np.float32), FeatureConfig(normalize=False))
     np.testing.assert_allclose(values, np.log(2.0**-24), rtol=1e-6)
 
 

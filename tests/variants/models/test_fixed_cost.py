@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import UsageError
-from harness.protocols import Engine, SegmentFeatures
+from harness.protocols import Segment
 from harness.spans import SpanRecorder
+from variants.batching.types import Inference
 from variants.models.fixed_cost import Checksum, Debt, FixedCostEngine, build
 
 
@@ -22,27 +23,28 @@ def engine(**options: Any) -> FixedCostEngine:
     return build(SimpleNamespace(options=options))
 
 
-def features(seed: int, frames: int = 50) -> SegmentFeatures:
-    return SegmentFeatures(np.random.default_rng(seed).standard_normal((8, frames), np.float32), 0.0)
+def speech(seed: int, seconds: float = 0.5) -> Segment:
+    samples = np.random.default_rng(seed).standard_normal(round(16_000 * seconds), np.float32)
+    return Segment(samples, 16_000, 0.0)
 
 
-def text(*segments: SegmentFeatures) -> str:
-    return engine().transcribe(segments, SpanRecorder()).text
+def text(*segments: Segment) -> str:
+    return engine().transcribe([segments], SpanRecorder())[0].text
 
 
-def test_it_is_an_engine() -> None:
-    assert isinstance(engine(), Engine)
+def test_it_computes_what_a_batching_choice_gives_it() -> None:
+    assert isinstance(engine(), Inference)
 
 
-def test_the_same_features_give_the_same_text() -> None:
-    assert text(features(0), features(1)) == text(features(0), features(1))
+def test_the_same_samples_give_the_same_text() -> None:
+    assert text(speech(0), speech(1)) == text(speech(0), speech(1))
 
 
-def test_any_change_of_the_features_changes_the_text() -> None:
-    a, b = features(0), features(1)
-    flipped = a.values.copy()
-    flipped.view(np.uint32)[3, 7] ^= 1
-    texts = [text(a, b), text(b, a), text(a), text(a, b, b), text(SegmentFeatures(flipped, 0.0), b)]
+def test_any_change_of_the_samples_changes_the_text() -> None:
+    a, b = speech(0), speech(1)
+    flipped = a.samples.copy()
+    flipped.view(np.uint32)[7] ^= 1
+    texts = [text(a, b), text(b, a), text(a), text(a, b, b), text(Segment(flipped, 16_000, 0.0), b)]
     assert len(set(texts)) == len(texts)
 
 
@@ -51,19 +53,14 @@ def test_silence_has_no_text() -> None:
 
 
 def test_each_segment_has_a_hypothesis_of_its_own() -> None:
-    transcript = engine().transcribe([features(0), features(1), features(0)], SpanRecorder())
+    (transcript,) = engine().transcribe([[speech(0), speech(1), speech(0)]], SpanRecorder())
     first, second, third = transcript.hypotheses
     assert first == third != second
 
 
-def test_features_in_another_memory_layout_have_the_same_checksum() -> None:
-    values = features(0).values
-    assert text(SegmentFeatures(np.asfortranarray(values), 0.0)) == text(SegmentFeatures(values, 0.0))
-
-
 def test_its_time_is_in_the_encoder_s_span() -> None:
     spans = SpanRecorder()
-    engine(per_request_s=0.02).transcribe([features(0)], spans)
+    engine(per_request_s=0.02).transcribe([[speech(0)]], spans)
     durations = {span.name: span.duration_s for span in spans.spans}
     assert list(durations) == ["encoder", "decoder"]
     assert durations["encoder"] >= 0.02
@@ -100,7 +97,7 @@ def test_what_is_owed_in_small_pieces_is_paid(method: str) -> None:
 
 def test_the_evidence_counts_work() -> None:
     one = engine(per_audio_s=0.01)
-    one.transcribe([features(0, frames=100)], SpanRecorder())
+    one.transcribe([[speech(0, seconds=1.0)]], SpanRecorder())
     stream = one.open_stream()
     stream.push(np.zeros(16_000, np.float32))
     stream.commit()

@@ -13,19 +13,17 @@ import torch
 from harness.audio.resample import resample
 from harness.corpus.speech import VOICES, speak
 from harness.errors import UsageError
-from harness.protocols import Hypothesis, Segment, SegmentFeatures, ShapePlan
+from harness.protocols import Hypothesis, Segment, ShapePlan
 from harness.spans import SpanRecorder
 from tests.variants.models.calibration_clips import render
 from variants.decoder import cpu_synced
 from variants.encoder import eager
-from variants.frontend.config import FeatureConfig
 from variants.models import parakeet_tdt_0_6b_v3, parakeet_tiny, synthetic
-from variants.models.features import LogMel
 from variants.models.options import ModelOptions
 from variants.models.parakeet import PARAKEET_TINY
 from variants.models.synthetic import CALIBRATION_STEP, build_synthetic, calibration_features
 from variants.models.types import TdtModel
-from variants.serving.engine import AsrEngine
+from variants.serving.inference import EncoderDecoder
 
 RATE = 16_000
 TEXTS = (
@@ -40,24 +38,25 @@ def tiny() -> TdtModel:
     return parakeet_tiny.build(ModelOptions(name="parakeet_tiny", device="cpu"))
 
 
-def spoken(voices: Sequence[str]) -> list[SegmentFeatures]:
+def spoken(voices: Sequence[str]) -> list[Segment]:
     """Every text in every voice, none of them among the clips of the calibration."""
     clips = [
         resample(speak(text, VOICES[voice]), sample_rate=RATE, quality="HQ").samples
         for voice in voices
         for text in TEXTS
     ]
-    return LogMel(FeatureConfig(), RATE)([Segment(clip, RATE, 0.0) for clip in clips])
+    return [Segment(clip, RATE, 0.0) for clip in clips]
 
 
-def decode(model: TdtModel, segments: Sequence[SegmentFeatures]) -> tuple[Hypothesis, ...]:
+def decode(model: TdtModel, segments: Sequence[Segment]) -> tuple[Hypothesis, ...]:
     plan = ShapePlan((), max_batch=4)
-    engine = AsrEngine(model, eager.build(model, {}, plan), cpu_synced.build(model, {}, plan), plan)
-    return engine.transcribe(segments, SpanRecorder()).hypotheses
+    parts = EncoderDecoder(model, eager.build(model, {}, plan), cpu_synced.build(model, {}, plan), plan)
+    (transcript,) = parts.transcribe([segments], SpanRecorder())
+    return transcript.hypotheses
 
 
-def labels_per_s(hypotheses: Sequence[Hypothesis], segments: Sequence[SegmentFeatures]) -> float:
-    seconds = sum(segment.values.shape[1] for segment in segments) * 0.01
+def labels_per_s(hypotheses: Sequence[Hypothesis], segments: Sequence[Segment]) -> float:
+    seconds = sum(len(segment.samples) for segment in segments) / RATE
     return sum(len(hypothesis.tokens) for hypothesis in hypotheses) / seconds
 
 
@@ -76,7 +75,7 @@ def test_real_speech_yields_the_stated_rate_and_realistic_output(tiny: TdtModel)
 def test_labels_are_spread_over_the_clip(tiny: TdtModel) -> None:
     segment = spoken(["us_male_2"])[0]
     frames = np.array(decode(tiny, [segment])[0].frames)
-    quarters = np.histogram(frames, bins=4, range=(0, segment.values.shape[1] / 8))[0]
+    quarters = np.histogram(frames, bins=4, range=(0, len(segment.samples) / 1280))[0]
     assert (quarters > 0).all()
 
 

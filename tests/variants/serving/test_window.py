@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 
-from harness.protocols import EncoderOutput, Evidence, FeatureBatch, Transcript
+from harness.protocols import EncoderOutput, Evidence, FeatureBatch, Segment, Transcript
 from tests.variants.models.small import SMALL, small_model
 from variants.decoder.cpu_synced import CpuSyncedDecoder
 from variants.models.types import TdtModel
@@ -30,19 +32,24 @@ class FrameEncoder:
         return {}
 
 
-def frame_features(samples: np.ndarray) -> np.ndarray | None:
-    """``[24, T]``: the first samples of every frame, so that a shift by one sample shows."""
-    frames = len(samples) // FRAME
-    if frames == 0:
-        return None
-    return samples[: frames * FRAME].reshape(frames, FRAME)[:, : SMALL.d_model].T.copy()
+class FrameFeatures:
+    """``[1, 24, T]``: the first samples of every frame, so that a shift by one sample shows."""
+
+    def frames(self, samples: int) -> int:
+        return samples // FRAME
+
+    def __call__(self, segments: Sequence[Segment]) -> FeatureBatch:
+        (segment,) = segments
+        count = self.frames(len(segment.samples))
+        frames = segment.samples[: count * FRAME].reshape(count, FRAME)
+        return FeatureBatch(frames[None, :, : SMALL.d_model].transpose(0, 2, 1).copy(), np.array([count]))
 
 
 def transcribe(model: TdtModel, samples: np.ndarray, options: StreamingOptions, step: int) -> Transcript:
     stream = RollingStream(
         FrameEncoder(),
         CpuSyncedDecoder(model),
-        frame_features,
+        FrameFeatures(),
         model.tokenizer.decode,
         options.in_samples(FRAME, RATE),
     )

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from harness.errors import UnavailableError
-from harness.protocols import Engine, Frontend, SegmentFeatures, ServiceSpec, Transcript
+from harness.protocols import Engine, Frontend, Segment, ServiceSpec, Transcript
 from harness.spans import SpanRecorder
+from variants.batching import alone
 from variants.frontend.config import FrontendConfig
 from variants.frontend.host import build as build_frontend
 from variants.models import fixed_cost
@@ -34,21 +35,21 @@ def make_frontend(**options: Any) -> Frontend:
 
 
 def make_engine(**options: Any) -> Engine:
-    """Its text is a checksum of the features it was given: a byte that differs anywhere changes it."""
-    return fixed_cost.build(Options(options))
+    """Its text is a checksum of the samples it was given: a byte that differs anywhere changes it."""
+    return alone.build(fixed_cost.build(Options(options)), {})
 
 
 class MortalEngine(fixed_cost.FixedCostEngine):
     """Dies of speech longer than five seconds, as a bug in native code would have it."""
 
-    def transcribe(self, segments: Sequence[SegmentFeatures], spans: SpanRecorder) -> Transcript:
-        if sum(segment.values.shape[1] for segment in segments) > 500:
+    def transcribe(self, recordings: Sequence[Sequence[Segment]], spans: SpanRecorder) -> list[Transcript]:
+        if sum(len(segment.samples) for segments in recordings for segment in segments) > 5 * 16_000:
             os._exit(17)
-        return super().transcribe(segments, spans)
+        return super().transcribe(recordings, spans)
 
 
 def make_mortal_engine() -> Engine:
-    return MortalEngine(fixed_cost.FixedCost())
+    return alone.build(MortalEngine(fixed_cost.FixedCost()), {})
 
 
 def refuse() -> Engine:

@@ -1,4 +1,4 @@
-"""The engine over a real model: batching, spans, evidence and live streams."""
+"""A real model with its parts: batches of similar length, spans, evidence and live streams."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ import pytest
 from harness.audio.resample import resample
 from harness.corpus.speech import VOICES, speak
 from harness.errors import RequestError, UsageError
-from harness.protocols import Engine, Segment, SegmentFeatures, ShapePlan, Stream
+from harness.protocols import Segment, ShapePlan, Stream, Transcript
 from harness.spans import SpanRecorder
+from variants.batching.types import Inference
 from variants.decoder import cpu_synced
 from variants.encoder import eager
-from variants.frontend.config import FeatureConfig
-from variants.models.features import LogMel
 from variants.models.options import ModelOptions
 from variants.models.parakeet_tiny import build
 from variants.models.types import TdtModel
-from variants.serving.engine import AsrEngine, batches, pad
+from variants.serving.inference import EncoderDecoder, batches
 
 RATE = 16_000
 TEXT = "please tell the driver that we are going to wait at the northern gate of the station until nine"
@@ -37,46 +36,53 @@ def speech() -> np.ndarray:
     return resample(speak(TEXT, VOICES["gb_female"]), sample_rate=RATE, quality="HQ").samples
 
 
-def make_engine(model: TdtModel, max_batch: int = 3, **options: Any) -> AsrEngine:
+def make_engine(model: TdtModel, max_batch: int = 3, **options: Any) -> EncoderDecoder:
     plan = ShapePlan((5.0,), max_batch)
     configured = dataclasses.replace(model, options=options)
-    return AsrEngine(configured, eager.build(model, {}, plan), cpu_synced.build(model, {}, plan), plan)
+    return EncoderDecoder(configured, eager.build(model, {}, plan), cpu_synced.build(model, {}, plan), plan)
 
 
-def features_of(*clips: np.ndarray) -> list[SegmentFeatures]:
-    return LogMel(FeatureConfig(), RATE)([Segment(clip, RATE, 0.0) for clip in clips])
+def segments_of(*clips: np.ndarray) -> list[Segment]:
+    return [Segment(clip, RATE, 0.0) for clip in clips]
 
 
-def test_is_an_engine(model: TdtModel) -> None:
-    assert isinstance(make_engine(model), Engine)
+def transcribe(
+    parts: EncoderDecoder, segments: list[Segment], spans: SpanRecorder | None = None
+) -> Transcript:
+    (transcript,) = parts.transcribe([segments], spans or SpanRecorder())
+    return transcript
+
+
+def test_is_what_a_batching_choice_computes_with(model: TdtModel) -> None:
+    assert isinstance(make_engine(model), Inference)
 
 
 def test_segments_keep_their_order_whatever_the_batching(model: TdtModel, speech: np.ndarray) -> None:
     lengths = (30_000, 8_000, 64_000, 16_000, 48_000)
-    segments = features_of(*(speech[1000 * row :][:length] for row, length in enumerate(lengths)))
-    alone = [make_engine(model).transcribe([segment], SpanRecorder()) for segment in segments]
-    together = make_engine(model, max_batch=2).transcribe(segments, SpanRecorder())
+    segments = segments_of(*(speech[1000 * row :][:length] for row, length in enumerate(lengths)))
+    alone = [transcribe(make_engine(model), [segment]) for segment in segments]
+    together = transcribe(make_engine(model, max_batch=2), segments)
     assert [one.hypotheses[0] for one in alone] == list(together.hypotheses)
     assert together.text == " ".join(one.text for one in alone if one.text)
     assert together.text
 
 
 def test_no_speech_is_an_empty_transcript(model: TdtModel) -> None:
-    transcript = make_engine(model).transcribe([], SpanRecorder())
+    transcript = transcribe(make_engine(model), [])
     assert (transcript.text, transcript.hypotheses) == ("", ())
 
 
 def test_each_batch_has_its_spans(model: TdtModel, speech: np.ndarray) -> None:
     spans = SpanRecorder()
-    make_engine(model, max_batch=2).transcribe(features_of(speech, speech, speech), spans)
-    assert [span.name for span in spans.spans] == ["encoder", "decoder", "encoder", "decoder", "text"]
+    transcribe(make_engine(model, max_batch=2), segments_of(speech, speech, speech), spans)
+    assert [span.name for span in spans.spans] == [*["features", "encoder", "decoder"] * 2, "text"]
 
 
 def test_the_encoder_span_waits_for_the_device(model: TdtModel, speech: np.ndarray) -> None:
     waits: list[str | None] = []
     spans = SpanRecorder()
     engine = make_engine(dataclasses.replace(model, synchronize=lambda: waits.append(spans.open_name)))
-    engine.transcribe(features_of(speech), spans)
+    transcribe(engine, segments_of(speech), spans)
     assert waits == ["encoder"]
 
 
@@ -85,11 +91,16 @@ def test_batches_group_neighbours_in_length() -> None:
     assert list(batches([], 2)) == []
 
 
-def test_padding_is_zero_beyond_each_length() -> None:
-    batch = pad([np.ones((4, 3), np.float32), np.ones((4, 5), np.float32)])
-    assert batch.values.shape == (2, 4, 5)
-    assert batch.lengths.tolist() == [3, 5]
-    assert batch.values[0, :, 3:].sum() == 0
+def test_segments_of_several_recordings_share_batches_and_come_back_to_theirs(
+    model: TdtModel, speech: np.ndarray
+) -> None:
+    recordings = [segments_of(speech[:30_000], speech[:100]), [], segments_of(speech[5_000:64_000])]
+    spans = SpanRecorder()
+    together = make_engine(model).transcribe(recordings, spans)
+    alone = [transcribe(make_engine(model), segments) for segments in recordings]
+    assert together == alone
+    assert [len(each.hypotheses) for each in together] == [1, 0, 1]  # 100 samples are less than a frame
+    assert [span.name for span in spans.spans] == ["features", "encoder", "decoder", "text"]
 
 
 def test_warm_up_visits_every_length_and_one_full_batch(model: TdtModel) -> None:
@@ -101,7 +112,7 @@ def test_warm_up_visits_every_length_and_one_full_batch(model: TdtModel) -> None
 
 def test_evidence_names_the_weights_and_counts_the_work(model: TdtModel, speech: np.ndarray) -> None:
     engine = make_engine(model)
-    engine.transcribe(features_of(speech), SpanRecorder())
+    transcribe(engine, segments_of(speech))
     evidence = engine.evidence()
     assert evidence["model"]["name"] == "parakeet_tiny"
     assert evidence["model"]["weights_hash"] == model.provenance["weights_hash"]
@@ -121,7 +132,7 @@ def test_with_context_around_everything_the_text_is_the_offline_text(
     model: TdtModel, speech: np.ndarray
 ) -> None:
     engine = make_engine(model, left_context_s=16.0, chunk_s=0.32, right_context_s=16.0)
-    offline = engine.transcribe(features_of(speech), SpanRecorder())
+    offline = transcribe(engine, segments_of(speech))
     stream = engine.open_stream()
     assert push_all(stream, speech, 1600) == []
     assert stream.commit() == offline

@@ -1,0 +1,1 @@
+"""Which works of an engine are computed together, and when."""

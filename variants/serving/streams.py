@@ -1,0 +1,59 @@
+"""The live streams of one engine, by id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness.errors import HarnessError, RequestError
+from harness.protocols import Stream, Transcript, Work
+
+
+def describe(failure: BaseException) -> str:
+    """What a client is told: our own errors speak for themselves, others are marked as internal."""
+    if isinstance(failure, HarnessError):
+        return str(failure)
+    return f"internal: {type(failure).__name__}: {failure}"
+
+
+class StreamTable:
+    """Raises ``RequestError`` for an id that is not open (or is, where it must not be)."""
+
+    def __init__(self, open_stream: Callable[[], Stream]) -> None:
+        self._open_stream = open_stream
+        self._streams: dict[int, Stream] = {}
+        self.works = 0
+
+    def do(self, work: Work) -> str | Transcript | None:
+        """What the stream answers. One that fails is closed."""
+        self.works += 1
+        try:
+            return self._do(work)
+        except RequestError:
+            raise
+        except Exception:
+            self._streams.pop(work.stream_id, None)
+            raise
+
+    def _do(self, work: Work) -> str | Transcript | None:
+        kind, stream_id = work.kind, work.stream_id
+        if kind == "push":
+            if work.samples is None:
+                raise RequestError(f"stream {stream_id} was given no samples")
+            return self._find(stream_id).push(work.samples)
+        if kind == "open":
+            if stream_id in self._streams:
+                raise RequestError(f"stream {stream_id} is open already")
+            self._streams[stream_id] = self._open_stream()
+        elif kind == "commit":
+            stream = self._find(stream_id)
+            del self._streams[stream_id]
+            return stream.commit()
+        else:
+            self._streams.pop(stream_id, None)
+        return None
+
+    def _find(self, stream_id: int) -> Stream:
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            raise RequestError(f"no open stream {stream_id}: it was never opened, has failed or was lost")
+        return stream
