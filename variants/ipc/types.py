@@ -12,6 +12,7 @@ goes on.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
@@ -167,3 +168,11 @@ class Traffic:
             "copied_bytes_total": self.copied_bytes.total(),
             "broken_links": self.broken_links,
         }
+
+
+def total(traffics: Iterable[Traffic]) -> Traffic:
+    """What went through several ends together."""
+    found = Traffic()
+    for traffic in traffics:
+        found.add(traffic)
+    return found

@@ -26,6 +26,8 @@ class Item(NamedTuple):
     speech_s: float = 0.0
     started_ns: int = 0
     finished_ns: int = 0
+    route: int = 0
+    """Which of the inference processes it is for."""
     batch_id: int = 0
     batch_size: int = 1
 

@@ -44,7 +44,7 @@ def plans_of(spec: ServiceSpec, transport: Transport, folder: Path) -> list[Work
                 name=name,
                 transport=transport,
                 source=str(folder / name),
-                destination=str(folder / following),
+                destinations=(str(folder / following),),
                 make_frontend=None if engine else spec.make_frontend,
                 stages=None if engine else SERVICES[name],
                 make_engine=spec.make_engine if engine else None,

@@ -26,7 +26,7 @@ import numpy as np
 from harness.errors import HarnessError, UsageError
 from harness.protocols import Evidence, Reply, Request, Transcript
 from harness.spans import Span, now_ns
-from variants.ipc.types import Lease, PeerGoneError, Receiver, Sender, Traffic, Transport
+from variants.ipc.types import Lease, PeerGoneError, Receiver, Sender, Traffic, Transport, total
 from variants.serving.streams import describe
 from variants.topology.item import Item, hop_spans, since_ns
 from variants.topology.supervisor import RestartPolicy, Supervisor
@@ -60,14 +60,16 @@ Finish = Callable[[Item], None]
 class Layout:
     """Which processes there are and how they hang together.
 
-    Every one but the entries is shared: its death ends all that is pending. ``plans`` are built by a
-    function of the folder in which links have their addresses; the last process sends to ``main``.
+    A job enters by one of ``entries`` and is inferred in one of ``inference``, each on a device of its
+    own; every other process is shared: its death ends all that is pending. ``plans`` are built by a
+    function of the folder in which links have their addresses; those of ``inference`` send to ``main``.
     """
 
     name: str
     plans: Callable[[Path], Sequence[WorkerPlan]]
     entries: tuple[str, ...]
     hops: int
+    inference: tuple[str, ...] = ("inference",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +87,21 @@ class _Entry:
     waiting: deque[Item] = field(default_factory=deque)
     wakeup: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     pending: int = 0
-    up: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """Where a job enters, and which inference process it is for; a stream keeps to its way."""
+
+    entry: _Entry
+    route: int
 
 
 @dataclass(slots=True)
 class _Pending:
     kind: Kind
     finish: Finish
-    entry: _Entry
+    way: _Way
     submitted_ns: int
     nbytes: int
 
@@ -110,7 +119,8 @@ class Pipeline:
         self._pending: dict[int, _Pending] = {}
         self._pending_bytes = 0
         self._book = threading.Lock()
-        self._streams: dict[int, _Entry] = {}
+        self._in_flight = [0] * len(layout.inference)
+        self._streams: dict[int, _Way] = {}
         self._job_ids = itertools.count(1)
         self._threads: list[threading.Thread] = []
         self._closing = False
@@ -120,8 +130,8 @@ class Pipeline:
         self._given_up: str | None = None
         self._receiver: Receiver | None = None
         self._senders: list[Sender] = []
-        self._shared_down: set[str] = set()
-        self._lost_streams: list[int] = []
+        self._down: set[str] = set(layout.entries)
+        self._lost_streams: list[tuple[int, int]] = []
 
     # ------------------------------------------------------------ life
 
@@ -165,8 +175,9 @@ class Pipeline:
         lengths = list(lengths_s)
         for entry in self._entries:
             for length_s in lengths:
-                _raise_error(self._ask("transcribe", _as_array(tone_wav(length_s)), entry))
-        _raise_error(self._ask("warm_up", lengths, self._entries[0]))
+                _raise_error(self._ask("transcribe", _as_array(tone_wav(length_s)), _Way(entry, 0)))
+        for route in range(len(self._in_flight)):
+            _raise_error(self._ask("warm_up", lengths, _Way(self._entries[0], route)))
 
     # ------------------------------------------------------------ jobs
 
@@ -197,47 +208,55 @@ class Pipeline:
             stream_id = job.stream_id
             if isinstance(job, PushAudio):
                 value = job.samples
-        entry = self._route(kind, stream_id)
-        if isinstance(entry, str):
+        way = self._route(kind, stream_id)
+        if isinstance(way, str):
             finish(
-                Item(kind, 0, stream_id, None, error=entry, started_ns=submitted_ns, finished_ns=submitted_ns)
+                Item(kind, 0, stream_id, None, error=way, started_ns=submitted_ns, finished_ns=submitted_ns)
             )
             return
-        self._enqueue(kind, stream_id, value, entry, finish, submitted_ns)
+        self._enqueue(kind, stream_id, value, way, finish, submitted_ns)
 
-    def _route(self, kind: Kind, stream_id: int) -> _Entry | str:
-        """Where the job goes, or why it cannot be done."""
+    def _route(self, kind: Kind, stream_id: int) -> _Way | str:
+        """The way that the job goes, or why it cannot be done."""
         if kind in ("transcribe", "open"):
-            entries = [entry for entry in self._entries if self._is_up(entry)]
-            if not entries:
+            ways = self._open_ways()
+            if not ways:
                 return self._down_because()
             if kind == "transcribe":
-                return min(entries, key=_pending_of)
+                return min(ways, key=self._load_of)
             if stream_id in self._streams:
                 return f"stream {stream_id} is open already"
             # An id that is used again goes the same way, behind what is still under way.
-            return self._streams.setdefault(stream_id, entries[stream_id % len(entries)])
-        stream_entry = self._streams.get(stream_id)
-        if stream_entry is None and kind == "abandon":
-            return self._entries[0]
-        if stream_entry is None:
+            return self._streams.setdefault(stream_id, ways[stream_id % len(ways)])
+        stream_way = self._streams.get(stream_id)
+        if stream_way is None and kind == "abandon":
+            return _Way(self._entries[0], 0)
+        if stream_way is None:
             return f"no open stream {stream_id}: it was never opened, or was lost with a process that died"
         if kind in ("commit", "abandon"):
             self._streams.pop(stream_id, None)
-        return stream_entry
+        return stream_way
+
+    def _open_ways(self) -> list[_Way]:
+        """Every pair of an entry and an inference process that a job can pass now."""
+        ways = [_Way(entry, route) for entry in self._entries for route in range(len(self._in_flight))]
+        return [way for way in ways if self._is_open(way)]
+
+    def _load_of(self, way: _Way) -> tuple[int, int]:
+        return self._in_flight[way.route], way.entry.pending
 
     def _enqueue(
-        self, kind: Kind, stream_id: int, value: Any, entry: _Entry, finish: Finish, submitted_ns: int
+        self, kind: Kind, stream_id: int, value: Any, way: _Way, finish: Finish, submitted_ns: int
     ) -> None:
         nbytes = getattr(value, "nbytes", 0)
         with self._book:  # a death takes it too: nothing is accepted behind its back
-            up = self._is_up(entry)
-            if up and self._is_full(nbytes):
-                self._unroute(kind, stream_id, entry)
+            is_open = self._is_open(way)
+            if is_open and self._is_full(nbytes):
+                self._unroute(kind, stream_id, way)
                 raise Busy
-            if up:
-                self._accept(_Pending(kind, finish, entry, submitted_ns, nbytes), stream_id, value)
-        if not up:
+            if is_open:
+                self._accept(_Pending(kind, finish, way, submitted_ns, nbytes), stream_id, value)
+        if not is_open:
             error = self._down_because()
             finish(Item(kind, 0, stream_id, None, error=error, started_ns=submitted_ns, finished_ns=now_ns()))
 
@@ -251,22 +270,24 @@ class Pipeline:
         job_id = next(self._job_ids)
         self._pending[job_id] = pending
         self._pending_bytes += pending.nbytes
-        pending.entry.pending += 1
-        pending.entry.waiting.append(Item(pending.kind, job_id, stream_id, value))
-        pending.entry.wakeup.release()
+        way = pending.way
+        way.entry.pending += 1
+        self._in_flight[way.route] += 1
+        way.entry.waiting.append(Item(pending.kind, job_id, stream_id, value, route=way.route))
+        way.entry.wakeup.release()
 
-    def _unroute(self, kind: Kind, stream_id: int, entry: _Entry) -> None:
+    def _unroute(self, kind: Kind, stream_id: int, way: _Way) -> None:
         if kind == "open":
             self._streams.pop(stream_id, None)
         elif kind in ("commit", "abandon"):
-            self._streams[stream_id] = entry
+            self._streams[stream_id] = way
 
-    def _ask(self, kind: Kind, value: Any, entry: _Entry, timeout_s: float | None = None) -> Item:
-        """A job of the service's own, through one entry; its answer."""
+    def _ask(self, kind: Kind, value: Any, way: _Way, timeout_s: float | None = None) -> Item:
+        """A job of the service's own, on one way; its answer."""
         answer: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        if not self._is_up(entry):
+        if not self._is_open(way):
             return Item(kind, 0, 0, None, error=self._down_because())
-        self._enqueue(kind, 0, value, entry, answer.put, now_ns())
+        self._enqueue(kind, 0, value, way, answer.put, now_ns())
         try:
             return answer.get(timeout=timeout_s)
         except queue.Empty:
@@ -290,7 +311,7 @@ class Pipeline:
         """Nothing can be served any more: answer what is pending, refuse what comes."""
         with self._book:
             self._given_up = f"the service is down: {why}"
-            self._shared_down.add("this process")
+            self._down.add("this process")
             lost = list(self._pending)
         self._fail(lost, self._given_up)
 
@@ -306,7 +327,7 @@ class Pipeline:
                 if len(items) == 1:
                     sender.send(items[0], since_ns=since_ns(items[0]))
                 else:
-                    sender.send(Item("batch", 0, 0, items))
+                    sender.send(Item("batch", 0, 0, items, route=items[0].route))
             except PeerGoneError:
                 self._fail_by_death([item.job_id for item in items], entry.name, "its link broke")
             except HarnessError as error:  # it does not fit the link
@@ -321,7 +342,7 @@ class Pipeline:
             submitted_ns = now_ns() if pending is None else pending.submitted_ns
             return [item._replace(spans=(Span("queue", submitted_ns, now_ns()),))]
         items = [item]
-        while len(items) < _LONGEST_BATCH and waiting and waiting[0].kind == "push":
+        while len(items) < _LONGEST_BATCH and waiting and _goes_with(waiting[0], item):
             entry.wakeup.acquire()  # it was released once for each item, or is about to be
             items.append(waiting.popleft())
         return items
@@ -360,7 +381,8 @@ class Pipeline:
             pending = self._pending.pop(job_id, None)
             if pending is not None:
                 self._pending_bytes -= pending.nbytes
-                pending.entry.pending -= 1
+                pending.way.entry.pending -= 1
+                self._in_flight[pending.way.route] -= 1
         return pending
 
     def _fail(self, job_ids: Iterable[int], why: str) -> int:
@@ -381,43 +403,40 @@ class Pipeline:
 
     def _on_down(self, plan: WorkerPlan, how: str) -> None:
         """Answer for everything that may have been in the process, or has to pass it."""
-        entry = self._entry_of(plan)
-        only = entry if len(self._entries) > 1 else None  # a single entry is passed by all
         with self._book:
-            if entry is None:
-                self._shared_down.add(plan.name)
-            else:
-                entry.up = False
-            for stream_id, at in list(self._streams.items()):
-                if only is None or at is only:
+            self._down.add(plan.name)
+            for stream_id, way in list(self._streams.items()):
+                if self._passes(way, plan.name):
                     del self._streams[stream_id]
-                    self._lost_streams.append(stream_id)
-            lost = [job for job, p in self._pending.items() if only is None or p.entry is only]
+                    self._lost_streams.append((stream_id, way.route))
+            lost = [job for job, pending in self._pending.items() if self._passes(pending.way, plan.name)]
             self._forget_lost_streams()
         self._fail_by_death(lost, plan.name, how)
 
     def _on_up(self, plan: WorkerPlan) -> None:
         with self._book:
-            self._shared_down.discard(plan.name)
-            entry = self._entry_of(plan)
-            if entry is not None:
-                entry.up = True
+            self._down.discard(plan.name)
             self._forget_lost_streams()
 
     def _forget_lost_streams(self) -> None:
         """Tell the engine, before anybody can open a stream of the same id (the caller holds the book)."""
-        entry = next(filter(self._is_up, self._entries), None)
-        if entry is None:
-            return
-        lost, self._lost_streams = self._lost_streams, []
-        for stream_id in lost:
-            self._accept(_Pending("abandon", _ignore, entry, now_ns(), 0), stream_id, None)
+        waiting, self._lost_streams = self._lost_streams, []
+        for stream_id, route in waiting:
+            ways = (_Way(entry, route) for entry in self._entries)
+            way = next(filter(self._is_open, ways), None)
+            if way is None:
+                self._lost_streams.append((stream_id, route))
+            else:
+                self._accept(_Pending("abandon", _ignore, way, now_ns(), 0), stream_id, None)
 
-    def _entry_of(self, plan: WorkerPlan) -> _Entry | None:
-        return next((entry for entry in self._entries if entry.name == plan.name), None)
+    def _passes(self, way: _Way, name: str) -> bool:
+        """Whether what goes this way passes the process of that name."""
+        if name in self._layout.entries:
+            return way.entry.name == name
+        return name not in self._layout.inference or self._layout.inference[way.route] == name
 
-    def _is_up(self, entry: _Entry) -> bool:
-        return entry.up and not self._shared_down
+    def _is_open(self, way: _Way) -> bool:
+        return not any(self._passes(way, name) for name in self._down)
 
     def _fail_by_death(self, job_ids: Iterable[int], name: str, how: str) -> None:
         why = f"the {name} process died ({how}) while this was pending; send it again"
@@ -466,18 +485,18 @@ class Pipeline:
     def _worker_evidence(self) -> list[dict[str, Any]]:
         """Each process once; those that are down or silent are missing."""
         found: dict[str, dict[str, Any]] = {}
-        for entry in self._entries if self._threads and not self._closing else []:
-            for worker in self._ask("evidence", [], entry, _EVIDENCE_TIMEOUT_S).value or []:
+        for way in self._open_ways() if self._threads and not self._closing else []:
+            for worker in self._ask("evidence", [], way, _EVIDENCE_TIMEOUT_S).value or []:
                 found[worker["name"]] = worker
         return list(found.values())
 
     def _ipc_evidence(self, workers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        sent_by: dict[str, Traffic] = {"main": _sum(sender.traffic for sender in self._senders)}
+        sent_by: dict[str, Traffic] = {"main": total(sender.traffic for sender in self._senders)}
         received_by = {} if self._receiver is None else {"main": self._receiver.traffic}
         for worker in workers:
             sent_by[worker["name"]], received_by[worker["name"]] = worker["sent"], worker["received"]
-        sent = _sum(sent_by.values())
-        copied = sent.copied_bytes + _sum(received_by.values()).copied_bytes
+        sent = total(sent_by.values())
+        copied = sent.copied_bytes + total(received_by.values()).copied_bytes
         evidence: dict[str, Any] = {
             "name": self._transport.name,
             "messages": sent.messages,
@@ -492,19 +511,13 @@ class Pipeline:
         return {**evidence, "not_engaged": why} if why else evidence
 
 
-def _sum(traffics: Iterable[Traffic]) -> Traffic:
-    total = Traffic()
-    for traffic in traffics:
-        total.add(traffic)
-    return total
-
-
 def _ignore(_item: Item) -> None:
     pass
 
 
-def _pending_of(entry: _Entry) -> int:
-    return entry.pending
+def _goes_with(item: Item, first: Item) -> bool:
+    """Whether a chunk of live audio can travel in one message with ``first``."""
+    return item.kind == "push" and item.route == first.route
 
 
 def _complete(job: Job, done: Done, submitted_ns: int, item: Item) -> None:

@@ -38,7 +38,10 @@ class WorkerProcess:
         with theirs:
             command = _BOOT.format(path=sys.path, fd=theirs.fileno())
             self._popen = subprocess.Popen(
-                [sys.executable, "-c", command], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+                [sys.executable, "-c", command],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=environment(plan.device),
             )
         self._control = Connection(ours.detach())
         self.pid_fd = os.pidfd_open(self._popen.pid)
@@ -86,3 +89,11 @@ class WorkerProcess:
         if self.pid_fd != -1:
             os.close(self.pid_fd)
             self.pid_fd = -1
+
+
+def environment(device: int | None) -> dict[str, str]:
+    """This process's, in which only the ``device``-th of its visible CUDA devices is left."""
+    if device is None:
+        return dict(os.environ)
+    visible = [each for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each]
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": visible[device] if device < len(visible) else str(device)}

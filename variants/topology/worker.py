@@ -22,10 +22,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from harness.errors import HarnessError
 from harness.protocols import Allocate, Engine, Frontend
 from harness.spans import SpanRecorder, now_ns
-from variants.ipc.types import Lease, PayloadTooLargeError, PeerGoneError, Transport
+from variants.ipc.types import Lease, PayloadTooLargeError, PeerGoneError, Sender, Transport, total
 from variants.topology.item import Item, hop_spans, since_ns
 from variants.topology.roles import FrontendRole, InferenceRole, Role
 
@@ -36,18 +38,21 @@ _NO_SPANS = SpanRecorder()  # for work that records none
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """What one process is for. ``source`` and ``destination`` are addresses of links."""
+    """What one process is for. ``source`` and ``destinations`` are addresses of links; where there are
+    several, an item goes to that of its ``route``."""
 
     name: str
     transport: Transport
     source: str
-    destination: str
+    destinations: tuple[str, ...]
     make_frontend: Callable[[], Frontend] | None = None
     stages: tuple[str, ...] | None = None
     """The front end's stages that this process runs; None for all of them."""
     make_engine: Callable[[], Engine] | None = None
     gc: Mapping[str, Any] = field(default_factory=dict)
     make_recorder: Callable[[], SpanRecorder] = SpanRecorder
+    device: int | None = None
+    """Which of the visible CUDA devices it sees; None for all."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +110,13 @@ def _watch_control(control: Connection, stopping: threading.Event, folder: Path)
 class Worker:
     def __init__(self, plan: WorkerPlan) -> None:
         self._plan = plan
-        self._sender = plan.transport.sender(plan.destination)
-        self._role = _make_role(plan, self._sender.allocate)
+        self._senders = [plan.transport.sender(address) for address in plan.destinations]
+        self._sender = self._senders[0]  # of the item at hand
+        self._role = _make_role(plan, self._allocate)
         # Bound last: who connects finds a process that is ready.
         self._receiver = plan.transport.receiver(plan.source)
-        self._receiver.watch(self._sender)
+        for sender in self._senders:
+            self._receiver.watch(sender)
         self._undelivered = 0
 
     def run(self, stopping: threading.Event) -> None:
@@ -120,11 +127,16 @@ class Worker:
                 role.step()
             else:
                 self._take(lease)
-        self._sender.close()
+        for sender in self._senders:
+            sender.close()
         self._receiver.close()
+
+    def _allocate(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        return self._sender.allocate(shape, dtype)
 
     def _take(self, lease: Lease) -> None:
         item: Item = lease.value
+        self._sender = self._to(item)
         try:
             if item.kind == "evidence":
                 self._send(item._replace(value=[*item.value, self._evidence()]), lease)
@@ -144,19 +156,24 @@ class Worker:
         self._send(item._replace(spans=(*item.spans, *recorder.spans)), lease)
 
     def _send(self, item: Item, lease: Lease) -> None:
+        sender = self._to(item)
         try:
-            self._sender.send(item, lease, since_ns(item))
+            sender.send(item, lease, since_ns(item))
         except PeerGoneError:
             self._undelivered += 1  # the service has answered for it, or will
         except PayloadTooLargeError as error:  # the answer fits
-            self._sender.send(item._replace(value=None, error=str(error)))
+            sender.send(item._replace(value=None, error=str(error)))
+
+    def _to(self, item: Item) -> Sender:
+        return self._senders[item.route % len(self._senders)]
 
     def _evidence(self) -> dict[str, Any]:
         return {
             "name": self._plan.name,
             "pid": os.getpid(),
             "received": self._receiver.traffic,
-            "sent": self._sender.traffic,
+            "sent": total([sender.traffic for sender in self._senders]),
+            "device": self._plan.device,
             "undelivered": self._undelivered,
             "max_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "heavy_modules": sorted({"torch", "nemo"} & sys.modules.keys()),
