@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from statistics import median
 
 from harness import registry
+from harness.command import command
 from harness.errors import HarnessError
 
 HEAPS = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000)
@@ -71,4 +72,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))
