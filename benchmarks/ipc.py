@@ -32,6 +32,7 @@ import numpy as np
 import zmq
 
 from harness.arguments import positive_integer, positive_seconds, result_file
+from harness.command import command
 from harness.measure.stats import percentiles
 from harness.run.provenance import git_state
 from harness.spans import now_ns
@@ -239,7 +240,7 @@ def _columns(samples: Sequence[Sample]) -> dict[str, list[Any]]:
     return {name: [getattr(sample, name) for sample in samples] for name in Sample.__slots__}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ipc", description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=result_file, help="JSON file to write")
     parser.add_argument("--processes", type=positive_integer, default=5, help="fresh sets of processes")
@@ -258,7 +259,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         document = {"schema": SCHEMA, "provenance": origin, "rows": rows, "samples": _columns(samples)}
         options.out.write_text(json.dumps(document) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command(main))

@@ -3,5 +3,6 @@
 import sys
 
 from harness.cli import main
+from harness.command import command
 
-sys.exit(main())
+sys.exit(command(main))

@@ -1,16 +1,33 @@
-"""How every command of this project ends: one line for the user, one exit code for CI."""
+"""How every command of this project speaks and ends: one line for the user, one exit code for CI."""
 
 from __future__ import annotations
 
+import io
+import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
 
 from harness.errors import ExitCode, HarnessError
+from harness.printable import printable
 
 INTERRUPTED = 130
 """The shell's convention for a process that SIGINT ended."""
+
+
+def command(main: Callable[[], int]) -> int:
+    """Run ``main`` as a process's command: nothing that its terminal or pipe lacks can end it.
+
+    A character that the encoding lacks is printed as ``?``. Where the reader of a pipe has left
+    (``… | head``), the rest is dropped, and the exit code is still that of the work.
+    """
+    sys.stdout = _lasting(sys.stdout, _Output)
+    sys.stderr = _lasting(sys.stderr, _Stream)
+    return guarded(main)
 
 
 def end_on_sigterm() -> None:
@@ -28,9 +45,6 @@ def guarded(action: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read the output has seen enough (… | head)
-        sys.stdout = None  # nothing is left to flush to
-        return int(ExitCode.DONE)
     except Exception:
         traceback.print_exc()
         print(
@@ -38,3 +52,42 @@ def guarded(action: Callable[[], int]) -> int:
             file=sys.stderr,
         )
         return int(ExitCode.INTERNAL)
+
+
+class _Stream(io.TextIOWrapper):
+    """Text to a descriptor that may be a pipe whose reader leaves."""
+
+    def write(self, text: str, /) -> int:
+        with self._reader_may_leave():
+            return super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._reader_may_leave():
+            super().flush()
+
+    @contextmanager
+    def _reader_may_leave(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())  # what is buffered, and all that follows, goes there
+            os.close(nowhere)
+
+
+class _Output(_Stream):
+    """Standard output: transcripts and names of others cannot drive the terminal through it."""
+
+    def write(self, text: str, /) -> int:
+        return super().write(printable(text))
+
+
+def _lasting(stream: TextIO | None, kind: type[_Stream]) -> TextIO:
+    """``stream`` again on the same descriptor; to nowhere if the process was started without one."""
+    if stream is None:
+        return Path(os.devnull).open("w")
+    stream.flush()
+    raw = open(stream.fileno(), "wb", closefd=False)  # noqa: SIM115
+    terminal = stream.isatty() or kind is _Stream
+    return kind(raw, encoding=stream.encoding, errors="replace", line_buffering=terminal)

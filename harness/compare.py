@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.command import guarded
+from harness.command import command, guarded
 from harness.comparison import Comparison, compare_runs
 from harness.errors import ExitCode
 from harness.measure.change import Change
@@ -164,4 +164,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from harness.printable import printable
+
 
 class ExitCode(IntEnum):
     """Process exit status of every command of this project."""
@@ -26,6 +28,9 @@ class HarnessError(Exception):
     """A failure with a message for the user: what is wrong, where, and what to do about it."""
 
     exit_code = ExitCode.INTERNAL
+
+    def __str__(self) -> str:
+        return printable(super().__str__())  # it may quote a path, a file or a library
 
 
 class UsageError(HarnessError):

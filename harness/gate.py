@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from harness.arguments import result_file
-from harness.command import guarded
+from harness.command import command, guarded
 from harness.compare import add_comparison_options, tolerance_of
 from harness.comparison import Comparison, compare_runs
 from harness.errors import ExitCode, HarnessError, InvalidMeasurementError, NotComparableError, UsageError
@@ -226,4 +226,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from harness.arguments import positive_integer
-from harness.command import end_on_sigterm, guarded
+from harness.command import command, end_on_sigterm, guarded
 from harness.config.load import compose_run
 from harness.errors import ExitCode, HarnessError, UsageError
 from harness.record import StoredRun
@@ -119,4 +119,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.command import guarded
+from harness.command import command, guarded
 from harness.errors import InvalidMeasurementError, UsageError
 from harness.record import Run, Status, StoredRun, VerdictStatus, folder_name, read_run, write_run
 
@@ -119,4 +119,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

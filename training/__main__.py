@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from harness.command import command
 from harness.errors import ExitCode, HarnessError
 
 _FOLDER = Path("results/training")
@@ -141,4 +142,4 @@ def main(arguments: Sequence[str] | None = None) -> ExitCode:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

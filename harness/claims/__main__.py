@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.arguments import positive_integer, positive_seconds
 from harness.claims import accelerated, collector, connections, copies, hops, report
 from harness.claims.model import Bench, Claim, Finding, Test
-from harness.command import end_on_sigterm
+from harness.command import command, end_on_sigterm
 from harness.errors import ExitCode, HarnessError, UsageError
 
 
@@ -150,4 +150,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable, Iterator
+from os.path import expanduser
 
 from omegaconf import DictConfig
 
@@ -12,6 +14,7 @@ from harness.config import schema
 
 _UNKNOWN_CHOICE = re.compile(r"Could not find '(?P<group>[^'/]+)/(?P<choice>[^']*)'.*: (?P<known>.+)")
 _UNKNOWN_KEY = re.compile(r"Could not override '(?P<key>[^']+)'")
+_SEVERAL_VALUES = re.compile(r"Ambiguous value for argument '(?P<override>.*?)'\n", re.DOTALL)
 _OPTIONS = ".options."
 """Below it a choice has keys of its own, which the schema does not know."""
 
@@ -19,6 +22,10 @@ _OPTIONS = ".options."
 def one_line(error: Exception) -> str:
     """The explanation of ``error``: in this project's words for what users get wrong most often,
     else Hydra's and its cause, without the search paths, which name no remedy."""
+    several = _SEVERAL_VALUES.search(str(error))
+    override = several["override"] if several else getattr(error, "override", None)
+    if override is not None and "=" in override:
+        return _unquoted(override)
     explanation = str(error).partition("Config search path:")[0]
     if error.__cause__ is not None:
         explanation += f": {str(error.__cause__).partition('full_key')[0]}"
@@ -29,6 +36,18 @@ def one_line(error: Exception) -> str:
     if key is None:
         return line
     return _no_option(key["key"]) if _OPTIONS in key["key"] else no_key(key["key"])
+
+
+def _unquoted(override: str) -> str:
+    """What to type for a value that Hydra's grammar of lists, functions and numbers does not let through.
+
+    A leading ``~`` is written out, because no shell does that after a key.
+    """
+    key, _, value = override.partition("=")
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", expanduser(value))
+    whole = f"{key}='{escaped}'"
+    typed = f'"{whole}"' if not re.search(r'["$`\\!]', whole) else shlex.quote(whole)
+    return f"{key}: the value {value} has to be quoted, for Hydra and for the shell: {typed}"
 
 
 def no_key(key: str) -> str:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.command import command
 from harness.corpus.load import load_audio_set
 from harness.corpus.manifest import MANIFEST_NAME, AudioSet
 from harness.corpus.plots import plot_distribution
@@ -115,4 +116,4 @@ def _load(options: argparse.Namespace) -> AudioSet:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from harness.arguments import positive_integer
+from harness.command import command
 from harness.corpus.manifest import AudioItem
 from harness.protocols import Engine, Evidence, Request, Segment, ServiceSpec, Stream, Transcript
 from harness.record import MEASURED, Journal, ProcessRecord
@@ -124,4 +125,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,17 +14,43 @@ from rapidfuzz.distance import Levenshtein
 from harness.measure.stats import MINIMUM_FOR_RATIO, Estimate, Floats, Measured, Resampled, TooSmall
 from harness.record import Parity, ParityStatus, Tolerance
 
-_NOT_A_WORD = re.compile(r"[^\w\s']|_")
-_LONE_APOSTROPHE = re.compile(r"(?<!\w)'|'(?!\w)")
+_APOSTROPHES = "\u2018\u2019\u201b\u02bc\u02bb\u2032\u05f3\u00b4`"
+"""Typed for the same sound: quotation marks, modifier letters, prime, geresh, accents of their own."""
+_TYPED = str.maketrans({**dict.fromkeys(_APOSTROPHES, "'"), "\u200b": " "})
+_LONE_APOSTROPHE = re.compile(r"(?<![^\s'])'|'(?![^\s'])")
+_SELECTOR = re.compile("[\u034f\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+"""Marks that choose a glyph (Unicode's default ignorables): no part of how a word is spelled."""
 
 
 def normalize(text: str) -> str:
-    """Lower case, compatibility forms folded (NFKC), no punctuation but apostrophes inside words.
+    """Words alone, in one spelling each: compatibility forms and case folded, then composed again (NFKC),
+    no punctuation but apostrophes inside words, no invisible characters (soft hyphens, joiners).
 
-    Numbers stay as they are written: spell references the way the model spells.
+    A combining mark belongs to the letter before it. Numbers stay as they are written: spell references
+    the way the model spells.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'")
-    return " ".join(_LONE_APOSTROPHE.sub(" ", _NOT_A_WORD.sub(" ", folded)).split())
+    words = "".join(_words_only(_folded(text)))
+    return " ".join(_LONE_APOSTROPHE.sub(" ", words).split())
+
+
+def _folded(text: str) -> str:
+    typed = _SELECTOR.sub("", text).translate(_TYPED)
+    visible = "".join(c for c in typed if unicodedata.category(c) != "Cf")
+    folded = unicodedata.normalize("NFKC", visible).casefold()
+    one_dot = folded.replace("i\u0307", "i")  # what folding makes of the Turkish capital
+    return unicodedata.normalize("NFKC", one_dot).translate(_TYPED)
+
+
+def _words_only(text: str) -> Iterator[str]:
+    """Letters, numbers, the marks on them, and apostrophes; a space for anything else.
+
+    ``\\w`` of Python's expressions leaves marks out, and would cut Hindi at every vowel sign.
+    """
+    inside = False
+    for character in text:
+        kind = unicodedata.category(character)[0]
+        inside = kind in "LN" or (kind == "M" and inside)
+        yield character if inside or character == "'" else " "
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.command import guarded
+from harness.command import command, guarded
 from harness.errors import ExitCode
 from harness.files import explained, write_atomically
 from harness.record import StoredRun, read_run
@@ -80,4 +80,4 @@ def _default(runs: Sequence[StoredRun]) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -23,6 +23,7 @@ import torch
 
 from harness.arguments import positive_integer, positive_integers, positive_seconds, result_file
 from harness.bench_provenance import bench_provenance
+from harness.command import command
 from harness.errors import HarnessError, UnavailableError
 from harness.files import write_text
 from harness.protocols import Decoder, EncoderOutput, Hypothesis, ShapePlan
@@ -503,4 +504,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(command(main))

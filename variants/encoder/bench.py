@@ -22,6 +22,7 @@ import torch
 
 from harness.arguments import positive_integer, positive_seconds, result_file
 from harness.bench_provenance import bench_provenance
+from harness.command import command
 from harness.errors import ExitCode, HarnessError, UnavailableError, UsageError
 from harness.files import write_text
 from harness.measure.stats import nearest_rank
@@ -249,4 +250,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -21,6 +21,7 @@ from typing import Protocol
 
 import numpy as np
 
+from harness.command import command
 from harness.errors import ExitCode, HarnessError, UsageError
 
 HOP_S = 0.01
@@ -384,4 +385,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

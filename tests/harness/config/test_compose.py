@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,33 @@ def test_a_mistake_is_named(override: str, names: str) -> None:
     with pytest.raises(UsageError, match=names) as error:
         compose_run([override])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "a=b.jsonl",
+        "take (2).jsonl",
+        "#1.jsonl",
+        "a,b.jsonl",
+        "{x}.jsonl",
+        "it's.jsonl",
+        "[x]",
+        "é.jsonl",
+        "a'\"$!b",
+    ],
+)
+def test_a_path_that_has_to_be_quoted_is_shown_quoted(path: str) -> None:
+    with pytest.raises(UsageError, match="dataset.manifest: ") as error:
+        compose_run([f"dataset.manifest=/data/{path}"])
+    typed = str(error.value).partition("shell: ")[2]
+    assert compose_run(shlex.split(typed)).dataset.manifest == f"/data/{path}"
+
+
+def test_a_home_folder_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    with pytest.raises(UsageError, match="\"runner.results_dir='/home/me/results'\""):
+        compose_run(["runner.results_dir=~/results"])
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,12 @@ def without_last_word(text: str) -> str:
         ("'quoted' don't", "quoted don't"),
         ("ﬁne \uff21", "fine a"),
         ("snake_case", "snake case"),
+        ("don\u02bct don\u00b4t don\u2018t \u2018so\u2019", "don't don't don't so"),
+        ("soft\u00adly می\u200cخواهم", "softly میخواهم"),
+        ("\u2764\ufe0f fine \u00a8", "fine"),
+        ("ΟΔΟΣ Ϊ́δια", "οδοσ ΐδια"),
+        ("İSTANBUL", "istanbul"),
+        ("किताब's", "किताब's"),
         ("", ""),
     ],
 )
@@ -54,6 +60,29 @@ def test_case_punctuation_and_forms_are_no_errors(text, normal):
 )
 def test_edits_by_kind(reference, hypothesis, errors):
     assert count_errors(reference, hypothesis) == errors
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "edits", "count"),
+    [
+        ("की", "का", 1, 1),
+        ("मेरी किताब", "मेरा कताब", 2, 2),
+        ("किताब मेज पर है", "कताब मेज पर है", 1, 4),
+        ("ที่นี่ ดี", "ที่นี่ ดี", 0, 2),
+        ("שָׁלוֹם עולם", "שָׁלוֹם עולם", 0, 2),
+        ("ΐδια ώρα", "ΪΔΙΑ\u0301 ΏΡΑ", 1, 2),
+        ("İstanbul güzel", "istanbul GÜZEL", 0, 2),
+        ("cafe\u0301", "CAFÉ", 0, 1),
+    ],
+)
+def test_a_mark_belongs_to_its_word_in_every_script(reference, hypothesis, edits, count):
+    errors = count_errors(reference, hypothesis)
+    assert (errors.total, errors.words) == (edits, count)
+
+
+@given(st.text())
+def test_what_is_normal_stays_as_it_is(text):
+    assert normalize(normalize(text)) == normalize(text)
 
 
 @given(words, words)

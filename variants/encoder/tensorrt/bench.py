@@ -26,6 +26,7 @@ import numpy as np
 
 from harness.arguments import positive_integer, positive_seconds, result_file
 from harness.bench_provenance import bench_provenance
+from harness.command import command
 from harness.errors import ExitCode, HarnessError, InvalidMeasurementError, UsageError
 from harness.files import write_text
 from variants.encoder.parity import LIMITS, States, compare, probe, require
@@ -385,4 +386,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.command import command
 from harness.errors import ExitCode, HarnessError, UnavailableError, UsageError
 from harness.protocols import FeatureBatch
 from variants.encoder.parity import LIMITS, Agreement, Limits, States, compare, probe
@@ -187,4 +188,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))
