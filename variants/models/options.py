@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UnavailableError, UsageError
+from harness.protocols import BuildProgress, silent
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,8 @@ class ModelOptions:
     seed: int = 0
     tokens_per_speech_s: float = 4.0
     options: Mapping[str, Any] = field(default_factory=dict)
+    progress: BuildProgress = field(default=silent, compare=False, repr=False)
+    """Hears of what building the model does."""
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
