@@ -44,7 +44,7 @@ def _unquoted(override: str) -> str:
     A leading ``~`` is written out, because no shell does that after a key.
     """
     key, _, value = override.partition("=")
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", expanduser(value))
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", expanduser(value))  # noqa: PTH111
     whole = f"{key}='{escaped}'"
     typed = f'"{whole}"' if not re.search(r'["$`\\!]', whole) else shlex.quote(whole)
     return f"{key}: the value {value} has to be quoted, for Hydra and for the shell: {typed}"

@@ -58,6 +58,11 @@ RULES = (
         "the fixed-cost engine runs no decoder: leave decoder=cpu_synced",
     ),
     Rule(
+        ("model", "model.layers"),
+        lambda c: c.model.name == "fixed_cost" and c.model.layers is not None,
+        "the fixed-cost engine has no layers: leave model.layers=null",
+    ),
+    Rule(
         ("model.device", "model.precision"),
         lambda c: c.model.device == "cpu" and c.model.precision == "fp16",
         "half precision on a CPU is emulated and slow: set model.precision=fp32 or bf16",
@@ -91,6 +96,7 @@ _AT_LEAST: tuple[tuple[str, Callable[[RunConfig], float], float], ...] = (
     ("runner.warmup.min_passes", lambda c: c.runner.warmup.min_passes, 1),
     ("runner.warmup.max_passes", lambda c: c.runner.warmup.max_passes, 1),
     ("model.max_batch", lambda c: c.model.max_batch, 1),
+    ("model.layers", lambda c: 1 if c.model.layers is None else c.model.layers, 1),
     ("model.tokens_per_speech_s", lambda c: c.model.tokens_per_speech_s, 0.0),
 )
 

@@ -44,12 +44,19 @@ class ModelConfig:
     precision: str = "fp32"
     seed: int = 0
     tokens_per_speech_s: float = 4.0
+    layers: int | None = None
+    """Cut the encoder to its first so many layers; null: the whole model."""
     max_batch: int = 8
     """Segments of one request that are encoded at once."""
     buckets_s: list[float] = field(default_factory=lambda: [1.0, 2.0, 5.0, 10.0, 20.0, 30.0])
     """Upper edges of segment length for which shapes are captured and warmed up."""
     tolerance: Tolerance = field(default_factory=Tolerance)
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """The name that reports print: a model that was cut says so."""
+        return self.name if self.layers is None else f"{self.name}, first {self.layers} layers"
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,22 @@ Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
 reads where it lies."""
 
 
+# ---------------------------------------------------------------- building, before anything is served
+
+
+class BuildProgress(Protocol):
+    """Told what a part does while it is built: compiled, captured, measured, loaded."""
+
+    def __call__(self, what: str, done: int = 0, total: int = 0) -> None:
+        """``what`` is a phrase for a person ("capturing graphs"), ``done`` of ``total`` steps of it;
+        a ``total`` of 0: nobody knows how many. May be called from any thread of the process."""
+        ...
+
+
+def silent(what: str, done: int = 0, total: int = 0) -> None:
+    """The ``BuildProgress`` of whoever does not want to know; picklable."""
+
+
 # ---------------------------------------------------------------- audio, from bytes to segments
 
 
@@ -163,6 +179,8 @@ class ShapePlan:
     max_batch: int
     segment_lengths_s: tuple[float, ...] = ()
     """Lengths of the audio set's segments where known: the planner's histogram."""
+    progress: BuildProgress = field(default=silent, compare=False, repr=False)
+    """Hears of what an encoder or a decoder prepares for these shapes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,7 +223,7 @@ class RunSession:
             packages=provenance.package_versions(),
             dataset=_dataset(self.audio),
             # The weights are known once a process has built them; see finish().
-            model=Model(self.config.model.name, self.config.model.weights, weights_hash=""),
+            model=Model(self.config.model.label, self.config.model.weights, weights_hash=""),
             gpu=provenance.gpu(),
             command=provenance.command_line(),
         )

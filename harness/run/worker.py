@@ -166,7 +166,7 @@ class Worker:
 
     @contextlib.contextmanager
     def _service(self) -> Iterator[Service]:
-        self._reporter.stage(f"building {self._config.model.name} ({self._config.model.weights} weights)")
+        self._reporter.stage(f"building {self._config.model.label} ({self._config.model.weights} weights)")
         service = make_service(self._config, self._lengths_s, self._shapes_s())
         service.start()
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from variants.models.options import ModelOptions, resolve_device, resolve_dtype
-from variants.models.parakeet import TdtArchitecture, check_parameter_count
+from variants.models.parakeet import TdtArchitecture, check_depth, check_parameter_count, keep_layers
 from variants.models.types import TdtModel
 from variants.models.weights import Weights, with_architecture
 
@@ -24,22 +24,41 @@ def assemble(architecture: TdtArchitecture, options: ModelOptions, parameters: i
     device = resolve_device(options)  # first: a missing GPU should not cost a minute of loading
     if options.weights == "synthetic":
         return _place(_synthetic(architecture, options, parameters), options, device)
+    return _place(_first_layers(_trained(architecture, options), options), options, device)
+
+
+def _trained(architecture: TdtArchitecture, options: ModelOptions) -> Weights:
     if options.weights == "embedded":
         from variants.models.embedded_weights import load_embedded
 
-        return _place(load_embedded(options.name, architecture), options, device)
+        return load_embedded(options.name, architecture)
     from variants.models.checkpoint import load_checkpoint
 
-    return _place(load_checkpoint(Path(options.weights)), options, device)
+    return load_checkpoint(Path(options.weights))
+
+
+def _first_layers(weights: Weights, options: ModelOptions) -> Weights:
+    """Trained weights cut to ``options.layers``: their speed means something, their text no more."""
+    depth = keep_layers(weights.modules[0], options.layers, options.name)
+    return replace(weights, provenance={**weights.provenance, **_depth(options, depth)})
+
+
+def _depth(options: ModelOptions, depth: int) -> dict[str, int]:
+    return {} if options.layers is None else {"layers": options.layers, "of_layers": depth}
 
 
 def _synthetic(architecture: TdtArchitecture, options: ModelOptions, parameters: int | None) -> Weights:
     from variants.models.synthetic import build_synthetic
     from variants.models.tokenizer import SyntheticTokenizer
 
+    depth = architecture.layers
+    if options.layers is not None:
+        check_depth(options.layers, depth, options.name)
+        architecture, parameters = replace(architecture, layers=options.layers), None
     modules, provenance = build_synthetic(architecture, options.seed, options.tokens_per_speech_s)
     if parameters is not None:
         check_parameter_count(modules, parameters)
+    provenance |= _depth(options, depth)
     return with_architecture(modules, SyntheticTokenizer(architecture.vocab_size), architecture, provenance)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UnavailableError, UsageError
+from harness.protocols import BuildProgress, silent
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +21,8 @@ class ModelOptions:
     """The keys of ``conf/model``.
 
     ``weights`` is ``synthetic``, ``embedded`` or the path of a ``.nemo`` file; ``tokens_per_speech_s``
-    is the label rate that synthetic weights are calibrated to and means nothing for trained ones.
+    is the label rate that synthetic weights are calibrated to and means nothing for trained ones;
+    ``layers`` cuts the encoder to its first so many.
     """
 
     name: str
@@ -29,7 +31,10 @@ class ModelOptions:
     precision: str = "fp32"
     seed: int = 0
     tokens_per_speech_s: float = 4.0
+    layers: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    progress: BuildProgress = field(default=silent, compare=False, repr=False)
+    """Hears of what building the model does."""
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
@@ -38,6 +43,8 @@ class ModelOptions:
             raise UsageError(f"model.precision={self.precision} is none of {', '.join(PRECISIONS)}")
         if not self.tokens_per_speech_s > 0:
             raise UsageError(f"model.tokens_per_speech_s={self.tokens_per_speech_s} has to be above 0")
+        if self.layers is not None and self.layers < 1:
+            raise UsageError(f"model.layers={self.layers} has to be at least 1")
 
 
 def resolve_device(options: ModelOptions) -> torch.device:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -134,6 +134,25 @@ def build_modules(architecture: TdtArchitecture, *, initialize: bool = True) -> 
             log_softmax=False,
         )
     return encoder, prednet, joint
+
+
+def keep_layers(encoder: Any, layers: int | None, name: str) -> int:
+    """Cut a ``ConformerEncoder`` to its first ``layers`` (None: leave it whole). Returns how many it had.
+
+    Raises ``UsageError`` that names the model where it has fewer.
+    """
+    depth = len(encoder.layers)
+    if layers is not None:
+        check_depth(layers, depth, name)
+        encoder.layers = encoder.layers[:layers]
+        encoder.layer_drop_probs = encoder.layer_drop_probs[:layers]
+        encoder.n_layers = layers
+    return depth
+
+
+def check_depth(layers: int, depth: int, name: str) -> None:
+    if not 1 <= layers <= depth:
+        raise UsageError(f"model.layers={layers}: the encoder of {name} has {depth}; choose 1 to {depth}")
 
 
 def parameter_count(modules: Modules) -> int:

@@ -57,6 +57,7 @@ def make_engine(
         precision=model["precision"],
         seed=model["seed"],
         tokens_per_speech_s=model["tokens_per_speech_s"],
+        layers=model["layers"],
         options=dict(model["options"]),
     )
     built: Any = registry.load("model", model["name"])(options)
