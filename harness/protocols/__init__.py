@@ -211,7 +211,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The service's answer. ``error`` is set instead of ``transcript`` when the request failed."""
+    """The service's answer. ``error`` is set instead of ``transcript`` when the request failed.
+
+    Requests that were computed together have the same ``batch_id`` (from 1; 0 is a request that was
+    computed alone) and its number of requests as ``batch_size``.
+    """
 
     request_id: str
     transcript: Transcript | None
@@ -221,6 +225,8 @@ class Reply:
     error: str | None = None
     segments: int = 0
     speech_s: float = 0.0
+    batch_id: int = 0
+    batch_size: int = 1
 
 
 @dataclass(frozen=True)
