@@ -93,11 +93,12 @@ def _machine(origin: Provenance) -> dict[str, Any]:
         "machine.os": origin.os,
         "machine.python": origin.python,
     }
-    if origin.gpu is not None:
-        fields["gpu.name"] = origin.gpu.name
-        fields["gpu.driver"] = origin.gpu.driver
-        fields["gpu.memory_bytes"] = origin.gpu.memory_bytes
-        fields["gpu.power_limit_w"] = origin.gpu.power_limit_w
+    for place, gpu in enumerate(origin.gpus, start=1):
+        name = "gpu" if place == 1 else f"gpu{place}"
+        fields[f"{name}.name"] = gpu.name
+        fields[f"{name}.driver"] = gpu.driver
+        fields[f"{name}.memory_bytes"] = gpu.memory_bytes
+        fields[f"{name}.power_limit_w"] = gpu.power_limit_w
     return fields | {f"library.{name}": version for name, version in origin.packages.items()}
 
 

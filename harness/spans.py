@@ -14,7 +14,8 @@ from typing import NamedTuple, Protocol
 now_ns = time.monotonic_ns
 
 #: Stages of a request, in order. Reports stack them in this order, and sample files have one
-#: column for each, so that files of different variants line up.
+#: column for each, so that files of different variants line up. ``batch`` is the wait for the
+#: other requests of a batch; the spans after it belong to each request of the batch for their wall time.
 SPAN_NAMES = (
     "queue",
     "decode",
@@ -22,8 +23,9 @@ SPAN_NAMES = (
     "denoise",
     "vad",
     "segment",
-    "features",
     "ipc",
+    "batch",
+    "features",
     "encoder",
     "decoder",
     "text",

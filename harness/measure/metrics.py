@@ -55,7 +55,7 @@ _SINGLE = (
     Metric("rtfx", Kind.RTFX),
     Metric("wer", Kind.WER),
     Metric("memory.rss", Kind.MEMORY, "rss_bytes"),
-    Metric("memory.gpu", Kind.MEMORY, "gpu_reserved_bytes"),
+    Metric("memory.gpu", Kind.MEMORY, "gpu_bytes"),
 )
 
 

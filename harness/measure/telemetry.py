@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from harness.nvml import open_nvml
+from harness.nvml import Device, open_nvml, reading, used_devices
 from harness.record import GpuSample, Telemetry
 from harness.spans import now_ns
 
@@ -44,14 +44,13 @@ def reason_names(bits: int) -> tuple[str, ...]:
 
 
 class GpuSampler:
-    """Reads the GPU every ``interval_s`` in a thread of its own; see ``sample_gpu``."""
+    """Reads the devices every ``interval_s`` in a thread of its own; see ``sample_gpu``."""
 
-    def __init__(self, epoch_ns: int, device: int | str, interval_s: float) -> None:
+    def __init__(self, epoch_ns: int, interval_s: float) -> None:
         self._epoch_ns = epoch_ns
-        self._device = device
         self._interval_s = interval_s
-        self._samples: list[GpuSample] = []
-        self._name: str | None = None
+        self._readings: dict[Device, list[GpuSample]] = {}
+        self._names: dict[Device, str] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="gpu-telemetry", daemon=True)
 
@@ -62,32 +61,31 @@ class GpuSampler:
         self._stop.set()
         self._thread.join()
 
-    def result(self) -> Telemetry | None:
-        """The readings so far; ``None`` on a machine without NVML or without that GPU."""
-        return None if self._name is None else Telemetry(self._name, self._interval_s, tuple(self._samples))
+    def result(self) -> tuple[Telemetry, ...]:
+        """The readings so far of each device; empty on a machine without NVML or a GPU."""
+        return tuple(
+            Telemetry(self._names[device], self._interval_s, tuple(readings), device.uuid)
+            for device, readings in self._readings.items()
+        )
 
     def _loop(self) -> None:
         with open_nvml() as nvml:
-            handle = None if nvml is None else _handle(nvml, self._device)
-            if nvml is None or handle is None:
-                return
-            self._name = str(nvml.nvmlDeviceGetName(handle))
-            self._samples.append(self._read(nvml, handle))
-            while not self._stop.wait(self._interval_s):
-                self._samples.append(self._read(nvml, handle))
+            devices = [] if nvml is None else used_devices(nvml)
+            self._names = {device: str(nvml.nvmlDeviceGetName(device.handle)) for device in devices}
+            self._readings = {device: [self._read(nvml, device)] for device in devices}
+            while devices and not self._stop.wait(self._interval_s):
+                for device in devices:
+                    self._readings[device].append(self._read(nvml, device))
 
-    def _read(self, nvml: Any, handle: Any) -> GpuSample:
-        return read_gpu(nvml, handle, (now_ns() - self._epoch_ns) * 1e-9)
+    def _read(self, nvml: Any, device: Device) -> GpuSample:
+        return read_gpu(nvml, device.handle, (now_ns() - self._epoch_ns) * 1e-9)
 
 
 @contextmanager
-def sample_gpu(epoch_ns: int, device: int | str = 0, interval_s: float = INTERVAL_S) -> Iterator[GpuSampler]:
-    """Read the GPU while the block runs; ``result()`` has the readings afterwards.
-
-    ``device`` is an NVML index or a UUID ("GPU-…"), which tells devices apart where CUDA renumbers
-    them. Times are seconds since ``epoch_ns`` on the monotonic clock.
-    """
-    sampler = GpuSampler(epoch_ns, device, interval_s)
+def sample_gpu(epoch_ns: int, interval_s: float = INTERVAL_S) -> Iterator[GpuSampler]:
+    """Read the devices that this run computes on while the block runs; ``result()`` has the readings
+    afterwards. Times are seconds since ``epoch_ns`` on the monotonic clock."""
+    sampler = GpuSampler(epoch_ns, interval_s)
     sampler.start()
     try:
         yield sampler
@@ -99,10 +97,7 @@ def read_gpu(nvml: Any, handle: Any, time_s: float) -> GpuSample:
     """One reading; each figure that the device does not offer is null."""
 
     def ask(question: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return question(handle, *arguments)
-        except nvml.NVMLError:
-            return None
+        return reading(nvml, question, handle, *arguments)
 
     memory = ask(nvml.nvmlDeviceGetMemoryInfo)
     bits = ask(nvml.nvmlDeviceGetCurrentClocksThrottleReasons)
@@ -120,12 +115,3 @@ def read_gpu(nvml: Any, handle: Any, time_s: float) -> GpuSample:
 
 def _scaled(value: float | None, factor: float) -> float | None:
     return None if value is None else float(value) * factor
-
-
-def _handle(nvml: Any, device: int | str) -> Any | None:
-    try:
-        if isinstance(device, str):
-            return nvml.nvmlDeviceGetHandleByUUID(device)
-        return nvml.nvmlDeviceGetHandleByIndex(device)
-    except nvml.NVMLError:
-        return None

@@ -275,7 +275,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The service's answer. ``error`` is set instead of ``transcript`` when the request failed."""
+    """The service's answer. ``error`` is set instead of ``transcript`` when the request failed.
+
+    Requests that were computed together have the same ``batch_id`` (from 1; 0 is a request that was
+    computed alone) and its number of requests as ``batch_size``.
+    """
 
     request_id: str
     transcript: Transcript | None

@@ -5,7 +5,7 @@ frame is a header of 16 bytes, little-endian, and ``length`` bytes of payload:
 
     offset  size  field
     0       2     magic, the bytes ``SP``
-    2       1     version, 1
+    2       1     version, 2
     3       1     type, one of ``FrameType``
     4       4     session, chosen by the client and unique among the connection's open sessions;
                   0 means the connection itself
@@ -49,7 +49,7 @@ from harness.protocols import Reply, Transcript
 from harness.spans import SPAN_NAMES, Span
 
 MAGIC = b"SP"
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("<2sBBIII")
 HEADER_BYTES = HEADER.size
 CONNECTION = 0
@@ -57,7 +57,7 @@ CONNECTION = 0
 
 _OPEN = struct.Struct("<BBHI")
 _ERROR = struct.Struct("<H")
-_FINAL = struct.Struct("<IIIdqq")
+_FINAL = struct.Struct("<IIIdqqII")
 _SPAN = struct.Struct("<Bqq")
 _MAX_MESSAGE_BYTES = 512
 # Made once: thousands of chunks a second pass through here, and each name would be parsed anew.
@@ -200,7 +200,8 @@ def encode_final(session: int, sequence: int, reply: Reply) -> bytes:
     """FINAL of a request that succeeded: its text, its spans and when the server worked on it."""
     text = (reply.transcript.text if reply.transcript else "").encode()
     head = _FINAL.pack(
-        len(text), reply.segments, len(reply.spans), reply.speech_s, reply.started_ns, reply.finished_ns
+        *(len(text), reply.segments, len(reply.spans), reply.speech_s),
+        *(reply.started_ns, reply.finished_ns, reply.batch_id, reply.batch_size),
     )
     spans = b"".join(_SPAN.pack(_SPAN_INDEX[s.name], s.start_ns, s.end_ns) for s in reply.spans)
     return encode(FrameType.FINAL, session, sequence, head + text + spans)
@@ -245,7 +246,8 @@ def decode_final(payload: memoryview, request_id: str = "") -> Reply:
     """The reply that ``encode_final`` wrote. Raises ``ValueError`` for a payload that is not one."""
     if len(payload) < _FINAL.size:
         raise ValueError(f"FINAL has {len(payload)} bytes of payload; it needs {_FINAL.size}")
-    text_bytes, segments, span_count, speech_s, started_ns, finished_ns = _FINAL.unpack_from(payload)
+    head = _FINAL.unpack_from(payload)
+    text_bytes, segments, span_count, speech_s, started_ns, finished_ns, batch_id, batch_size = head
     if len(payload) != _FINAL.size + text_bytes + span_count * _SPAN.size:
         raise ValueError(f"FINAL announces {text_bytes} bytes of text and {span_count} spans: wrong length")
     text_end = _FINAL.size + text_bytes
@@ -258,6 +260,8 @@ def decode_final(payload: memoryview, request_id: str = "") -> Reply:
         finished_ns=finished_ns,
         segments=segments,
         speech_s=speech_s,
+        batch_id=batch_id,
+        batch_size=batch_size,
     )
 
 

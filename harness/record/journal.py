@@ -19,7 +19,7 @@ from harness.errors import UsageError
 from harness.files import explained
 from harness.record.codec import from_json, to_json
 from harness.record.samples import Sample, sample_row
-from harness.record.schema import ProcessRecord
+from harness.record.schema import ProcessRecord, process_of_devices
 
 JOURNAL_PATTERN = "process-*.jsonl"
 _HEADER = "process_record"
@@ -94,7 +94,7 @@ def read_journal(path: Path) -> JournalContent | None:
     headers = [d[_HEADER] for d in documents if _HEADER in d]
     if not headers:
         raise UsageError(f"{path}: line 1 does not describe a process; restore or delete the file")
-    process: ProcessRecord = from_json(ProcessRecord, headers[-1], f"{path}: process")
+    process: ProcessRecord = from_json(ProcessRecord, process_of_devices(headers[-1]), f"{path}: process")
     return JournalContent(process, rows)
 
 

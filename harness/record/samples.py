@@ -24,7 +24,9 @@ class Sample:
 
     ``scheduled_s`` is the arrival on the absolute schedule; a closed loop has none and passes the
     time it dispatched. ``dispatched_s`` is when a client thread took the request up, ``started_s``
-    and ``finished_s`` are the service's. ``spans`` sums the seconds of each span name.
+    and ``finished_s`` are the service's. ``spans`` sums the seconds of each span name. Requests of one
+    process with the same ``batch_id`` were computed together, ``batch_size`` of them; 0 is alone.
+    ``expect_failure`` is what the manifest says of the recording.
     """
 
     process: int
@@ -48,6 +50,9 @@ class Sample:
     reference_text: str | None = None
     token_ids: tuple[int, ...] = field(default=())
     error: str | None = None
+    batch_id: int = 0
+    batch_size: int = 1
+    expect_failure: bool = False
 
     @property
     def latency_s(self) -> float:
@@ -71,8 +76,11 @@ class Sample:
 
 _SCALARS = [f.name for f in fields(Sample) if f.name not in ("spans", "token_ids")]
 _DERIVED = ("latency_s", "service_s", "lag_s", "rtf")
-_INTEGERS = ("process", "index", "sample_rate", "channels", "segments", "tokens")
+_COUNTS = ("segments", "tokens", "batch_id", "batch_size")
+_INTEGERS = ("process", "index", "sample_rate", "channels", *_COUNTS)
 _STRINGS = ("phase", "request_id", "bucket", "container", "text", "reference_text", "error")
+_EARLIER = {"batch_id": 0, "batch_size": 1, "expect_failure": False}
+"""What rows of files mean that lack a column: before it there was no other value."""
 COLUMNS = (*_SCALARS, "tokens", "token_ids", *_DERIVED, *(f"span_{name}_s" for name in SPAN_NAMES))
 
 
@@ -102,10 +110,14 @@ def table_of(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
 
 
 def frame_of(table: pa.Table) -> pd.DataFrame:
-    """A data frame with every column of this version; those an older file lacks are null."""
+    """A data frame with every column of this version; those an older file lacks are null, except those
+    of which it is known what they would have held."""
     for column in _schema():
         if column.name not in table.column_names:
             table = table.append_column(column, pa.nulls(table.num_rows, column.type))
+    for name, value in _EARLIER.items():
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, name, table[name].fill_null(value))
     frame: pd.DataFrame = table.select(list(COLUMNS)).to_pandas()
     return frame.sort_values(["process", "phase", "index"], ascending=[True, False, True], ignore_index=True)
 
@@ -127,4 +139,6 @@ def _type_of(column: str) -> pa.DataType:
         return pa.int64()
     if column in _STRINGS:
         return pa.string()
+    if column == "expect_failure":
+        return pa.bool_()
     return pa.list_(pa.int64()) if column == "token_ids" else pa.float64()

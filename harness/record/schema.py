@@ -18,11 +18,38 @@ from typing import Any
 from harness.errors import UsageError
 from harness.record.codec import from_json, to_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised whenever a reader of the version before would misunderstand the file."""
 
-MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""From version n (the key) to n + 1, on the JSON object. Version 1 is the first: none yet."""
+
+def _lists_of_devices(document: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 knew one GPU, and of its memory what PyTorch's allocator held."""
+    origin = dict(document["provenance"])
+    gpu = origin.pop("gpu", None)
+    found = {key: value for key, value in document.items() if key != "telemetry"}
+    found["provenance"] = origin | {"gpus": [] if gpu is None else [gpu]}
+    found["memory"] = _with_method(document.get("memory"))
+    found["processes"] = [process_of_devices(process) for process in document.get("processes", ())]
+    return found
+
+
+def process_of_devices(process: dict[str, Any]) -> dict[str, Any]:
+    """A process as this version has it. Journals have no version of their own."""
+    telemetry = process.get("telemetry")
+    if isinstance(telemetry, list):
+        return process
+    lists = {"telemetry": [] if telemetry is None else [telemetry]}
+    return process | lists | {"memory": _with_method(process.get("memory"))}
+
+
+def _with_method(memory: dict[str, Any] | None) -> dict[str, Any] | None:
+    if memory is None or memory.get("gpu_reserved_bytes") is None:
+        return memory
+    return memory | {"gpu_bytes": memory["gpu_reserved_bytes"], "gpu_method": "allocator"}
+
+
+MIGRATIONS: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _lists_of_devices}
+"""From version n (the key) to n + 1, on the JSON object."""
 
 
 class Status(StrEnum):
@@ -84,12 +111,15 @@ class Git:
 
 @dataclass(frozen=True)
 class Gpu:
+    """A device that the run computes on. ``count`` is the machine's; ``uuid`` tells its cards apart."""
+
     name: str
     driver: str
     memory_bytes: int
     count: int = 1
     compute_capability: str | None = None
     power_limit_w: float | None = None
+    uuid: str | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +154,7 @@ class Provenance:
     packages: Mapping[str, str]
     dataset: Dataset
     model: Model
-    gpu: Gpu | None = None
+    gpus: tuple[Gpu, ...] = ()
     command: tuple[str, ...] = ()
 
 
@@ -179,16 +209,31 @@ class GpuSample:
 
 @dataclass(frozen=True)
 class Telemetry:
+    """The readings of one device."""
+
     device: str
     interval_s: float
     samples: tuple[GpuSample, ...]
+    uuid: str | None = None
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Peaks. ``rss_bytes`` sums the process tree; shared pages count once per process."""
+    """What the serving processes took.
+
+    ``rss_bytes`` sums the peaks of the process tree; shared pages count once per process.
+    ``gpu_bytes`` is what these processes held of the run's devices, found by ``gpu_method``:
+    ``processes`` (the driver's list of processes), ``difference`` (of the devices' use before and
+    after, nobody else there) or ``allocator`` (PyTorch's own count, of schema version 1).
+    ``strangers`` are other processes on the devices, null where that cannot be known. The allocator's
+    peaks are PyTorch's in the measured process; ``gpu_used_bytes`` is the peak of all that the devices
+    held.
+    """
 
     rss_bytes: int | None
+    gpu_bytes: int | None = None
+    gpu_method: str | None = None
+    strangers: int | None = None
     gpu_allocated_bytes: int | None = None
     gpu_reserved_bytes: int | None = None
     gpu_used_bytes: int | None = None
@@ -235,7 +280,7 @@ class ProcessRecord:
     finished: bool = False
     memory: Memory | None = None
     gc: GcPauses | None = None
-    telemetry: Telemetry | None = None
+    telemetry: tuple[Telemetry, ...] = ()
     cpu: CpuTime | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
@@ -261,7 +306,6 @@ class Run:
     verdict: Verdict = Verdict(VerdictStatus.INCOMPLETE)
     evidence: Mapping[str, Any] = field(default_factory=dict)
     parity: Parity | None = None
-    telemetry: Telemetry | None = None
     memory: Memory | None = None
     gc: GcPauses | None = None
     processes: tuple[ProcessRecord, ...] = ()

@@ -32,6 +32,7 @@ SPAN_COLORS = {
     "segment": "#63B7AF",
     "features": "#A8D5BA",
     "ipc": "#A67C52",
+    "batch": "#5F5A55",
     "encoder": "#D1495B",
     "decoder": "#EDAE49",
     "text": "#F3D08B",

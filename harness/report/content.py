@@ -120,8 +120,8 @@ def memory_text(stored: StoredRun) -> str:
     memory = stored.run.memory
     if memory is None:
         return NOTHING
-    gpu = memory.gpu_reserved_bytes or memory.gpu_used_bytes
-    return gigabytes(memory.rss_bytes) + (f", GPU {gigabytes(gpu)}" if gpu else "")
+    gpu = f", GPU {gigabytes(memory.gpu_bytes)} (by {memory.gpu_method})" if memory.gpu_bytes else ""
+    return gigabytes(memory.rss_bytes) + gpu
 
 
 def verdict_text(entry: Entry) -> str:
@@ -132,7 +132,7 @@ def verdict_text(entry: Entry) -> str:
 def conditions(stored: StoredRun) -> str:
     """One line: what was measured, on what."""
     run, origin = stored.run, stored.run.provenance
-    machine = origin.gpu.name if origin.gpu else f"{origin.cpu} ({origin.cpu_count} cores)"
+    machine = ", ".join(gpu.name for gpu in origin.gpus) or f"{origin.cpu} ({origin.cpu_count} cores)"
     processes = len(run.processes)
     plural = "process" if processes == 1 else "processes"
     return (
@@ -164,8 +164,7 @@ def warnings(entry: Entry) -> Iterator[str]:
     yield from disturbances([process.cpu for process in run.processes])
     yield from _small_samples(summary)
     yield from _wide_interval(summary)
-    if run.telemetry is not None:
-        yield from _throttling(run.telemetry)
+    yield from _throttling([telemetry for process in run.processes for telemetry in process.telemetry])
 
 
 def _small_samples(summary: Summary) -> Iterator[str]:
@@ -189,9 +188,14 @@ def _wide_interval(summary: Summary) -> Iterator[str]:
         yield f"p50 is known to ±{half_width:.0%} only; {remedy}"
 
 
-def _throttling(telemetry: Telemetry) -> Iterator[str]:
+def _throttling(telemetries: Sequence[Telemetry]) -> Iterator[str]:
+    """Of every process and device: a card that has cooled down when the first process measures is hot
+    for the others."""
     readings = [
-        set(s.throttle_reasons) & THROTTLING for s in telemetry.samples if s.throttle_reasons is not None
+        set(sample.throttle_reasons) & THROTTLING
+        for telemetry in telemetries
+        for sample in telemetry.samples
+        if sample.throttle_reasons is not None
     ]
     throttled = [names for names in readings if names]
     if throttled:

@@ -219,9 +219,9 @@ def _facts(stored: StoredRun) -> Iterator[tuple[str, str]]:
         f"{data.name}: {data.items} recordings, {seconds(data.audio_s)}, {data.content_hash[:16]}",
     )
     yield "machine", f"{origin.cpu}, {origin.cpu_count} cores, {origin.os}, Python {origin.python}"
-    if origin.gpu is not None:
-        limit = f", limited to {origin.gpu.power_limit_w:.0f} W" if origin.gpu.power_limit_w else ""
-        yield "GPU", f"{origin.gpu.name}, driver {origin.gpu.driver}{limit}"
+    for gpu in origin.gpus:
+        limit = f", limited to {gpu.power_limit_w:.0f} W" if gpu.power_limit_w else ""
+        yield "GPU", f"{gpu.name}, driver {gpu.driver}{limit}"
     yield "packages", ", ".join(f"{name} {version}" for name, version in origin.packages.items())
     yield "comparability key", run.comparability.key
     if run.parity is not None:

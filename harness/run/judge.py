@@ -63,7 +63,6 @@ def judge(run: Run, samples: pd.DataFrame, folder: Path, warnings: Sequence[str]
         verdict=Verdict(_status(run, reasons), tuple(reasons)),
         evidence=_merged(run.processes),
         memory=combine([p.memory for p in run.processes if p.memory is not None]),
-        telemetry=next((p.telemetry for p in run.processes if p.telemetry is not None), None),
     )
     figures = summary_to_json(summarize(StoredRun(judged, samples, folder)))
     counts = {"requests": len(measured), "failed": len(measured) - len(served)}

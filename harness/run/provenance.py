@@ -8,15 +8,12 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import harness
-from harness.nvml import open_nvml
+from harness.nvml import Device, open_nvml, reading, used_devices
 from harness.record import Git, Gpu
-
-T = TypeVar("T")
 
 #: Packages whose version can change a measurement or an output.
 PACKAGES = (
@@ -108,29 +105,24 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def gpu() -> Gpu | None:
-    """The first GPU, through NVML; None where there is none."""
+def gpus() -> tuple[Gpu, ...]:
+    """The devices that a run computes on, through NVML; empty where there is none."""
     with open_nvml() as nvml:
-        if nvml is None or nvml.nvmlDeviceGetCount() == 0:
-            return None
-        handle = nvml.nvmlDeviceGetHandleByIndex(0)
-        capability = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-        return Gpu(
-            name=nvml.nvmlDeviceGetName(handle),
-            driver=nvml.nvmlSystemGetDriverVersion(),
-            memory_bytes=nvml.nvmlDeviceGetMemoryInfo(handle).total,
-            count=nvml.nvmlDeviceGetCount(),
-            compute_capability=".".join(map(str, capability)),
-            power_limit_w=_or_none(lambda: nvml.nvmlDeviceGetPowerManagementLimit(handle) / 1000, nvml),
-        )
+        return () if nvml is None else tuple(_gpu(nvml, device) for device in used_devices(nvml))
 
 
-def _or_none(read: Callable[[], T], nvml: Any) -> T | None:
-    """A reading, or None where this GPU does not offer it: N/A stays null."""
-    try:
-        return read()
-    except nvml.NVMLError:
-        return None
+def _gpu(nvml: Any, device: Device) -> Gpu:
+    memory = nvml.nvmlDeviceGetMemoryInfo(device.handle)
+    limit_mw = reading(nvml, nvml.nvmlDeviceGetPowerManagementLimit, device.handle)
+    return Gpu(
+        name=nvml.nvmlDeviceGetName(device.handle),
+        driver=nvml.nvmlSystemGetDriverVersion(),
+        memory_bytes=int(memory.total),
+        count=nvml.nvmlDeviceGetCount(),
+        compute_capability=".".join(map(str, nvml.nvmlDeviceGetCudaComputeCapability(device.handle))),
+        power_limit_w=None if limit_mw is None else limit_mw / 1000,
+        uuid=device.uuid,
+    )
 
 
 def python_version() -> str:

@@ -45,4 +45,6 @@ def to_sample(done: Completed, item: AudioItem, process: ProcessRecord, phase: s
         reference_text=item.text,
         token_ids=tuple(token for hypothesis in hypotheses for token in hypothesis.tokens),
         error=reply.error,
+        batch_id=reply.batch_id,
+        batch_size=reply.batch_size,
     )

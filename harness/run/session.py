@@ -224,7 +224,7 @@ class RunSession:
             dataset=_dataset(self.audio),
             # The weights are known once a process has built them; see finish().
             model=Model(self.config.model.label, self.config.model.weights, weights_hash=""),
-            gpu=provenance.gpu(),
+            gpus=provenance.gpus(),
             command=provenance.command_line(),
         )
 
@@ -300,7 +300,7 @@ def _content(config: RunConfig, origin: Provenance) -> dict[str, Any]:
     machine = {
         "cpu": origin.cpu,
         "cores": origin.cpu_count,
-        "gpu": dataclasses.asdict(origin.gpu) if origin.gpu else None,
+        "gpus": [dataclasses.asdict(gpu) for gpu in origin.gpus],
     }
     return {
         "config": values,

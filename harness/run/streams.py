@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from harness.errors import RequestError, UsageError
 from harness.protocols.engine import hear
 from harness.protocols.server import ServerEvidence
 from harness.protocols.wire import Encoding, decode_samples
-from harness.record import MEASURED, ProcessRecord, Sample
+from harness.record import MEASURED, Memory, ProcessRecord, Sample
 from harness.run.messages import Reporter
 from harness.run.service import server_plan
 from harness.workload.server_process import ServerProcess
@@ -42,10 +42,12 @@ _SEARCH_KEYS = ("slo_p95_s", "slo_most")
 
 @dataclass(frozen=True)
 class StreamOutcome:
-    """What was seen, its figures in JSON types, and what the server said of itself."""
+    """What was seen, its figures in JSON types, the server's memory while it served, and what it said
+    of itself when it had ended."""
 
     result: StreamingResult
     figures: dict[str, Any]
+    memory: Memory
     server: ServerEvidence
 
 
@@ -73,16 +75,20 @@ class StreamRun:
             }
         )
 
-    def measure(self, reporter: Reporter) -> StreamOutcome:
-        """Stream once, after searching the largest load where ``workload.search`` says so."""
-        searched = self._search(reporter)
+    def measure(self, reporter: Reporter, memory_of: Callable[[int], Memory]) -> StreamOutcome:
+        """Stream once, after searching the largest load where ``workload.search`` says so.
+
+        ``memory_of`` is asked for the memory of the server, by its pid, when the last stream has ended
+        and the server still serves.
+        """
+        searched = self._search(reporter, memory_of)
         reporter.stage(f"{self._plan.connections} live streams for {self._plan.duration_s:.0f} s")
-        result, ended = self._stream(self._plan)
+        result, memory, ended = self._stream(self._plan, memory_of)
         reporter.stage("the same recordings in one piece")
         figures = result.summary(self._expected_texts()).as_dict()
         if searched is not None:
             figures["search"] = searched
-        return StreamOutcome(result, figures, ended)
+        return StreamOutcome(result, figures, memory, ended)
 
     def rows(self, result: StreamingResult, record: ProcessRecord) -> list[Sample]:
         """One row per stream: from its end of speech to its final text."""
@@ -103,7 +109,7 @@ class StreamRun:
             texts.append(hear(engine, decode_samples(memoryview(sent.tobytes()), encoding)).text)
         return texts
 
-    def _search(self, reporter: Reporter) -> dict[str, Any] | None:
+    def _search(self, reporter: Reporter, memory_of: Callable[[int], Memory]) -> dict[str, Any] | None:
         options = self._config.workload.options
         if self._config.workload.search == "none":
             return None
@@ -111,7 +117,7 @@ class StreamRun:
 
         def measured(connections: int) -> StreamingSummary:
             reporter.stage(f"searching: {connections} live streams")
-            return self._stream(replace(self._plan, connections=connections))[0].summary()
+            return self._stream(replace(self._plan, connections=connections), memory_of)[0].summary()
 
         def told(step: SloStep) -> None:
             reporter.stage(f"{step.connections} streams {'pass' if step.passed else 'fail'}: p95 {step.p95}")
@@ -121,10 +127,12 @@ class StreamRun:
             self._plan = replace(self._plan, connections=found.largest)
         return {"largest": found.largest, "smallest_failed": found.smallest_failed, **asdict(found)}
 
-    def _stream(self, plan: StreamingPlan) -> tuple[StreamingResult, ServerEvidence]:
+    def _stream(
+        self, plan: StreamingPlan, memory_of: Callable[[int], Memory]
+    ) -> tuple[StreamingResult, Memory, ServerEvidence]:
         with ServerProcess(self._server, self._config.runner.start_timeout_s) as server:
             result = stream_load(server.address, self._recordings, plan)
-            return result, server.stop()
+            return result, memory_of(server.pid), server.stop()
 
 
 def figures_text(figures: Mapping[str, Any]) -> str:

@@ -21,8 +21,9 @@ from harness.config.schema import RunConfig
 from harness.corpus.manifest import AudioItem
 from harness.errors import ExitCode, HarnessError, RequestError
 from harness.measure.cpu import CpuMeter
-from harness.measure.memory import peak_memory
+from harness.measure.memory import GpuMeter, peak_memory
 from harness.measure.telemetry import sample_gpu
+from harness.nvml import open_nvml
 from harness.protocols import Request, Service
 from harness.record import MEASURED, WARMUP, GcPauses, Journal, Memory, ProcessRecord, Telemetry
 from harness.run.job import Job
@@ -85,6 +86,7 @@ class Worker:
         )
         self._items: list[AudioItem] = []
         self._unreadable: dict[str, str] = {}
+        self._meter = GpuMeter(None)
 
     def run(self) -> None:
         """Do the job. The journal holds each request as soon as it is answered."""
@@ -92,7 +94,9 @@ class Worker:
             self._job.place.keep_from_children()
             self._import_model()
         self._turns.take()
-        with Journal(Path(self._job.folder), self._record) as journal:
+        with open_nvml() as nvml, Journal(Path(self._job.folder), self._record) as journal:
+            self._meter = GpuMeter(nvml, alone=self._job.place is None)
+            self._meter.resume()
             if self._job.role == "reference":
                 self._transcribe_all(journal)
             elif self._config.workload.mode == "streaming":
@@ -129,7 +133,8 @@ class Worker:
                 self._measure(service, journal)
                 self._record = replace(self._record, cpu=meter.read())
             telemetry = sampler.result()
-            memory = peak_memory(telemetry)  # a server is still there; asking it for evidence ends it
+            pid = service.pid if isinstance(service, RemoteService) else None
+            memory = peak_memory(pid, telemetry, self._meter)  # asking a server for evidence ends it
             evidence: dict[str, Any] = {**service.evidence(), "warmup": asdict(report)}
             pauses: Iterable[Any] = ()
             if policy is not None:
@@ -143,21 +148,24 @@ class Worker:
         """Live streams from clients in processes of their own."""
         streams = StreamRun(self._config, self._audio.items, self._lengths_s, self._shapes_s(), self._seed)
         with sample_gpu(self._record.epoch_ns) as sampler:
-            outcome = streams.measure(self._reporter)
+
+            def memory_of(pid: int) -> Memory:
+                return peak_memory(pid, sampler.result(), self._meter)
+
+            outcome = streams.measure(self._reporter, memory_of)
         for row in streams.rows(outcome.result, self._record):
             journal.append(row)
         write_chunks(outcome.result, Path(self._job.folder) / f"chunks-{self._record.index}.parquet")
         evidence = {**outcome.server.evidence, "streaming": outcome.figures}
         pauses = _pauses(outcome.server.pauses, outcome.result.start_ns)
-        telemetry = sampler.result()
-        self._finish(journal, evidence, peak_memory(telemetry), telemetry, pauses)
+        self._finish(journal, evidence, outcome.memory, sampler.result(), pauses)
 
     def _finish(
         self,
         journal: Journal,
         evidence: Mapping[str, Any],
         memory: Memory,
-        telemetry: Telemetry | None,
+        telemetry: tuple[Telemetry, ...],
         pauses: GcPauses,
     ) -> None:
         journal.finish(
@@ -248,8 +256,10 @@ class Worker:
 
     def _fetch(self, index: int) -> Request:
         if self._job.place is not None and index % self._config.runner.turn_requests == 0:
+            self._meter.pause()
             self._turns.give()
             self._turns.take()
+            self._meter.resume()
         return self._request(self._items[index])
 
     def _request(self, item: AudioItem) -> Request:

@@ -30,7 +30,7 @@ def test_equal_ground_has_an_equal_key():
     [
         (replace(provenance(), cpu="Another CPU"), "machine.cpu"),
         (replace(provenance(), packages={"torch": "2.12.0"}), "library.torch"),
-        (replace(provenance(), gpu=Gpu("H100", "580", 80)), "gpu.driver"),
+        (replace(provenance(), gpus=(Gpu("H100", "580", 80),)), "gpu.driver"),
         (
             replace(provenance(), dataset=replace(provenance().dataset, content_hash="x")),
             "dataset.content_hash",

@@ -49,9 +49,9 @@ def test_no_torch_no_gpu_figures_and_no_import():
 
 def test_what_the_gpu_used_is_the_peak_of_its_readings():
     readings = (GpuSample(0.0, memory_used_bytes=5), GpuSample(0.5, memory_used_bytes=9), GpuSample(1.0))
-    assert peak_memory(Telemetry("A GPU", 0.5, readings)).gpu_used_bytes == 9
+    assert peak_memory(telemetry=[Telemetry("A GPU", 0.5, readings)]).gpu_used_bytes == 9
 
 
 def test_processes_one_after_the_other_do_not_add_up():
-    assert combine([Memory(5, None), Memory(7, 3)]) == Memory(7, 3)
+    assert combine([Memory(5, None), Memory(7, 3, "processes")]) == Memory(7, 3, "processes")
     assert combine([]) is None

@@ -120,7 +120,7 @@ def header(magic: bytes = MAGIC, version: int = VERSION, kind: int = 2, length: 
     ("bad", "code"),
     [
         (header(magic=b"GE"), ErrorCode.BAD_MAGIC),
-        (header(version=2), ErrorCode.BAD_VERSION),
+        (header(version=VERSION + 1), ErrorCode.BAD_VERSION),
         (header(kind=0), ErrorCode.BAD_TYPE),
         (header(kind=8), ErrorCode.BAD_TYPE),
         (header(length=200_001), ErrorCode.FRAME_TOO_LARGE),
@@ -139,7 +139,7 @@ def test_a_header_is_refused_before_its_payload_is_awaited(bad: bytes, code: Err
 def test_the_header_is_sixteen_bytes_little_endian() -> None:
     assert HEADER_BYTES == 16
     raw = encode(FrameType.AUDIO, 0x01020304, 5, b"xyz")
-    assert raw == b"SP" + bytes([1, 2]) + struct.pack("<III", 0x01020304, 5, 3) + b"xyz"
+    assert raw == b"SP" + bytes([VERSION, 2]) + struct.pack("<III", 0x01020304, 5, 3) + b"xyz"
 
 
 def test_a_small_frame_is_a_view_of_the_receive_buffer() -> None:
@@ -203,10 +203,14 @@ times = st.integers(0, 2**62)
     st.lists(st.builds(Span, names, times, times), max_size=30),
     times,
     st.integers(0, 9),
+    st.integers(0, 99),
 )
-def test_a_reply_survives_the_wire(text: str, spans: list[Span], at_ns: int, segments: int) -> None:
-    text = text.encode(errors="ignore").decode()
-    reply = Reply("a", Transcript(text), tuple(spans), at_ns, at_ns + 1, segments=segments, speech_s=1.5)
+def test_a_reply_survives_the_wire(
+    text: str, spans: list[Span], at_ns: int, segments: int, batch: int
+) -> None:
+    transcript = Transcript(text.encode(errors="ignore").decode())
+    counts = {"segments": segments, "batch_id": batch, "batch_size": batch + 1}
+    reply = Reply("a", transcript, tuple(spans), at_ns, at_ns + 1, speech_s=1.5, **counts)
     assert decode_final(frame_of(encode_final(1, 2, reply)).payload, "a") == reply
 
 
@@ -216,7 +220,7 @@ def test_a_final_that_is_not_one_is_a_value_error(payload: bytes) -> None:
         decode_final(memoryview(payload))
     except ValueError:
         return
-    assert len(payload) >= 36
+    assert len(payload) >= 44
 
 
 @given(st.text(max_size=2000))

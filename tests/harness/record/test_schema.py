@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -37,13 +38,15 @@ def full_run():
         Recipe(
             changes={
                 "verdict": Verdict(VerdictStatus.INVALID, (Reason("ledger", "too much in no span"),)),
-                "telemetry": telemetry,
-                "memory": Memory(10, gpu_used_bytes=20),
+                "memory": Memory(10, gpu_bytes=15, gpu_method="processes", gpu_used_bytes=20),
                 "gc": GcPauses(3, 0.2, 0.1, (2, 1, 0)),
                 "parity": Parity(
                     ParityStatus.SAME, "eager", Tolerance("wer", 0.01), 10, 2, "close", 0.0, -0.1, 0.1
                 ),
-                "processes": (process_record(0, block=0), process_record(1, block=1)),
+                "processes": (
+                    replace(process_record(0, block=0), telemetry=(telemetry,)),
+                    process_record(1, block=1),
+                ),
                 "series": "abc",
             }
         )
@@ -57,8 +60,24 @@ def test_a_run_survives_json():
 
 def test_what_was_not_observed_stays_null():
     document = run_to_json(full_run())
-    assert document["provenance"]["gpu"] is None
-    assert document["telemetry"]["samples"][1]["power_w"] is None
+    assert document["provenance"]["git"]["commit"] == "0123abc"
+    assert document["processes"][0]["telemetry"][0]["samples"][1]["power_w"] is None
+    assert document["memory"]["gpu_allocated_bytes"] is None
+
+
+def test_version_1_knew_one_device_and_the_allocators_memory():
+    document = run_to_json(full_run())
+    telemetry = document["processes"][0]["telemetry"][0]
+    memory = {"rss_bytes": 10, "gpu_allocated_bytes": 3, "gpu_reserved_bytes": 4, "gpu_used_bytes": 20}
+    document["processes"][0] |= {"telemetry": telemetry, "memory": memory}
+    document["processes"][1] |= {"telemetry": None, "memory": None}
+    document |= {"schema_version": 1, "telemetry": telemetry, "memory": memory}
+    del document["provenance"]["gpus"]
+    document["provenance"]["gpu"] = {"name": "A GPU", "driver": "580", "memory_bytes": 80}
+    run = run_from_json(document)
+    assert [gpu.name for gpu in run.provenance.gpus] == ["A GPU"]
+    assert [len(process.telemetry) for process in run.processes] == [1, 0]
+    assert run.memory == run.processes[0].memory == Memory(10, 4, "allocator", None, 3, 4, 20)
 
 
 def test_a_newer_schema_is_refused_with_the_file_and_the_remedy():

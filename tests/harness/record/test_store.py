@@ -51,6 +51,19 @@ def test_a_row_has_every_span_and_derived_column(tmp_path):
     assert row["tokens"] == len(row["token_ids"])
 
 
+def test_rows_say_with_whom_they_were_computed_and_those_of_older_files_were_alone(tmp_path):
+    pair = [replace(s, batch_id=7, batch_size=2) for s in samples(SMALL, 0)[:2]]
+    assert samples_frame(pair)[["batch_id", "batch_size"]].to_numpy().tolist() == [[7, 2], [7, 2]]
+    stored = make_run(tmp_path, SMALL)
+    path = stored.folder / "samples.parquet"
+    columns = ["batch_id", "batch_size", "span_batch_s", "expect_failure"]
+    pq.write_table(pq.read_table(path).drop_columns(columns), path)
+    rows = read_run(stored.folder).measured
+    assert rows[columns[:2]].drop_duplicates().to_numpy().tolist() == [[0, 1]]
+    assert not rows["expect_failure"].any()
+    assert rows["span_batch_s"].isna().all()
+
+
 def test_latency_counts_from_the_schedule_and_lag_is_apart():
     sample = replace(samples(SMALL, 0)[0], scheduled_s=1.0, dispatched_s=1.2, started_s=1.5, finished_s=2.0)
     assert (sample.latency_s, sample.lag_s, sample.service_s) == pytest.approx((1.0, 0.2, 0.5))

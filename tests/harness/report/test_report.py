@@ -195,7 +195,9 @@ def test_a_gpu_that_throttled_is_a_warning_with_a_remedy(stored):
         GpuSample(0.0, throttle_reasons=("sw_power_cap",)),
         GpuSample(0.5, throttle_reasons=("gpu_idle",)),
     )
-    hot = replace(stored, run=replace(stored.run, telemetry=Telemetry("A GPU", 0.5, readings)))
+    cool, hot_one = stored.run.processes[:2]
+    hot_one = replace(hot_one, telemetry=(Telemetry("A GPU", 0.5, readings),))
+    hot = replace(stored, run=replace(stored.run, processes=(cool, hot_one)))
     (found,) = [w for w in warnings(entries([hot])[0]) if "throttled" in w]
     assert "sw_power_cap" in found
     assert "50%" in found
