@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.errors import UsageError
 from harness.protocols import (
     Decoder,
     Encoder,
@@ -55,6 +56,11 @@ class EncoderDecoder:
         return found
 
     def _frames(self, segment: Segment) -> int:
+        if segment.sample_rate != self.model.sample_rate:
+            raise UsageError(
+                f"frontend.sample_rate={segment.sample_rate}: model={self.model.name} hears samples at "
+                f"{self.model.sample_rate} Hz"
+            )
         return self.model.features.frames(len(segment.samples))
 
     def _text(self, hypotheses: Sequence[Hypothesis]) -> str:

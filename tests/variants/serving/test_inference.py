@@ -103,6 +103,12 @@ def test_segments_of_several_recordings_share_batches_and_come_back_to_theirs(
     assert [span.name for span in spans.spans] == ["features", "encoder", "decoder", "text"]
 
 
+def test_samples_at_another_rate_are_refused(model: TdtModel) -> None:
+    segment = Segment(np.zeros(8_000, np.float32), 8_000, 0.0)
+    with pytest.raises(UsageError, match=r"frontend\.sample_rate=8000: .* 16000 Hz"):
+        transcribe(make_engine(model), [segment])
+
+
 def test_warm_up_visits_every_length_and_one_full_batch(model: TdtModel) -> None:
     engine = make_engine(model)
     engine.warm_up([2.0, 0.5, 2.0])
