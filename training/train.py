@@ -24,10 +24,10 @@ from training.batches import Batch, Batches
 from training.data import SAMPLE_RATE, Corpus
 from training.evaluate import conditions, render, transcribe
 from training.export import export, load_weights
-from training.features import BatchLogMel
 from training.graphs import GraphedEncoder
 from training.model import Losses, Trainee, padded
 from training.text import Pieces, held_out_sentences
+from variants.models.device_features import BatchLogMel
 from variants.models.features import FeatureConfig
 from variants.models.parakeet import PARAKEET_TINY, TdtArchitecture
 

@@ -82,6 +82,7 @@ RULES = (
 _CHOICES: tuple[tuple[str, Callable[[RunConfig], str], tuple[str, ...]], ...] = (
     ("model.device", lambda c: c.model.device, ("auto", "cpu", "cuda")),
     ("model.precision", lambda c: c.model.precision, ("fp32", "fp16", "bf16")),
+    ("model.features", lambda c: c.model.features, ("host", "device")),
     ("workload.mode", lambda c: c.workload.mode, ("closed", "open", "streaming")),
     ("workload.search", lambda c: c.workload.search, ("none", "slo")),
     ("workload.arrivals", lambda c: c.workload.arrivals, ("poisson", "constant")),

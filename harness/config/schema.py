@@ -47,7 +47,9 @@ class ModelConfig:
     layers: int | None = None
     """Cut the encoder to its first so many layers; null: the whole model."""
     max_batch: int = 8
-    """Segments of one request that are encoded at once."""
+    """Segments that are encoded at once, of one request or of those that a batching choice puts together."""
+    features: str = "host"
+    """Where log-mel features are computed: ``host``, or ``device``, which is given samples."""
     buckets_s: list[float] = field(default_factory=lambda: [1.0, 2.0, 5.0, 10.0, 20.0, 30.0])
     """Upper edges of segment length for which shapes are captured and warmed up."""
     tolerance: Tolerance = field(default_factory=Tolerance)

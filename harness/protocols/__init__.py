@@ -101,9 +101,12 @@ class Frontend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FeatureBatch:
-    """Padded features of several segments: float32 ``[B, F, T]``, zero beyond ``lengths``."""
+    """Padded features of several segments: float32 ``[B, F, T]``, zero beyond ``lengths``.
 
-    values: np.ndarray
+    On the host, or on the encoder's device where the model computes them there.
+    """
+
+    values: np.ndarray | torch.Tensor
     lengths: np.ndarray  # int64 [B], valid frames
 
 

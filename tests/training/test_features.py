@@ -8,7 +8,7 @@ import torch
 from harness.protocols import Segment
 from training.augment import Augmentation, augment, mask_features
 from training.data import SAMPLE_RATE, Corpus
-from training.features import BatchLogMel
+from variants.models.device_features import BatchLogMel
 from variants.models.features import FeatureConfig, LogMel
 
 

@@ -101,7 +101,7 @@ class Continuous:
                 self._serve([each])
             return
         self._counts.add(batch, began_ns)
-        for each, transcript in zip(batch, found or [None], strict=True):
+        for each, transcript in zip(batch, found, strict=True):
             work = each.work
             work.batch_id, work.batch_size = self._counts.batches, len(batch)
             # The batch's stages belong to each work in it, for their wall time.
@@ -112,12 +112,12 @@ class Continuous:
 
     def _computed(
         self, batch: Sequence[_Waiting], recorder: SpanRecorder
-    ) -> tuple[Sequence[Transcript], str | None]:
+    ) -> tuple[Sequence[Transcript | None], str | None]:
         began_ns = now_ns()
         try:
             return self._inference.transcribe([each.work.segments for each in batch], recorder), None
         except Exception as failure:  # an engine outlives whatever one work does to it
-            return (), describe(failure)
+            return [None] * len(batch), describe(failure)
         finally:
             self._counts.busy_ns += now_ns() - began_ns
 

@@ -74,18 +74,19 @@ class StaticInputs:
     def load(self, batch: FeatureBatch, rows: slice, slot: Slot) -> None:
         """Copy ``rows`` of ``batch`` in; excess frames become zero, and excess rows have length 0."""
         if self._copied is not None:
-            self._copied.synchronize()  # the last transfer may still read the host's buffer
+            self._copied.synchronize()  # the last transfer may still read the host's buffers
         values = batch.values[rows]
-        count, _, frames = values.shape
-        host = self._shape(self._host, slot).numpy()
-        host[:count, :, :frames] = values
-        host[:count, :, frames:] = 0.0
-        host[count:] = 0.0
+        features, device_lengths = self.views(slot)
+        if isinstance(values, torch.Tensor):
+            _fill(features, values)
+        else:
+            host = self._shape(self._host, slot)
+            _fill(host, torch.from_numpy(values))
+            features.copy_(host, non_blocking=True)
         lengths = self._host_lengths.numpy()
+        count = len(values)
         lengths[:count] = batch.lengths[rows]
         lengths[count : slot.batch] = 0
-        features, device_lengths = self.views(slot)
-        features.copy_(self._shape(self._host, slot), non_blocking=True)
         device_lengths.copy_(self._host_lengths[: slot.batch], non_blocking=True)
         if self._copied is not None:
             self._copied.record()
@@ -93,6 +94,14 @@ class StaticInputs:
     def _shape(self, flat: torch.Tensor, slot: Slot) -> torch.Tensor:
         numbers = slot.batch * self._bins * slot.frames
         return flat[:numbers].view(slot.batch, self._bins, slot.frames)
+
+
+def _fill(target: torch.Tensor, values: torch.Tensor) -> None:
+    """``values`` ``[b, F, t]`` into ``target`` ``[B, F, T]``, which is zero beyond them."""
+    count, _, frames = values.shape
+    target[:count, :, :frames] = values
+    target[:count, :, frames:] = 0.0
+    target[count:] = 0.0
 
 
 class BucketedEncoder:

@@ -54,7 +54,7 @@ class EagerEncoder:
             width: Any = model.encoder.d_model
             empty = torch.zeros((rows, 0, width), dtype=model.dtype, device=model.device)
             return EncoderOutput(empty, torch.zeros_like(lengths))
-        features = torch.from_numpy(batch.values).to(device=model.device, dtype=model.dtype)
+        features = torch.as_tensor(batch.values).to(device=model.device, dtype=model.dtype)
         states, state_lengths = model.encoder(audio_signal=features, length=lengths)  # [B, D, T'], [B]
         if self._shapes[(rows, frames)] == 1:
             # Now, and not with the evidence: by then other processes may have taken memory of the device.

@@ -85,6 +85,7 @@ def _place(weights: Weights, options: ModelOptions, device: torch.device) -> Tdt
         feature_bins=weights.feature_bins,
         provenance=weights.provenance,
         options=options.options,
+        features_on=options.features,
     )
     if device.type != "cuda":
         return model

@@ -22,7 +22,8 @@ class ModelOptions:
 
     ``weights`` is ``synthetic``, ``embedded`` or the path of a ``.nemo`` file; ``tokens_per_speech_s``
     is the label rate that synthetic weights are calibrated to and means nothing for trained ones;
-    ``layers`` cuts the encoder to its first so many.
+    ``layers`` cuts the encoder to its first so many; ``features`` says where features are computed,
+    on the ``host`` or the ``device``.
     """
 
     name: str
@@ -32,6 +33,7 @@ class ModelOptions:
     seed: int = 0
     tokens_per_speech_s: float = 4.0
     layers: int | None = None
+    features: str = "host"
     options: Mapping[str, Any] = field(default_factory=dict)
     progress: BuildProgress = field(default=silent, compare=False, repr=False)
     """Hears of what building the model does."""

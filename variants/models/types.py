@@ -88,10 +88,18 @@ class TdtModel:
     family: str = "tdt"
     sample_rate: int = SAMPLE_RATE
 
+    features_on: str = "host"
+    """``host``, or ``device``: where log-mel features are computed."""
+
     @cached_property
     def features(self) -> Features:
         """NeMo's log-mel, as the encoder was trained on it."""
-        return LogMel(FeatureConfig(n_mels=self.feature_bins, hop_s=self.hop_s), self.sample_rate)
+        config = FeatureConfig(n_mels=self.feature_bins, hop_s=self.hop_s)
+        if self.features_on == "host":
+            return LogMel(config, self.sample_rate)
+        from variants.models.device_features import DeviceLogMel
+
+        return DeviceLogMel(config, self.sample_rate, self.device)
 
     def open_stream(self, encoder: Encoder, decoder: Decoder) -> Stream:
         """A rolling window with the contexts of ``model.options`` (see ``variants.serving.window``)."""

@@ -58,6 +58,7 @@ def make_engine(
         seed=model["seed"],
         tokens_per_speech_s=model["tokens_per_speech_s"],
         layers=model["layers"],
+        features=model["features"],
         options=dict(model["options"]),
     )
     built: Any = registry.load("model", model["name"])(options)

@@ -8,7 +8,6 @@ import torch
 
 from harness.errors import UsageError
 from harness.protocols import FeatureBatch, ShapePlan
-from harness.protocols.engine import pad
 from variants.encoder.eager import build
 from variants.models.options import ModelOptions
 from variants.models.parakeet_tiny import build as build_tiny
@@ -24,6 +23,13 @@ def model() -> TdtModel:
 
 def clip(frames: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((128, frames), dtype=np.float32)
+
+
+def pad(clips: list[np.ndarray]) -> FeatureBatch:
+    lengths = np.array([each.shape[1] for each in clips], np.int64)
+    return FeatureBatch(
+        np.stack([np.pad(c, ((0, 0), (0, lengths.max() - c.shape[1]))) for c in clips]), lengths
+    )
 
 
 def test_states_are_batch_time_width(model: TdtModel) -> None:

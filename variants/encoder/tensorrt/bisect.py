@@ -107,7 +107,7 @@ def tensorrt_run(graph: Path, model: TdtModel, precision: str, batch: FeatureBat
     shapes = _output_shapes(model, rows, frames)
 
     def run(given: FeatureBatch) -> Mapping[str, np.ndarray]:
-        found = runner.run_host(given.values, given.lengths, 0, shapes)
+        found = runner.run_host(np.asarray(given.values), given.lengths, 0, shapes)
         return {
             name: value if value.dtype == np.int32 else to_float32(value) for name, value in found.items()
         }

@@ -1,0 +1,56 @@
+"""Features computed where the encoder runs: those of the host, in whatever batch."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from harness.protocols import Segment, ShapePlan
+from harness.spans import SpanRecorder
+from tests.harness.audio.recordings import RATE, noise, speech
+from variants.decoder import cpu_synced
+from variants.encoder import eager
+from variants.models.device_features import DeviceLogMel
+from variants.models.features import FeatureConfig, LogMel
+from variants.models.options import ModelOptions
+from variants.models.parakeet_tiny import build
+from variants.serving.inference import EncoderDecoder
+
+
+def segments(*seconds: float) -> list[Segment]:
+    sound = np.resize(speech(), 40 * RATE) + noise(40.0, peak=1e-3)
+    return [Segment(sound[number * 1000 :][: round(s * RATE)], RATE, 0.0) for number, s in enumerate(seconds)]
+
+
+@pytest.mark.parametrize("seconds", [(0.02,), (1.0,), (0.5, 7.3, 2.017), (0.03, 30.0), (1.0,) * 9])
+def test_every_row_is_the_host_s(seconds: tuple[float, ...]) -> None:
+    given = segments(*seconds)
+    host = LogMel(FeatureConfig(), RATE)(given)
+    device = DeviceLogMel(FeatureConfig(), RATE, torch.device("cpu"))(given)
+    assert isinstance(device.values, torch.Tensor)
+    assert device.lengths.tolist() == host.lengths.tolist()
+    assert tuple(device.values.shape) == host.values.shape
+    np.testing.assert_allclose(device.values.numpy(), host.values, atol=1e-3)
+
+
+def test_a_longer_batch_leaves_nothing_in_a_shorter_one() -> None:
+    features = DeviceLogMel(FeatureConfig(), RATE, torch.device("cpu"))
+    alone = features(segments(1.0)).values
+    features(segments(3.0, 2.0))
+    again = features(segments(1.0)).values
+    assert isinstance(alone, torch.Tensor) and isinstance(again, torch.Tensor)
+    assert torch.equal(alone, again)
+
+
+def test_the_trained_model_hears_the_same_words() -> None:
+    model = build(ModelOptions(name="parakeet_tiny", weights="embedded", device="cpu"))
+    plan = ShapePlan((5.0,), 4)
+    host = EncoderDecoder(model, eager.build(model, {}, plan), cpu_synced.build(model, {}, plan), plan)
+    device = dataclasses.replace(host, model=dataclasses.replace(model, features_on="device"))
+    given = [segments(2.5), segments(1.2, 3.0)]
+    one, other = (parts.transcribe(given, SpanRecorder()) for parts in (host, device))
+    assert [each.text for each in one] == [each.text for each in other]
+    assert any(each.text for each in one)
