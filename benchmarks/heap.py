@@ -1,7 +1,7 @@
 """The pause of a full collection against the size of the start-up heap, of this interpreter.
 
-``python -m benchmarks.heap`` needs nothing but NumPy and SciPy, so that other versions of Python can be asked:
-3.11 collects when an object is allocated, 3.12 and later between bytecodes; 3.14.0 to 3.14.4 collected
+``python -m benchmarks.heap`` needs nothing but NumPy and SciPy, so that other versions of Python can be
+asked: 3.11 collects when an object is allocated, 3.12 and later between bytecodes; 3.14.0 to 3.14.4 collected
 the old generation in increments, 3.14.5 and 3.15 went back to the collector of 3.13 (What's New in
 Python 3.15).
 """

@@ -97,15 +97,18 @@ class Tester:
                 raise error
             return replace(found, verdict=Verdict.FAILED, measured=str(error), exit_code=error.exit_code)
         baseline, candidate = runs
-        return judged(found, baseline, candidate, self.folder)
+        return judged(replace(found, charts=drawn(found.number, runs, self.folder)), baseline, candidate)
 
 
-def judged(found: Finding, a: StoredRun, b: StoredRun, folder: Path) -> Finding:
-    """``found`` with what the pair of runs says, and its page written below ``folder``."""
-    page = folder / f"claim-{found.number}"
-    write_report([a, b], page)
-    charts = sorted(str(chart.relative_to(folder)) for chart in page.glob("*.png"))
-    found = replace(found, charts=charts)
+def drawn(number: int, runs: Sequence[StoredRun], folder: Path) -> list[str]:
+    """The pair's page, below ``folder``; returns its charts, relative to it."""
+    page = folder / f"claim-{number}"
+    write_report(runs, page)
+    return sorted(str(chart.relative_to(folder)) for chart in page.glob("*.png"))
+
+
+def judged(found: Finding, a: StoredRun, b: StoredRun) -> Finding:
+    """``found`` with what the pair of runs says."""
     invalid = [stored for stored in (a, b) if stored.run.verdict.status is not VerdictStatus.VALID]
     if invalid:
         return _not_valid(found, a, b, invalid)

@@ -122,12 +122,15 @@ def _held(machine: str, encoder: str, layers: int, weights_bytes: int, beside_by
 
 def _runs(leaf: Leaf, folder: Path) -> Iterator[Row]:
     """Runs that were measured side by side and differ as the pair does, compared by the same rules."""
-    wanted = [_choices(to_dict(compose_run(side))) for side in leaf.pair()]
-    for place in sorted({path.parent.parent for path in folder.glob("*/*/run.json")}):
-        kept = [read_run(path.parent) for path in sorted(place.glob("*/run.json"))]
-        pair = [next((s for s in kept if _choices(s.run.config) == choices), None) for choices in wanted]
-        if pair[0] is not None and pair[1] is not None:
-            yield from _compared(leaf, pair[0], pair[1], f"{folder.name}/{place.name}")
+    kept: dict[Path, list[tuple[Path, dict[str, str]]]] = {}
+    for path in sorted(folder.glob("*/*/run.json")):
+        config = json.loads(path.read_text())["config"]
+        kept.setdefault(path.parent.parent, []).append((path.parent, _choices(config)))
+    wanted = [_choices(to_dict(compose_run(side))) for side in leaf.pair() if kept]
+    for place, runs in kept.items():
+        found = [next((run for run, choices in runs if choices == side), None) for side in wanted]
+        if found[0] is not None and found[1] is not None:
+            yield from _compared(leaf, read_run(found[0]), read_run(found[1]), f"{folder.name}/{place.name}")
 
 
 def _compared(leaf: Leaf, a: StoredRun, b: StoredRun, where: str) -> Iterator[Row]:
