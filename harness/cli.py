@@ -40,7 +40,7 @@ def main() -> int:
     application = hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(task)
     try:
         application()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return int(ExitCode.USAGE)
     except KeyboardInterrupt:

@@ -1,1 +1,2 @@
-"""The published claims, each with the pair of variants that tests it and the verdict of this machine."""
+"""The published claims: leaves of ``conf/claims``, each a pair of configurations and a rule, measured by
+``harness.interleave`` and judged by ``harness.compare``."""

@@ -5,147 +5,97 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from harness.arguments import positive_integer, positive_seconds
-from harness.claims import accelerated, collector, connections, copies, hops, report
-from harness.claims.model import Bench, Claim, Finding, Test
-from harness.command import command, end_on_sigterm
-from harness.errors import ExitCode, HarnessError, UsageError
+from harness.arguments import positive_integer
+from harness.claims import report
+from harness.claims.finding import Finding, Tester
+from harness.claims.leaf import Leaf, read_leaves
+from harness.command import command, end_on_sigterm, guarded
+from harness.errors import ExitCode, UsageError
+from harness.files import explained
 
+_ROUNDS = 4
+_EXAMPLES = """examples:
+  python -m harness.claims                                    all, with what this machine cannot run named
+  python -m harness.claims --claims 6 workload.requests=200   one, with other settings for both sides
+  python -m harness.claims --quick --out /tmp/claims          does it work, not what is it worth
 
-def all_tests() -> Mapping[int, tuple[Claim, Test]]:
-    """Every claim of the table, by number."""
-    here = {
-        module.CLAIM.number: (module.CLAIM, module.test) for module in (copies, connections, collector, hops)
-    }
-    return dict(sorted({**here, **accelerated.tests()}.items()))
+A claim is a leaf of conf/claims: the pair, the rule of the verdict, and what --quick changes.
+
+exit codes:
+  0 tested, whatever the verdict   2 wrong usage   else that of the first claim that could not be measured
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     end_on_sigterm()
-    try:
-        return _run(options)
-    except HarnessError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return int(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted: the claims finished so far are in the report", file=sys.stderr)
-        return 130
+    return guarded(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:
-    tests = all_tests()
-    chosen = _numbers(options.claims, tests)
-    bench = _bench(options)
+    leaves = read_leaves()
+    chosen = _numbers(options.claims, leaves)
+    folder: Path = options.out
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    rounds = options.rounds or (1 if options.quick else _ROUNDS)
+    tester = Tester(folder, rounds, options.quick, options.overrides)
+    conditions = {
+        "rounds": rounds,
+        "quick": options.quick,
+        "overrides": " ".join(options.overrides) or "none",
+    }
     findings: list[Finding] = []
-    page = bench.folder
     for number in chosen:
-        claim, test = tests[number]
-        print(f"claim {number}: {claim.baseline} -> {claim.variant}", file=sys.stderr)
-        finding = test(bench)
-        findings.append(finding)
-        print(report.terminal(finding))
+        print(f"claim {number}: {leaves[number].claim}", file=sys.stderr)
+        findings.append(tester.test(number, leaves[number]))
+        print(report.terminal(findings[-1]))
         # After each: an interrupted run leaves what it has measured.
-        page = report.write(findings, bench.folder, _conditions(bench))
+        page = report.write(findings, folder, conditions)
     print(f"\nreport   {page}")
-    return int(ExitCode.DONE)
+    codes = [finding.exit_code for finding in findings]
+    return int(next((code for code in codes if code), ExitCode.DONE))
 
 
-def _numbers(text: str, tests: Mapping[int, object]) -> list[int]:
+def _numbers(text: str, leaves: Mapping[int, Leaf]) -> list[int]:
     if text == "all":
-        return list(tests)
+        return list(leaves)
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(f"--claims {text}: give numbers such as 5,6,7,8, or all") from None
-    if unknown := [number for number in numbers if number not in tests]:
-        raise UsageError(f"--claims: there is no claim {unknown[0]}; there are {', '.join(map(str, tests))}")
+    if unknown := [number for number in numbers if number not in leaves]:
+        raise UsageError(f"--claims: there is no claim {unknown[0]}; there are {', '.join(map(str, leaves))}")
     return numbers
 
 
-def _bench(options: argparse.Namespace) -> Bench:
-    folder = Path(options.out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {folder}: cannot make the folder ({error.strerror})") from error
-    bench = Bench(
-        folder=folder,
-        cache_dir=Path(options.cache_dir),
-        repeats=options.repeats,
-        connections=options.connections,
-        duration_s=options.duration,
-        objects=options.objects,
-        longest_s=options.longest,
-        requests=options.requests,
-        seed=options.seed,
-        say=lambda line: print(f"  {line}", file=sys.stderr, flush=True),
-    )
-    return _quick(bench) if options.quick else bench
-
-
-def _quick(bench: Bench) -> Bench:
-    """Everything once and small: whether it works, not what it is worth."""
-    return replace(
-        bench, repeats=1, connections=80, duration_s=3.0, objects=200_000, longest_s=30.0, requests=60
-    )
-
-
-def _conditions(bench: Bench) -> dict[str, object]:
-    return {
-        "repeats": bench.repeats,
-        "connections": bench.connections,
-        "seconds": bench.duration_s,
-        "objects": bench.objects,
-        "longest recording": f"{bench.longest_s:g} s",
-        "seed": bench.seed,
-    }
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m harness.claims", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.claims",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("--claims", default="all", help="numbers, such as 5,6,7,8 (default: all)")
-    add("--out", default="reports/claims", help="folder of the report (default: %(default)s)")
-    add("--cache-dir", default=".cache", help="where rendered audio is kept (default: %(default)s)")
     add(
-        "--repeats", type=positive_integer, default=2, help="processes of each variant (default: %(default)s)"
+        "--out",
+        type=Path,
+        default=Path("reports/claims"),
+        metavar="DIR",
+        help="folder of the report (default: %(default)s)",
     )
     add(
-        "--connections",
+        "--rounds",
+        "--repeats",
         type=positive_integer,
-        default=2000,
-        help="live streams of claim 6 (default: %(default)s)",
+        metavar="N",
+        help=f"processes of each side, taking turns (default: {_ROUNDS}; with --quick 1)",
     )
-    add(
-        "--duration",
-        type=positive_seconds,
-        default=60.0,
-        help="seconds of each stream (default: %(default)s)",
-    )
-    add(
-        "--objects",
-        type=positive_integer,
-        default=1_000_000,
-        help="start-up heap of claim 7 (default: %(default)s)",
-    )
-    add(
-        "--longest",
-        type=positive_seconds,
-        default=3600.0,
-        help="longest recording of claim 5 (default: %(default)s)",
-    )
-    add(
-        "--requests",
-        type=positive_integer,
-        default=100,
-        help="requests a process in claim 8 (default: %(default)s)",
-    )
-    add("--seed", type=int, default=0)
     add("--quick", action="store_true", help="everything once and small: does it work, not what is it worth")
+    add("overrides", nargs="*", metavar="key=value", help="overrides of both sides, after the leaf's own")
     return parser
 
 

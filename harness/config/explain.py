@@ -15,6 +15,7 @@ from harness.config import schema
 _UNKNOWN_CHOICE = re.compile(r"Could not find '(?P<group>[^'/]+)/(?P<choice>[^']*)'.*: (?P<known>.+)")
 _UNKNOWN_KEY = re.compile(r"Could not override '(?P<key>[^']+)'")
 _SEVERAL_VALUES = re.compile(r"Ambiguous value for argument '(?P<override>.*?)'\n", re.DOTALL)
+_NUMBER_AS_CHOICE = "Config group override must be a string"
 _OPTIONS = ".options."
 """Below it a choice has keys of its own, which the schema does not know."""
 
@@ -30,6 +31,8 @@ def one_line(error: Exception) -> str:
     if error.__cause__ is not None:
         explanation += f": {str(error.__cause__).partition('full_key')[0]}"
     line = " ".join(part.strip() for part in explanation.splitlines() if part.strip())
+    if line.startswith(_NUMBER_AS_CHOICE):
+        return "a group's choice is a name, not a number; python -m harness --help lists the choices"
     if choice := _UNKNOWN_CHOICE.search(line):
         return _no_choice(choice["group"], choice["choice"], choice["known"].split())
     key = _UNKNOWN_KEY.search(line)

@@ -30,7 +30,7 @@ def compose_run(overrides: Sequence[str]) -> RunConfig:
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return from_node(compose("config", overrides=list(overrides)))
-    except HydraException as error:
+    except (HydraException, ValueError) as error:  # the latter for a choice that is a number
         raise UsageError(one_line(error)) from error
 
 

@@ -17,6 +17,7 @@ from harness.measure.metrics import (
     mix_weights,
     wall_shares_s,
 )
+from harness.measure.rounds import figures, is_count, ratio
 from harness.measure.stats import (
     MINIMUM_FOR_RATIO,
     SEED,
@@ -160,6 +161,8 @@ def _single_change(a: StoredRun, b: StoredRun, metric: Metric, pair: Pair) -> Ch
         return _wer_change(metric, pair)
     if metric.kind is Kind.MEMORY:
         return _memory_change(metric, a, b)
+    if metric.kind is Kind.PROCESS:
+        return _process_change(metric, a, b)
     scheduled = a.run.mode in (Mode.OPEN, Mode.STREAMING)
     return None if scheduled else _rtfx_change(metric, pair)
 
@@ -223,6 +226,14 @@ def _memory_change(metric: Metric, a: StoredRun, b: StoredRun) -> Change | None:
     low, high = min(peaks_b) / max(peaks_a), max(peaks_b) / min(peaks_a)
     change = Estimate(max(peaks_b) / max(peaks_a), low, high, n, n)
     return Change(metric, ALL, max(peaks_a), max(peaks_b), change)
+
+
+def _process_change(metric: Metric, a: StoredRun, b: StoredRun) -> Change | None:
+    old, new = figures(a, metric.name), figures(b, metric.name)
+    if not old or not new or not any(old):
+        return None
+    change = ratio(old, new, exact=is_count(metric.name))
+    return Change(metric, ALL, nearest_rank(old, 0.5), nearest_rank(new, 0.5), change, paired=True)
 
 
 def _peaks(stored: StoredRun, field: str) -> list[float]:

@@ -1,7 +1,8 @@
 """The figures that reports, comparisons and gates speak of, by name.
 
 ``latency.p95``, ``service.p50``, ``rtf.p50`` and ``span.encoder.p50`` are percentiles of a sample
-column; ``rtfx``, ``wer``, ``memory.rss`` and ``memory.gpu`` are one figure per run.
+column; ``rtfx``, ``wer``, ``memory.rss`` and ``memory.gpu`` are one figure per run, and those of
+``harness.measure.rounds`` (``chunk.p99``, ``gc.longest``, ``evidence.PATH``) one per process.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from harness.errors import UsageError
+from harness.measure.rounds import is_count, is_figure
 from harness.measure.stats import Floats
 from harness.spans import SPAN_NAMES
 
@@ -31,6 +33,7 @@ class Kind(StrEnum):
     RTFX = "rtfx"  # ratio of ratios of sums; the larger the better
     WER = "wer"  # difference
     MEMORY = "memory"  # ratio of peaks
+    PROCESS = "process"  # ratio within rounds, see harness.measure.rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +67,14 @@ def metric(name: str) -> Metric:
     for single in _SINGLE:
         if single.name == name:
             return single
+    if is_figure(name):
+        return Metric(name, Kind.PROCESS, name if is_count(name) else f"{name}_s")
     match = _PERCENTILE.fullmatch(name)
     column = _column(match["column"]) if match else None
     if match is None or column is None or match["rank"] == "00":
-        known = ", ".join([f"{c}.pNN" for c in _COLUMNS] + ["span.NAME.pNN"] + [m.name for m in _SINGLE])
+        of_processes = ["chunk.pNN", "gc.longest", "evidence.PATH"]
+        columns = [f"{c}.pNN" for c in (*_COLUMNS, "span.NAME")]
+        known = ", ".join([*columns, *(m.name for m in _SINGLE), *of_processes])
         raise UsageError(f"unknown metric {name!r}; metrics are {known}; spans are {', '.join(SPAN_NAMES)}")
     return Metric(name, Kind.PERCENTILE, column, int(match["rank"]) / 100)
 

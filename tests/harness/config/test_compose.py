@@ -88,6 +88,7 @@ def test_own_recordings_replace_the_set(tmp_path: Path) -> None:
         ("variant=eagr", "did you mean eager"),
         ("flux_capacitor=on", "flux_capacitor"),
         ("decoder=warp", "warp"),
+        ("encoder=4", "a name, not a number"),
         ("runner.proceses=3", "did you mean runner.processes"),
         ("encoder.options.backend=graph", "the chosen encoder has no option backend"),
         ("+runner.colour=red", "runner.colour"),

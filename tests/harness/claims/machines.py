@@ -1,0 +1,25 @@
+"""Machines to ask a claim about."""
+
+from __future__ import annotations
+
+from harness.config.needs import Machine
+
+
+class Workstation(Machine):
+    """One that has everything."""
+
+    compute_capability = (9, 0)
+    cuda_driver = (13, 0)
+
+    def has_package(self, name: str) -> bool:  # noqa: ARG002
+        return True
+
+
+class Laptop(Machine):
+    """One without a GPU or its packages."""
+
+    compute_capability = None
+    cuda_driver = None
+
+    def has_package(self, name: str) -> bool:  # noqa: ARG002
+        return False
