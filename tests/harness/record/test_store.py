@@ -134,7 +134,7 @@ def test_a_full_disk_is_named_and_what_was_measured_stays(tmp_path):
     with writer.journal(process_record(0)) as journal:
         for sample in samples(SMALL, 0):
             journal.append(sample)
-    (writer.folder / "samples.parquet.tmp").symlink_to("/dev/full")
+    (writer.folder / f"samples.parquet.{os.getpid()}.tmp").symlink_to("/dev/full")
     with pytest.raises(UnavailableError, match=r"run: no space left on the disk"):
         writer.finish(writer.run)
     assert len(read_run(writer.folder).samples) == len(samples(SMALL, 0))
