@@ -17,6 +17,7 @@ from harness.errors import UsageError
 from harness.files import expanded
 
 _UNKNOWN_CONTAINER = "unknown"
+_WARNINGS = 5
 _TOLERANCE_S = 0.1
 _TOLERANCE_SHARE = 0.01
 """A manifest's length may be off by the larger of the two: encoder delay, rounding."""
@@ -71,8 +72,7 @@ def _own(path: Path, rows: Sequence[Row], cache_dir: Path, max_audio_s: float, p
         _item(row, digest, heard[digest] if digest is not None else Heard())
         for row, digest in zip(rows, digests, strict=True)
     )
-    found = (_disagreement(path, row, item) for row, item in zip(rows, items, strict=True))
-    warnings = tuple(warning for warning in found if warning is not None)
+    warnings = _disagreements(path, rows, items)
     return AudioSet(path.stem, items, content_hash(items), path.parent, warnings=warnings)
 
 
@@ -95,12 +95,21 @@ def _item(row: Row, digest: str | None, heard: Heard) -> AudioItem:
     )
 
 
-def _disagreement(path: Path, row: Row, item: AudioItem) -> str | None:
-    if row.duration_s is None or item.duration_s is None:
-        return None
-    if abs(row.duration_s - item.duration_s) <= max(_TOLERANCE_S, _TOLERANCE_SHARE * item.duration_s):
-        return None
-    return (
-        f"{path}, line {row.line}: the manifest says {row.duration_s:g} s, "
-        f"decoded are {item.duration_s:.2f} s; what was decoded counts"
-    )
+def _disagreements(path: Path, rows: Sequence[Row], items: Sequence[AudioItem]) -> tuple[str, ...]:
+    """The first lines whose length is not what was decoded, and how many more there are."""
+    wrong = [pair for pair in zip(rows, items, strict=True) if _disagree(*pair)]
+    shown = [
+        f"{path.name}, line {row.line}: the manifest says {row.duration_s:g} s, decoded are "
+        f"{item.duration_s:.2f} s; what was decoded counts"
+        for row, item in wrong[:_WARNINGS]
+    ]
+    if len(wrong) > _WARNINGS:
+        shown.append(f"{path.name}: so do {len(wrong) - _WARNINGS} more of its {len(rows)} lines")
+    return tuple(shown)
+
+
+def _disagree(row: Row, item: AudioItem) -> bool:
+    claimed_s, heard_s = row.duration_s, item.duration_s
+    if claimed_s is None or heard_s is None:
+        return False
+    return abs(claimed_s - heard_s) > max(_TOLERANCE_S, _TOLERANCE_SHARE * heard_s)

@@ -69,7 +69,13 @@ def test_a_length_is_that_of_what_was_decoded_and_a_wrong_claim_is_named(
     assert found.audio_s == pytest.approx(1.5, abs=0.06)
     assert found.items[0].bucket == "01-02s"
     (warning,) = found.warnings
-    assert f"{manifest}, line 2: the manifest says {claimed_s:g} s, decoded are 1.5" in warning
+    assert f"{manifest.name}, line 2: the manifest says {claimed_s:g} s, decoded are 1.5" in warning
+
+
+def test_many_wrong_claims_are_counted(tmp_path: Path, clip: Path) -> None:
+    warnings = load(write(tmp_path, *[{"audio_filepath": clip.name, "duration": 9}] * 8)).warnings
+    assert len(warnings) == 6
+    assert warnings[-1] == "mine.jsonl: so do 3 more of its 8 lines"
 
 
 @pytest.mark.parametrize("claimed_s", [None, 1.45, 1.59])
