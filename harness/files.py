@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +15,27 @@ from harness.errors import HarnessError, UnavailableError, UsageError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file to read. Raises ``OSError`` for anything else: a FIFO or a device may never end,
+    never answer, or do something when it is opened."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except ValueError as error:  # a NUL in the name
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+    raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def expanded(path: str | Path) -> Path:
+    """``path`` with its leading ``~`` or ``~user`` written out, if there is such a user; else as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path's raises
 
 
 @contextmanager
@@ -47,7 +70,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
     The data reach the disk before the name does, and the name before this returns.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with explained(path.parent):
         try:
             with temporary.open("wb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
@@ -9,6 +10,7 @@ from harness.compare import change_cells, notes
 from harness.errors import ExitCode
 from harness.gate_result import GateResult, Judgement
 from harness.measure.text import NOTHING
+from harness.printable import one_line, printable
 
 _TITLES = {
     ExitCode.DONE: "passed",
@@ -17,6 +19,7 @@ _TITLES = {
     ExitCode.NOT_COMPARABLE: "not comparable",
     ExitCode.INCONCLUSIVE: "inconclusive",
 }
+_MARKUP = re.compile(r"([\\`*_\[\]<>|&~#!])")
 _HEADER = ("metric", "scope", "baseline", "candidate", "C/B", "95 % interval", "limit", "required", "outcome")
 
 
@@ -24,10 +27,10 @@ def markdown(result: GateResult) -> str:
     lines = [
         f"## Gate: {_title(result)}",
         "",
-        result.reason,
+        _plain(result.reason),
         "",
-        f"- baseline `{result.baseline}`",
-        f"- candidate `{result.candidate}`",
+        f"- baseline {_plain(result.baseline)}",
+        f"- candidate {_plain(result.candidate)}",
         f"- exit code {int(result.exit_code)}",
     ]
     if result.judgements:
@@ -38,7 +41,7 @@ def markdown(result: GateResult) -> str:
             *(_row(_cells(j)) for j in result.judgements),
         ]
     if result.comparison is not None:
-        lines += [f"\n> {note}" for note in notes(result.comparison)]
+        lines += [f"\n> {_plain(note)}" for note in notes(result.comparison)]
     return "\n".join(lines) + "\n"
 
 
@@ -48,7 +51,7 @@ def junit(result: GateResult) -> bytes:
     whole = ElementTree.SubElement(suite, "testcase", classname="gate", name="comparison")
     if result.exit_code is not ExitCode.DONE:
         kind = "failure" if result.exit_code in (ExitCode.REGRESSION, ExitCode.INCONCLUSIVE) else "error"
-        ElementTree.SubElement(whole, kind, type=_title(result), message=result.reason)
+        ElementTree.SubElement(whole, kind, type=_title(result), message=printable(result.reason))
     for judgement in result.judgements:
         _add_case(suite, judgement)
     for attribute, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
@@ -59,9 +62,9 @@ def junit(result: GateResult) -> bytes:
 
 
 def _add_case(suite: ElementTree.Element, judgement: Judgement) -> None:
-    name = f"{judgement.rule.metric.name} [{judgement.scope}]"
+    name = printable(f"{judgement.rule.metric.name} [{judgement.scope}]")
     case = ElementTree.SubElement(suite, "testcase", classname="gate.rules", name=name)
-    text = " | ".join(_cells(judgement))
+    text = printable(" | ".join(_cells(judgement)))
     if judgement.outcome.value == "regression":
         ElementTree.SubElement(case, "failure", type="regression", message=text)
     elif judgement.outcome.value in ("inconclusive", "not measured"):
@@ -83,7 +86,12 @@ def _cells(judgement: Judgement) -> Sequence[str]:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return "| " + " | ".join(map(_plain, cells)) + " |"
+
+
+def _plain(text: str) -> str:
+    """Foreign text that Markdown shows as it is: one line, no HTML, no links."""
+    return _MARKUP.sub(r"\\\1", one_line(text))
 
 
 def _title(result: GateResult) -> str:

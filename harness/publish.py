@@ -8,6 +8,7 @@ anew from the copy, so that a published page shows what a reader can check.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ from typing import Any
 
 from harness.command import command, guarded
 from harness.errors import InvalidMeasurementError, UsageError
+from harness.files import explained
 from harness.record import Run, Status, StoredRun, VerdictStatus, folder_name, read_run, write_run
+from harness.record.store import RUN_FILE, SAMPLES_FILE
 
 _EXAMPLES = """examples:
   python -m harness.publish results/RUN_A results/RUN_B --to results/reference/h100-80gb
@@ -35,21 +38,33 @@ def publish(folders: Sequence[Path], target: Path) -> list[Path]:
     that is taken; nothing is copied then.
     """
     runs = [_quotable(read_run(folder)) for folder in folders]
+    samples = [_samples(stored.folder) for stored in runs]
     copies = [target / _name(stored.run) for stored in runs]
     for copy in copies:
-        if copy.exists():
+        if os.path.lexists(copy):
             raise UsageError(f"{copy}: already holds a published run; remove it or choose another --to")
         if copies.count(copy) > 1:
             raise UsageError(
                 f"{copy.name}: several of these runs have this name; give each a runner.label when it is "
                 "measured, or publish them with another --to"
             )
-    for stored, copy in zip(runs, copies, strict=True):
-        copy.mkdir(parents=True)
-        for samples in (stored.folder / "samples.parquet", *stored.folder.glob("chunks-*.parquet")):
-            shutil.copy(samples, copy)
+    for stored, files, copy in zip(runs, samples, copies, strict=True):
+        with explained(target):
+            copy.mkdir(parents=True)
+            for file in files:
+                shutil.copy(file, copy, follow_symlinks=False)
         write_run(copy, without_local_paths(stored.run))
     return copies
+
+
+def _samples(folder: Path) -> list[Path]:
+    """The files of a run that are kept as they are. Raises ``UsageError`` for one that is a link: what it
+    leads to is not this run's, and may be nobody else's business."""
+    files = [folder / SAMPLES_FILE, *sorted(folder.glob("chunks-*.parquet"))]
+    for file in (folder / RUN_FILE, *files):
+        if file.is_symlink() or not file.is_file():
+            raise UsageError(f"{file}: is a link or no file; publish the folder that the run was written to")
+    return files
 
 
 def _name(run: Run) -> str:

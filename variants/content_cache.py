@@ -10,20 +10,28 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, UsageError
 
 _MARK = "contents.json"
 _UNFINISHED = ".unfinished-"
 
 
 def user_cache(kind: str) -> Path:
-    """Where things of ``kind`` are kept: they belong to the user of this machine, not to a checkout."""
-    return Path.home() / ".cache" / "speech-serving-bench" / kind
+    """Where things of ``kind`` are kept: they belong to the user of this machine, not to a checkout.
+
+    Raises ``UsageError`` where there is no home folder.
+    """
+    try:
+        home = Path.home()
+    except RuntimeError as error:
+        raise UsageError(f"HOME is not set and this user has no home folder: set HOME ({error})") from error
+    return home / ".cache" / "speech-serving-bench" / kind
 
 
 class ContentCache:
@@ -35,11 +43,14 @@ class ContentCache:
     def get(self, key: str) -> Path | None:
         """The folder of an entry whose files are as they were written, or None.
 
-        A damaged entry (a full disk, a copy that broke off) is removed, so that it is built anew.
+        A damaged entry (a full disk, a copy that broke off) is removed, so that it is built anew. Raises
+        ``UsageError`` for one that another user owns or may change: what is in it will be executed.
         """
         folder = self._root / key
         if not folder.is_dir():
             return None
+        for path in (self._root.resolve(), folder, *folder.iterdir()):
+            _refuse_foreign(path)
         if _intact(folder):
             return folder
         shutil.rmtree(folder, ignore_errors=True)
@@ -87,6 +98,15 @@ class ContentCache:
         except OSError:
             if self.get(key) is None:  # not because another process was first
                 raise
+
+
+def _refuse_foreign(path: Path) -> None:
+    found = path.lstat()
+    if found.st_uid != os.geteuid() or stat.S_ISLNK(found.st_mode) or found.st_mode & stat.S_IWOTH:
+        raise UsageError(
+            f"{path}: another user owns it or may change it, and what is cached is executed; remove it, or "
+            "set the cache's folder (encoder.options.cache_dir, HOME) to one of your own"
+        )
 
 
 def _seal(folder: Path) -> None:

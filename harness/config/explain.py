@@ -6,11 +6,11 @@ import difflib
 import re
 import shlex
 from collections.abc import Iterable, Iterator
-from os.path import expanduser
 
 from omegaconf import DictConfig
 
 from harness.config import schema
+from harness.files import expanded
 
 _UNKNOWN_CHOICE = re.compile(r"Could not find '(?P<group>[^'/]+)/(?P<choice>[^']*)'.*: (?P<known>.+)")
 _UNKNOWN_KEY = re.compile(r"Could not override '(?P<key>[^']+)'")
@@ -47,7 +47,7 @@ def _unquoted(override: str) -> str:
     A leading ``~`` is written out, because no shell does that after a key.
     """
     key, _, value = override.partition("=")
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", expanduser(value))  # noqa: PTH111
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value if value[:1] != "~" else str(expanded(value)))
     whole = f"{key}='{escaped}'"
     typed = f'"{whole}"' if not re.search(r'["$`\\!]', whole) else shlex.quote(whole)
     return f"{key}: the value {value} has to be quoted, for Hydra and for the shell: {typed}"

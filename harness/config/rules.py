@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from harness.config.needs import Machine, missing
 from harness.config.schema import RunConfig
 from harness.errors import UnavailableError, UsageError
+from harness.files import expanded, open_regular
 
 _AXES = ("model", "encoder", "decoder", "batching", "topology", "ipc", "io", "gc")
 
@@ -124,10 +124,17 @@ def _check_values(config: RunConfig) -> None:
     edges = list(config.model.buckets_s)
     if not edges or edges != sorted(set(edges)) or edges[0] <= 0:
         raise UsageError(f"model.buckets_s={edges} must be ascending positive seconds")
-    manifest = config.dataset.manifest
-    if manifest is not None and not Path(manifest).expanduser().is_file():
-        found = "it is a folder; give the JSONL file in it" if Path(manifest).is_dir() else "no such file"
-        raise UsageError(f"dataset.manifest={manifest}: {found}")
+    if config.dataset.manifest is not None:
+        _check_manifest(config.dataset.manifest)
+
+
+def _check_manifest(manifest: str) -> None:
+    try:
+        open_regular(expanded(manifest)).close()
+    except IsADirectoryError:
+        raise UsageError(f"dataset.manifest={manifest}: it is a folder; give the JSONL file in it") from None
+    except OSError as error:
+        raise UsageError(f"dataset.manifest={manifest}: cannot be read ({error.strerror})") from error
 
 
 def _check_needs(config: RunConfig, machine: Machine) -> None:

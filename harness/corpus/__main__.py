@@ -94,6 +94,8 @@ def _render(options: argparse.Namespace) -> None:
         print(f"  {bucket:<16}{count:>6}")
     print(f"content hash  {audio_set.content_hash}")
     print(f"manifest      {options.manifest or audio_set.root / MANIFEST_NAME}")
+    for warning in audio_set.warnings:
+        print(f"warning: {warning}")
 
 
 def _plot(options: argparse.Namespace) -> None:

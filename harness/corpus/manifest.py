@@ -1,7 +1,8 @@
 """Audio sets as manifests: JSON Lines with NeMo's fields (audio_filepath, duration, text) and ours.
 
-A user's own manifest needs ``audio_filepath`` alone. A recording that is missing, empty or not audio
-stays in the set: it fails as a row of the results, not before.
+A user's own manifest needs ``audio_filepath`` alone. A line that cannot be understood is refused by its
+number; a recording that is missing, empty, not audio or no file at all stays in the set: it fails as a row
+of the results, not before.
 """
 
 from __future__ import annotations
@@ -9,19 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
-
-from harness.corpus.buckets import DEFAULT_EDGES_S, bucket_label
+from harness.corpus.buckets import DEFAULT_EDGES_S
 from harness.errors import RequestError, UsageError
+from harness.files import expanded, open_regular
 
 MANIFEST_NAME = "manifest.jsonl"
-UNKNOWN_CONTAINER = "unknown"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LARGEST = 1e12
+"""No second, decibel or count of a recording; NaN is not below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,65 +50,76 @@ class AudioItem:
     size_bytes: int | None = None
 
     def read(self) -> bytes:
-        """The container's bytes. Raises ``RequestError`` where the file cannot be read."""
+        """The container's bytes. Raises ``RequestError`` where they cannot be read, or are not those that
+        the set's content hash covers."""
         try:
-            return self.path.read_bytes()
+            with open_regular(self.path) as file:
+                payload = file.read()
         except OSError as error:
             raise RequestError(f"{self.path}: cannot read the recording ({error.strerror})") from error
+        if self.sha256 is not None and hashlib.sha256(payload).hexdigest() != self.sha256:
+            raise RequestError(f"{self.path}: altered since the audio set was loaded; measure again")
+        return payload
 
 
 @dataclass(frozen=True, slots=True)
 class AudioSet:
-    """Recordings in order. ``content_hash`` covers their bytes, lengths and texts, not where they lie."""
+    """Recordings in order. ``content_hash`` covers their bytes, lengths and texts, not where they lie.
+
+    ``warnings`` say, by line, where a manifest was not taken at its word.
+    """
 
     name: str
     items: tuple[AudioItem, ...]
     content_hash: str
     root: Path
     bucket_edges_s: tuple[float, ...] = DEFAULT_EDGES_S
+    warnings: tuple[str, ...] = ()
 
     @property
     def audio_s(self) -> float:
         """Seconds of audio in all, over the recordings whose length is known."""
         return math.fsum(item.duration_s for item in self.items if item.duration_s is not None)
 
-    def take(self, count: int, seed: int | None) -> AudioSet:
-        """``count`` recordings in the set's order: the first ones, or a random choice with a seed.
 
-        Raises ``UsageError`` where the set has fewer.
-        """
-        if not 1 <= count <= len(self.items):
-            raise UsageError(
-                f"dataset.items={count}: audio set {self.name!r} has {len(self.items)} recordings"
-            )
-        chosen: Iterable[int] = range(count)
-        if seed is not None:
-            chosen = sorted(np.random.default_rng(seed).permutation(len(self.items))[:count].tolist())
-        items = tuple(self.items[index] for index in chosen)
-        return replace(self, items=items, content_hash=content_hash(items))
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a user's manifest. What it says of the sound is the manifest's claim."""
+
+    line: int
+    item_id: str
+    path: Path
+    duration_s: float | None
+    text: str | None
+    speech_s: float | None
+    snr_db: float | None
+    rt60_s: float | None
+    voice: str | None
 
 
-def read_manifest(path: Path, bucket_edges_s: Sequence[float] = DEFAULT_EDGES_S) -> AudioSet:
-    """A set of the user's own recordings; relative paths are relative to the manifest.
+def read_rows(path: Path) -> tuple[Row, ...]:
+    """Every line of a user's manifest, checked; relative paths are relative to it. No recording is opened.
 
-    What the manifest does not say about a recording is read from its header. Every file is hashed.
     Raises ``UsageError`` that names the file and the line.
     """
-    edges = tuple(bucket_edges_s)
-    items = tuple(_item(path, number, entry, edges) for number, entry in _entries(path))
-    if not items:
+    rows = tuple(_row(path, number, entry) for number, entry in _entries(path))
+    if not rows:
         raise UsageError(f"{path}: the manifest is empty; give one JSON object a line with audio_filepath")
-    return AudioSet(path.stem, items, content_hash(items), path.parent, edges)
+    lines: dict[str, int] = {}
+    for row in rows:
+        if (first := lines.setdefault(row.item_id, row.line)) != row.line:
+            raise _refusal(path, row.line, f"item_id {row.item_id!r} is that of line {first}; give another")
+    return rows
 
 
 def read_rendered(folder: Path, name: str, bucket_edges_s: tuple[float, ...]) -> AudioSet:
-    """A set that ``write_manifest`` described, taken at its word but for the files' sizes.
+    """A set that ``write_manifest`` described, taken at its word but for the files' bytes.
 
-    Raises ``UsageError`` that names a recording that is missing or has another size than it had.
+    Raises ``UsageError`` that names a recording that is missing or not what it was.
     """
     items = tuple(_rendered_item(folder, entry) for _, entry in _entries(folder / MANIFEST_NAME))
     for item in items:
-        if not item.path.is_file() or item.path.stat().st_size != item.size_bytes:
+        if sha256_of(item.path) != item.sha256:
             raise UsageError(
                 f"{item.path}: missing or altered; delete {folder} to render the audio set again"
             )
@@ -142,9 +155,13 @@ def _rendered_item(folder: Path, entry: Mapping[str, Any]) -> AudioItem:
 
 
 def _entries(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
-    """(line number from 1, object) of every line that is not blank."""
+    """(line number from 1, object) of every line that is not blank.
+
+    Lines end with a newline: the other characters that Unicode ends lines with may stand in a text.
+    """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        with open_regular(path) as file:
+            lines = file.read().decode("utf-8-sig").split("\n")
     except OSError as error:
         raise UsageError(f"{path}: cannot read the manifest ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -155,107 +172,86 @@ def _entries(path: Path) -> list[tuple[int, Mapping[str, Any]]]:
 def _object(path: Path, number: int, line: str) -> Mapping[str, Any]:
     try:
         entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise _refusal(path, number, f"not JSON ({error.msg}); give one JSON object a line") from error
+    except RecursionError as error:
+        raise _refusal(path, number, "nested too deeply; give one flat JSON object a line") from error
+    except ValueError as error:  # not JSON, or a number of thousands of digits
+        reason = getattr(error, "msg", "a number is too long")
+        raise _refusal(path, number, f"not JSON ({reason}); give one JSON object a line") from error
     if not isinstance(entry, dict):
         raise _refusal(path, number, "not a JSON object; give one with audio_filepath")
     return entry
 
 
-def _item(path: Path, number: int, entry: Mapping[str, Any], edges_s: tuple[float, ...]) -> AudioItem:
-    audio = _audio_path(path, number, entry)
-    header = _read_header(audio)
-    duration_s = _duration(path, number, entry)
-    if duration_s is None:
-        duration_s = header.duration_s
-    return AudioItem(
-        item_id=str(entry.get("item_id", f"{number:06d}")),
-        path=audio,
-        duration_s=duration_s,
-        text=_text(path, number, entry),
-        container=header.container,
-        sample_rate=_whole(path, number, entry, "sample_rate") or header.sample_rate,
-        channels=_whole(path, number, entry, "channels") or header.channels,
-        bucket=bucket_label(duration_s, edges_s),
-        speech_s=_optional_number(path, number, entry, "speech_s"),
-        snr_db=_optional_number(path, number, entry, "snr_db"),
-        rt60_s=_optional_number(path, number, entry, "rt60_s"),
-        voice=entry.get("voice"),
-        sha256=_sha256(audio),
-        size_bytes=audio.stat().st_size if audio.is_file() else None,
+def _row(path: Path, number: int, entry: Mapping[str, Any]) -> Row:
+    return Row(
+        line=number,
+        item_id=_item_id(path, number, entry),
+        path=_audio_path(path, number, entry),
+        duration_s=_duration(path, number, entry),
+        text=_string(path, number, entry, "text"),
+        speech_s=_number(path, number, entry, "speech_s"),
+        snr_db=_number(path, number, entry, "snr_db"),
+        rt60_s=_number(path, number, entry, "rt60_s"),
+        voice=_string(path, number, entry, "voice"),
     )
 
 
+def _item_id(path: Path, number: int, entry: Mapping[str, Any]) -> str:
+    """The row's own, or its line number."""
+    given = entry.get("item_id")
+    if isinstance(given, int) and not isinstance(given, bool):
+        return str(given)
+    return _string(path, number, entry, "item_id") or f"{number:06d}"
+
+
 def _audio_path(path: Path, number: int, entry: Mapping[str, Any]) -> Path:
-    name = entry.get("audio_filepath")
-    if not isinstance(name, str) or not name:
+    name = _string(path, number, entry, "audio_filepath")
+    if not name:
         raise _refusal(path, number, "audio_filepath is missing; give the path of the recording")
+    if "\0" in name:
+        raise _refusal(path, number, f"audio_filepath is {name!r:.60}; no file's name holds a NUL")
     if entry.get("offset"):
         raise _refusal(
             path, number, "offset is not supported; cut the recording into files of their own first"
         )
-    return path.parent / Path(name).expanduser()
+    return path.parent / expanded(name)
 
 
 def _duration(path: Path, number: int, entry: Mapping[str, Any]) -> float | None:
-    seconds = _optional_number(path, number, entry, "duration")
+    seconds = _number(path, number, entry, "duration")
     if seconds is not None and seconds < 0:
         raise _refusal(path, number, f"duration is {seconds}; give seconds, or leave it out")
     return seconds
 
 
-def _text(path: Path, number: int, entry: Mapping[str, Any]) -> str | None:
-    text = entry.get("text")
-    if text is not None and not isinstance(text, str):
-        raise _refusal(path, number, f"text is {text!r}; give the transcript in quotes, or leave it out")
-    return text
-
-
-def _optional_number(path: Path, number: int, entry: Mapping[str, Any], key: str) -> float | None:
+def _string(path: Path, number: int, entry: Mapping[str, Any], key: str) -> str | None:
     value = entry.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _refusal(path, number, f"{key} is {value!r}; give a number, or leave it out")
+    if not isinstance(value, str):
+        raise _refusal(path, number, f"{key} is {value!r:.60}; give text in quotes")
+    if _SURROGATE.search(value):
+        raise _refusal(path, number, f"{key} holds half of a UTF-16 pair (\\ud800 to \\udfff); write UTF-8")
+    return value
+
+
+def _number(path: Path, number: int, entry: Mapping[str, Any], key: str) -> float | None:
+    value = entry.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
+        raise _refusal(path, number, f"{key} is {value!r:.60}; give a number, or leave it out")
     return float(value)
-
-
-def _whole(path: Path, number: int, entry: Mapping[str, Any], key: str) -> int | None:
-    value = _optional_number(path, number, entry, key)
-    return None if value is None else int(value)
 
 
 def _refusal(path: Path, number: int, message: str) -> UsageError:
     return UsageError(f"{path}, line {number}: {message}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
-    container: str
-    duration_s: float | None = None
-    sample_rate: int | None = None
-    channels: int | None = None
-
-
-def _read_header(path: Path) -> _Header:
-    """What the file says about itself; the suffix alone where it is no audio that FFmpeg knows."""
-    container = path.suffix.removeprefix(".").lower() or UNKNOWN_CONTAINER
+def sha256_of(path: Path) -> str | None:
+    """The hash of a regular file; None where it cannot be read."""
     try:
-        with av.open(str(path)) as file:
-            if not file.streams.audio:
-                return _Header(container)
-            stream = file.streams.audio[0]
-            duration_s = file.duration / av.time_base if file.duration is not None else None
-            return _Header(
-                container, duration_s, stream.codec_context.sample_rate, stream.codec_context.channels
-            )
-    except (av.FFmpegError, OSError, ValueError):
-        return _Header(container)
-
-
-def _sha256(path: Path) -> str | None:
-    try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None

@@ -48,7 +48,7 @@ def listen(address: Address, backlog: int) -> tuple[socket.socket, Address]:
     """A listening socket and its address, with the port that the system chose for port 0.
 
     The Unix socket has mode 0600 and lies in a folder of mode 0700 that belongs to this user: the
-    folder is made if it is missing, and refused (``UsageError``) if others can enter it.
+    folder is made if it is missing, and refused (``UsageError``) if others can enter or replace it.
     """
     return _listen_unix(address, backlog) if address.path else _listen_tcp(address, backlog)
 
@@ -74,10 +74,24 @@ def _private_folder(folder: Path) -> None:
     try:
         folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         found = folder.stat()
+        above = [parent for parent in folder.resolve().parents if _anybody_can_replace(parent)]
     except OSError as error:
         raise UsageError(f"io.options.path: cannot make the folder {folder} ({error.strerror})") from error
+    if above:
+        raise UsageError(
+            f"io.options.path: anybody may write to {above[0]} and put another folder in the place of "
+            f"{folder}; `chmod o-w` it or name a folder elsewhere"
+        )
     if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise UsageError(f"io.options.path: others can enter {folder}; `chmod 700` it or name another folder")
+
+
+def _anybody_can_replace(folder: Path) -> bool:
+    """Whether others may rename what is in ``folder``, or the folder is another user's altogether. The sticky
+    bit (as on /tmp) leaves that to each entry's owner."""
+    found = folder.stat()
+    foreign = found.st_uid not in (0, os.geteuid())
+    return foreign or found.st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH
 
 
 def _remove_stale(address: Address) -> None:

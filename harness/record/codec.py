@@ -77,7 +77,7 @@ def _from_scalar(kind: Any, value: Any, where: str) -> Any:
         except ValueError:
             known = ", ".join(str(member.value) for member in kind)
             raise UsageError(f"{where}: {value!r} is none of {known}") from None
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
         return float(value)
     return _expect(kind, value, where)
 

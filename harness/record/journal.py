@@ -16,9 +16,9 @@ from types import TracebackType
 from typing import Any
 
 from harness.errors import UsageError
-from harness.files import explained
+from harness.files import explained, open_regular
 from harness.record.codec import from_json, to_json
-from harness.record.samples import Sample, sample_row
+from harness.record.samples import Sample, sample_row, unfit
 from harness.record.schema import ProcessRecord, process_of_devices
 
 JOURNAL_PATTERN = "process-*.jsonl"
@@ -85,8 +85,8 @@ def read_journal(path: Path) -> JournalContent | None:
     An incomplete last line is what a killed process leaves and is dropped. Raises ``UsageError``
     naming file and line for anything else that is not a journal.
     """
-    with explained(path.parent):
-        lines = path.read_bytes().split(b"\n")[:-1]
+    with explained(path), open_regular(path) as file:
+        lines = file.read().split(b"\n")[:-1]
     documents = [_parse(line, path, number) for number, line in enumerate(lines, start=1)]
     if not documents:
         return None
@@ -101,10 +101,12 @@ def read_journal(path: Path) -> JournalContent | None:
 def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
         document = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f"{path}: line {number} is not JSON ({error}); restore or delete the file"
         ) from error
     if not isinstance(document, dict) or not ({"request_id", _HEADER} & set(document)):
         raise UsageError(f"{path}: line {number} is no sample; restore or delete the file")
+    if _HEADER not in document and (wrong := unfit(document)) is not None:
+        raise UsageError(f"{path}: line {number}: {wrong}; restore or delete the file")
     return document

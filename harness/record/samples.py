@@ -83,10 +83,12 @@ _EARLIER = {"batch_id": 0, "batch_size": 1, "expect_failure": False}
 """What rows of files mean that lack a column: before it there was no other value."""
 COLUMNS = (*_SCALARS, "tokens", "token_ids", *_DERIVED, *(f"span_{name}_s" for name in SPAN_NAMES))
 
+_COLUMN_NAMES = frozenset(COLUMNS)
+
 
 def sample_row(sample: Sample) -> dict[str, Any]:
     """The sample as a flat row, in JSON types, with the derived columns; keys are ``COLUMNS``."""
-    row = {name: getattr(sample, name) for name in (*_SCALARS, *_DERIVED)}
+    row = {name: _storable(getattr(sample, name)) for name in (*_SCALARS, *_DERIVED)}
     row["token_ids"] = list(sample.token_ids)
     row["tokens"] = len(sample.token_ids)
     for name in SPAN_NAMES:
@@ -94,9 +96,36 @@ def sample_row(sample: Sample) -> dict[str, Any]:
     return row
 
 
+def _storable(value: Any) -> Any:
+    """Half of a UTF-16 pair, which a library's message may hold, is no text to Arrow: spelled out."""
+    if isinstance(value, str) and not value.isascii():
+        return value.encode(errors="backslashreplace").decode()
+    return value
+
+
 def samples_frame(samples: Iterable[Sample]) -> pd.DataFrame:
     """The samples as ``read_run`` would return them."""
     return samples_frame_of(sample_row(sample) for sample in samples)
+
+
+def unfit(row: Mapping[str, Any]) -> str | None:
+    """What keeps a journal's row out of the table, in words: a value of another type than its column's."""
+    for name in ("request_id", *row.keys() & _COLUMN_NAMES):
+        if not (_fits(name, row[name]) or (row[name] is None and name != "request_id")):
+            return f"{name} is {row[name]!r:.60}"
+    return None
+
+
+def _fits(column: str, value: Any) -> bool:
+    if column in _STRINGS:
+        return isinstance(value, str) and value == _storable(value)
+    if column == "token_ids":
+        return isinstance(value, list) and all(_is_integer(token) for token in value)
+    return _is_integer(value) or (column not in _INTEGERS and isinstance(value, float))
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def samples_frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import UsageError
-from harness.files import explained, write_atomically, write_text
+from harness.files import explained, open_regular, write_atomically, write_text
 from harness.record.journal import JOURNAL_PATTERN, Journal, JournalContent, read_journal
 from harness.record.samples import frame_of, read_table, table_of
 from harness.record.schema import (
@@ -176,7 +176,7 @@ def _read_json(path: Path) -> Any:
     if not path.is_file():
         raise UsageError(f"{path}: is missing; pass the folder of a run, results/<run_id>")
     try:
-        with explained(path.parent):
-            return json.loads(path.read_bytes())
-    except ValueError as error:
+        with explained(path), open_regular(path) as file:
+            return json.loads(file.read())
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: is not JSON ({error}); restore the file or measure again") from error

@@ -187,10 +187,11 @@ def rtf_scatter(entries: Sequence[Entry]) -> Figure:
         axes.plot(
             medians["audio_s"], medians["rtf"], "-o", color=color, linewidth=1.4, markersize=4, zorder=3
         )
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    for axis in (axes.xaxis, axes.yaxis):
-        _sparse_log(axis)
+    if any(rows["rtf"].notna().any() for rows in shown):  # else no recording has a length
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            _sparse_log(axis)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} s"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: digits(value)))
     axes.set_xlabel("audio length", color=_QUIET)

@@ -67,10 +67,11 @@ class RunSession:
             items=config.dataset.items,
             seed=config.dataset.seed,
             progress=True,
+            max_audio_s=config.frontend.max_audio_s,
         )
         self._overrides = tuple(overrides)
         self._series = series
-        self._warnings: list[str] = []
+        self._warnings = list(self.audio.warnings)
         self._writer: RunWriter | None = None
         self._origin = self._provenance()
         self.content_hash = content_hash(_content(config, self._origin))

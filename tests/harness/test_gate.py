@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -160,6 +162,20 @@ def test_the_files_are_there_whatever_the_decision(results, tmp_path, baseline, 
     problems = suite.findall("testcase/failure") + suite.findall("testcase/error")
     assert bool(problems) is (code != 0)
     assert int(suite.get("tests", "0")) == len(suite.findall("testcase"))
+
+
+def test_foreign_text_is_no_markup(results, tmp_path):
+    name = "\x1b[31mbase\u202e <img src=x onerror=alert(1)> `a|b` [x](http://x)\n# VALID"
+    shutil.copytree(results / "base", tmp_path / name)
+    files = tmp_path / "gate.md", tmp_path / "gate.xml"
+    options = ["--markdown", str(files[0]), "--junit", str(files[1])]
+    assert main(["--baseline", str(tmp_path / "no\x1b]0;\x07" / name), "--candidate", "x", *options]) == 2
+    assert main(["--baseline", str(tmp_path / name), "--candidate", str(results / "few"), *options]) in (6, 7)
+    page = files[0].read_text()
+    assert "\x1b" not in page
+    assert "\n# VALID" not in page
+    assert not re.search(r"(?<!\\)[<`]", page.partition("| metric")[0])
+    ElementTree.parse(files[1])
 
 
 def test_regressions_are_failed_test_cases(results, tmp_path):

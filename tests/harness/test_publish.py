@@ -52,6 +52,29 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         publish([folder], tmp_path / "reference")
 
 
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "results", Recipe()).folder
+    (folder / "samples.parquet").rename(tmp_path / "elsewhere.parquet")
+    (folder / "samples.parquet").symlink_to(tmp_path / "elsewhere.parquet")
+    with pytest.raises(UsageError, match=r"samples\.parquet: is a link"):
+        publish([folder], tmp_path / "reference")
+    (folder / "samples.parquet").unlink()
+    (tmp_path / "elsewhere.parquet").rename(folder / "samples.parquet")
+    (folder / "chunks-0.parquet").symlink_to("/etc/hostname")
+    with pytest.raises(UsageError, match=r"chunks-0\.parquet: is a link"):
+        publish([folder], tmp_path / "reference")
+    assert not (tmp_path / "reference").exists()
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "results", Recipe()).folder
+    (tmp_path / "reference").mkdir()
+    (tmp_path / "reference" / "eager").symlink_to(tmp_path / "outside")
+    with pytest.raises(UsageError, match="already holds"):
+        publish([folder], tmp_path / "reference")
+    assert not (tmp_path / "outside").exists()
+
+
 def labelled(results: Path, label: str) -> Path:
     folder = make_run(results, Recipe()).folder
     run = read_run(folder).run

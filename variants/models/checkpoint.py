@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,10 @@ _FRONTEND = {
     "n_fft": 512,
     "normalize": "per_feature",
 }
+
+_UNPACKED_SHARE = 4
+_UNPACKED_SPARE_BYTES = 64 << 20
+"""What may be unpacked: weights hardly compress; configuration and vocabulary do, but are small."""
 
 
 class NemoTokenizer:
@@ -62,8 +68,21 @@ def _check_archive(path: Path) -> None:
         raise UsageError(
             f"model.weights={path}: no such file; give a .nemo file, or model.weights=synthetic or embedded"
         )
-    if not tarfile.is_tarfile(path):
-        raise UsageError(f"model.weights={path}: not a .nemo archive, or cut short; fetch it again")
+    packed = path.stat().st_size
+    allowed = _UNPACKED_SHARE * packed + _UNPACKED_SPARE_BYTES
+    try:
+        with tarfile.open(path) as archive:
+            sizes = itertools.accumulate(member.size for member in archive)
+            swells = any(unpacked > allowed for unpacked in sizes)  # stops reading there
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise UsageError(
+            f"model.weights={path}: not a .nemo archive, or cut short; fetch it again"
+        ) from error
+    if swells:
+        raise UsageError(
+            f"model.weights={path}: {packed >> 20} MiB would unpack to more than {allowed >> 20} MiB, as no "
+            "checkpoint's weights do; fetch it from a source that you trust"
+        )
 
 
 def _restore(path: Path) -> Any:

@@ -126,7 +126,7 @@ def test_a_path_that_has_to_be_quoted_is_shown_quoted(path: str) -> None:
 
 def test_a_home_folder_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    with pytest.raises(UsageError, match=r"\"runner\.results_dir='/home/me/results'\""):
+    with pytest.raises(UsageError, match=r"runner\.results_dir='/home/me/results'"):
         compose_run(["runner.results_dir=~/results"])
 
 

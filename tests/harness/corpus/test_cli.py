@@ -8,12 +8,12 @@ import matplotlib.image
 import pytest
 
 from harness.corpus.__main__ import main
-from harness.corpus.manifest import read_manifest
+from harness.corpus.manifest import read_rows
 from harness.corpus.plots import plot_distribution
 from harness.errors import ExitCode, UsageError
 
 from .conftest import WriteSpec
-from .test_manifest import write
+from .test_manifest import load, write
 
 
 def test_list_names_every_set(capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,7 +30,7 @@ def test_render_prints_where_the_manifest_is(
     arguments = ["tiny", "--specs-dir", str(specs_dir), "--cache-dir", str(tmp_path / "cache")]
     assert main(["render", *arguments, "--items", "2"]) == ExitCode.DONE
     manifest = Path(capsys.readouterr().out.split("manifest", 1)[1].strip())
-    assert len(read_manifest(manifest).items) == 2
+    assert len(read_rows(manifest)) == 2
 
 
 def test_plot_writes_a_picture(write_spec: WriteSpec, specs_dir: Path, tmp_path: Path) -> None:
@@ -52,6 +52,6 @@ def test_errors_are_one_line_and_the_exit_code_of_their_kind(
 
 
 def test_a_set_without_a_known_length_cannot_be_drawn(tmp_path: Path) -> None:
-    unknown = read_manifest(write(tmp_path, {"audio_filepath": "missing.wav"}))
+    unknown = load(write(tmp_path, {"audio_filepath": "missing.wav"}))
     with pytest.raises(UsageError, match="known length"):
         plot_distribution(unknown, tmp_path / "plot.png")

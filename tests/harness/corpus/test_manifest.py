@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,18 @@ import pytest
 
 from harness.corpus.encode import encode
 from harness.corpus.load import load_audio_set
-from harness.corpus.manifest import AudioSet, read_manifest
+from harness.corpus.manifest import AudioSet, read_rows
 from harness.errors import RequestError, UsageError
 
 from .test_encode import tone
+
+DIES_OF_ONE = """
+import os, sys
+from harness.corpus import listen
+hear = listen._hear
+listen._hear = lambda path, limit_s: os.abort() if path.name == "killer.wav" else hear(path, limit_s)
+sys.exit(listen.main(float(sys.argv[3])))
+"""
 
 
 def write(folder: Path, *lines: str | dict[str, Any]) -> Path:
@@ -21,6 +31,10 @@ def write(folder: Path, *lines: str | dict[str, Any]) -> Path:
     texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
     path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
     return path
+
+
+def load(manifest: Path, **choice: int | None) -> AudioSet:
+    return load_audio_set(None, manifest, manifest.parent, manifest.parent / "cache", **choice)
 
 
 @pytest.fixture
@@ -31,7 +45,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 def test_audio_filepath_alone_is_enough(tmp_path: Path, clip: Path) -> None:
-    (item,) = read_manifest(write(tmp_path, {"audio_filepath": "clip.mp3"})).items
+    (item,) = load(write(tmp_path, {"audio_filepath": "clip.mp3"})).items
     assert item.path == clip
     assert item.duration_s == pytest.approx(1.5, abs=0.06)
     assert (item.container, item.sample_rate, item.channels) == ("mp3", 44100, 2)
@@ -41,25 +55,106 @@ def test_audio_filepath_alone_is_enough(tmp_path: Path, clip: Path) -> None:
 
 
 def test_nemos_fields_are_taken(tmp_path: Path, clip: Path) -> None:
-    line = {"audio_filepath": str(clip), "duration": 7.5, "text": "héllo there", "speaker": "ignored"}
-    (item,) = read_manifest(write(tmp_path, line)).items
-    assert (item.path, item.duration_s, item.text, item.bucket) == (clip, 7.5, "héllo there", "05-10s")
+    line = {"audio_filepath": str(clip), "duration": 1.5, "text": "héllo there", "speaker": "ignored"}
+    (item,) = load(write(tmp_path, line)).items
+    assert (item.path, item.text, item.bucket) == (clip, "héllo there", "01-02s")
+
+
+@pytest.mark.parametrize("claimed_s", [0, 0.7, 3.0, 5000, 100_000])
+def test_a_length_is_that_of_what_was_decoded_and_a_wrong_claim_is_named(
+    tmp_path: Path, clip: Path, claimed_s: float
+) -> None:
+    manifest = write(tmp_path, "", {"audio_filepath": clip.name, "duration": claimed_s})
+    found = load(manifest)
+    assert found.audio_s == pytest.approx(1.5, abs=0.06)
+    assert found.items[0].bucket == "01-02s"
+    (warning,) = found.warnings
+    assert f"{manifest.name}, line 2: the manifest says {claimed_s:g} s, decoded are 1.5" in warning
+
+
+def test_many_wrong_claims_are_counted(tmp_path: Path, clip: Path) -> None:
+    warnings = load(write(tmp_path, *[{"audio_filepath": clip.name, "duration": 9}] * 8)).warnings
+    assert len(warnings) == 6
+    assert warnings[-1] == "mine.jsonl: so do 3 more of its 8 lines"
+
+
+@pytest.mark.parametrize("claimed_s", [None, 1.45, 1.59])
+def test_a_claim_within_the_tolerance_is_no_warning(
+    tmp_path: Path, clip: Path, claimed_s: float | None
+) -> None:
+    assert load(write(tmp_path, {"audio_filepath": clip.name, "duration": claimed_s})).warnings == ()
+
+
+def test_a_container_that_states_no_length_has_that_of_its_sound(tmp_path: Path) -> None:
+    whole = encode(tone(1.0), "webm", 48000, 1, None)
+    stated = whole.index(b"\x44\x89\x88")  # Matroska's Duration becomes a Void, as a browser leaves it
+    (tmp_path / "live.webm").write_bytes(whole[:stated] + b"\xec\x89" + bytes(9) + whole[stated + 11 :])
+    (item,) = load(write(tmp_path, {"audio_filepath": "live.webm"})).items
+    assert item.duration_s == pytest.approx(1.0, abs=0.03)
+
+
+def test_each_recording_is_decoded_once_and_again_when_its_bytes_change(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = write(tmp_path, {"audio_filepath": clip.name}, {"audio_filepath": clip.name})
+    before = load(manifest)
+    monkeypatch.setattr("harness.corpus.listen.sys.executable", "/bin/false")  # nothing more is decoded
+    assert load(manifest) == before
+    clip.write_bytes(encode(tone(0.5), "mp3", 16000, 1, None))
+    assert [item.duration_s for item in load(manifest).items] == [None, None]
+    monkeypatch.undo()
+    assert load(manifest).items[0].bucket == "00-01s"
+
+
+def test_a_damaged_memory_is_made_anew(tmp_path: Path, clip: Path) -> None:
+    manifest = write(tmp_path, {"audio_filepath": clip.name})
+    before = load(manifest)
+    (tmp_path / "cache" / "heard.json").write_text('{"decoder": 1, "recordings": [')
+    assert load(manifest) == before
+
+
+def test_a_recording_that_ends_its_decoder_costs_its_own_length(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "killer.wav").write_bytes(b"RIFF")
+    interpreter = tmp_path / "python"
+    interpreter.write_text(f"#!{sys.executable}\n{DIES_OF_ONE}")
+    interpreter.chmod(0o755)
+    monkeypatch.setattr("harness.corpus.listen.sys.executable", str(interpreter))
+    found = load(write(tmp_path, {"audio_filepath": "killer.wav"}, {"audio_filepath": clip.name}))
+    assert [item.duration_s for item in found.items] == [None, pytest.approx(1.5, abs=0.06)]
+
+
+def test_longer_than_the_limit_has_no_known_length(tmp_path: Path, clip: Path) -> None:
+    manifest = write(tmp_path, {"audio_filepath": clip.name})
+    for limit_s, known in ((1.0, False), (2.0, True), (1.0, False)):
+        (item,) = load_audio_set(None, manifest, tmp_path, tmp_path / "cache", max_audio_s=limit_s).items
+        assert (item.duration_s is not None) is known
 
 
 def test_blank_lines_and_a_byte_order_mark_are_no_error(tmp_path: Path, clip: Path) -> None:
     path = write(tmp_path, "\ufeff" + json.dumps({"audio_filepath": clip.name}), "", "  ")
-    assert len(read_manifest(path).items) == 1
+    assert len(load(path).items) == 1
 
 
 def test_broken_recordings_stay_in_the_set(tmp_path: Path, clip: Path) -> None:
     (tmp_path / "empty.wav").write_bytes(b"")
     (tmp_path / "notes.wav").write_text("no audio in here")
     (tmp_path / "cut.mp3").write_bytes(clip.read_bytes()[:50])
+    os.mkfifo(tmp_path / "pipe.wav")
     names = ["missing.wav", "empty.wav", "notes.wav", "cut.mp3", ".", "clip.mp3"]
-    items = read_manifest(write(tmp_path, *({"audio_filepath": name} for name in names))).items
-    assert [item.bucket for item in items] == ["unknown"] * 5 + ["01-02s"]
-    assert [item.duration_s is None for item in items] == [True] * 5 + [False]
-    for index in (0, 4):
+    names += [
+        "pipe.wav",
+        "/dev/zero",
+        "x" * 5000,
+        "~nosuchuser/a.wav",
+        "http://127.0.0.1:9/a.wav",
+        "concat:clip.mp3",
+    ]
+    items = load(write(tmp_path, *({"audio_filepath": name} for name in names))).items
+    assert [item.bucket for item in items] == ["unknown"] * 5 + ["01-02s"] + ["unknown"] * 6
+    assert [item.duration_s is None for item in items] == [True] * 5 + [False] + [True] * 6
+    for index in (0, 4, 6, 7, 8):
         assert items[index].sha256 is None
         with pytest.raises(RequestError, match="cannot read the recording"):
             items[index].read()
@@ -72,12 +167,23 @@ def test_broken_recordings_stay_in_the_set(tmp_path: Path, clip: Path) -> None:
         ("{not json}", "not JSON"),
         ("[1, 2]", "not a JSON object"),
         ({"text": "hello"}, "audio_filepath is missing"),
-        ({"audio_filepath": 3}, "audio_filepath is missing"),
+        ({"audio_filepath": 3}, "audio_filepath is 3"),
         ({"audio_filepath": "clip.mp3", "duration": "long"}, "duration is 'long'"),
         ({"audio_filepath": "clip.mp3", "duration": -1}, "duration is -1"),
         ('{"audio_filepath": "clip.mp3", "duration": NaN}', "duration is nan"),
         ({"audio_filepath": "clip.mp3", "text": 5}, "text is 5"),
         ({"audio_filepath": "clip.mp3", "offset": 2.0}, "offset is not supported"),
+        ({"audio_filepath": "clip.mp3", "text": "a \ud800 b"}, "text holds half of a UTF-16 pair"),
+        ({"audio_filepath": "clip\udc80.mp3"}, "audio_filepath holds half of a UTF-16 pair"),
+        ({"audio_filepath": "clip\0.mp3"}, "no file's name holds a NUL"),
+        ('{"audio_filepath": "clip.mp3", "duration": ' + "9" * 5000 + "}", "a number is too long"),
+        ('{"audio_filepath": "clip.mp3", "duration": ' + "9" * 400 + "}", "duration is 999"),
+        ('{"audio_filepath": "clip.mp3", "snr_db": 1e30}', "snr_db is 1e+30"),
+        ('{"audio_filepath": ' + "[" * 100_000 + "}", "nested too deeply"),
+        ({"audio_filepath": "clip.mp3", "item_id": ["a"]}, "item_id is ['a']"),
+        ({"audio_filepath": "clip.mp3", "item_id": True}, "item_id is True"),
+        ({"audio_filepath": "clip.mp3", "item_id": "000001"}, "item_id '000001' is that of line 1"),
+        ({"audio_filepath": "clip.mp3", "voice": 7}, "voice is 7"),
     ],
 )
 def test_a_bad_line_is_refused_by_file_and_number(
@@ -85,7 +191,7 @@ def test_a_bad_line_is_refused_by_file_and_number(
 ) -> None:
     path = write(tmp_path, {"audio_filepath": clip.name}, "", line)
     with pytest.raises(UsageError) as caught:
-        read_manifest(path)
+        read_rows(path)
     assert f"{path}, line 3: " in str(caught.value)
     assert complaint in str(caught.value)
 
@@ -93,16 +199,41 @@ def test_a_bad_line_is_refused_by_file_and_number(
 def test_a_manifest_that_is_missing_empty_or_no_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
-    for name in ("absent.jsonl", "empty.jsonl", "binary.jsonl", "."):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for name in ("absent.jsonl", "empty.jsonl", "binary.jsonl", ".", "pipe.jsonl"):
         with pytest.raises(UsageError) as caught:
-            read_manifest(tmp_path / name)
+            read_rows(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
 
 
-def test_zero_length_is_a_length(tmp_path: Path) -> None:
-    (tmp_path / "zero.wav").write_bytes(encode(tone(0.0), "wav", 16000, 1, None))
-    (item,) = read_manifest(write(tmp_path, {"audio_filepath": "zero.wav", "duration": 0})).items
-    assert (item.duration_s, item.bucket) == (0.0, "00-01s")
+def test_lines_end_with_newlines_alone(tmp_path: Path, clip: Path) -> None:
+    text = "one\u0085two\u2028three\x0cfour"
+    line = json.dumps({"audio_filepath": clip.name, "text": text}, ensure_ascii=False).replace(
+        "\\f", "\\u000c"
+    )
+    path = tmp_path / "windows.jsonl"
+    path.write_bytes(f"{line}\r\n{line}\r\n".encode())
+    assert [row.text for row in read_rows(path)] == [text, text]
+
+
+def test_a_row_has_its_own_id_or_that_of_its_line(tmp_path: Path) -> None:
+    ids = [{"item_id": "first"}, {"item_id": 7}, {"item_id": None}, {"item_id": ""}, {}]
+    rows = read_rows(write(tmp_path, *({"audio_filepath": "a.wav", **own} for own in ids)))
+    assert [row.item_id for row in rows] == ["first", "7", "000003", "000004", "000005"]
+
+
+def test_what_a_manifest_says_of_rate_and_channels_does_not_count(tmp_path: Path, clip: Path) -> None:
+    (item,) = load(
+        write(tmp_path, {"audio_filepath": clip.name, "sample_rate": 1e30, "channels": "two"})
+    ).items
+    assert (item.sample_rate, item.channels) == (44100, 2)
+
+
+def test_bytes_that_changed_after_the_hash_are_not_served_under_it(tmp_path: Path, clip: Path) -> None:
+    (item,) = load(write(tmp_path, {"audio_filepath": clip.name})).items
+    clip.write_bytes(clip.read_bytes() + b"more")
+    with pytest.raises(RequestError, match="altered since the audio set was loaded"):
+        item.read()
 
 
 @pytest.fixture
@@ -114,25 +245,22 @@ def five(tmp_path: Path) -> Path:
 
 
 def test_content_hash_follows_the_content_not_the_place(tmp_path: Path, five: Path) -> None:
-    before = read_manifest(five).content_hash
+    before = load(five).content_hash
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for path in [*tmp_path.glob("*.wav"), five]:
         (elsewhere / path.name).write_bytes(path.read_bytes())
-    assert read_manifest(elsewhere / five.name).content_hash == before
+    assert load(elsewhere / five.name).content_hash == before
     (tmp_path / "3.wav").write_bytes((tmp_path / "2.wav").read_bytes())
-    assert read_manifest(five).content_hash != before
+    assert load(five).content_hash != before
 
 
-def test_items_takes_the_first_or_a_seeded_choice(tmp_path: Path, five: Path) -> None:
-    def load(items: int | None = None, seed: int | None = None) -> AudioSet:
-        return load_audio_set(None, five, tmp_path, tmp_path / "cache", items, seed)
-
-    everything = load()
-    assert load(items=2).items == everything.items[:2]
-    chosen = load(items=3, seed=1)
-    assert chosen == load(items=3, seed=1)
+def test_items_takes_the_first_or_a_seeded_choice(five: Path) -> None:
+    everything = load(five)
+    assert load(five, items=2).items == everything.items[:2]
+    chosen = load(five, items=3, seed=1)
+    assert chosen == load(five, items=3, seed=1)
     assert set(chosen.items) < set(everything.items)
-    assert len({load(items=3, seed=seed).content_hash for seed in range(8)}) > 1
+    assert len({load(five, items=3, seed=seed).content_hash for seed in range(8)}) > 1
     with pytest.raises(UsageError, match="has 5 recordings"):
-        load(items=6)
+        load(five, items=6)

@@ -86,6 +86,50 @@ def test_a_failed_request_is_a_row_but_no_measurement(tmp_path):
     assert list(stored.failed["error"]) == ["not audio"]
 
 
+def test_half_of_a_pair_in_a_message_costs_no_row(tmp_path):
+    writer = RunWriter.open(tmp_path, unmeasured(SMALL))
+    text = "caf\xe9 \u0085 \u2028"
+    with writer.journal(process_record(0)) as journal:
+        journal.append(replace(samples(SMALL, 0)[0], text=text, error="\udc80.wav is no file"))
+        journal.finish(process_record(0))
+    (row,) = writer.finish(replace(writer.run, status=Status.COMPLETE)).samples.to_dict("records")
+    assert (row["text"], row["error"]) == (text, "\\udc80.wav is no file")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"request_id": None}, "request_id is None"),
+        ({"request_id": 7}, "request_id is 7"),
+        ({"text": "\ud800"}, "text is "),
+        ({"sample_rate": 10**30}, "sample_rate is 1000"),
+        ({"sample_rate": True}, "sample_rate is True"),
+        ({"latency_s": "fast"}, "latency_s is 'fast'"),
+        ({"token_ids": [1, "x"]}, r"token_ids is \[1, 'x'\]"),
+    ],
+)
+def test_a_journal_s_line_that_fits_no_column_is_named(tmp_path, change, complaint):
+    with Journal(tmp_path, process_record(0)) as journal:
+        journal.append(samples(SMALL, 0)[0])
+        journal.append(samples(SMALL, 0)[1])
+    path = tmp_path / "process-0.jsonl"
+    lines = path.read_text().splitlines()
+    lines[2] = json.dumps({**json.loads(lines[2]), **change})
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UsageError, match=rf"process-0\.jsonl: line 3: {complaint}"):
+        read_journal(path)
+
+
+def test_nested_without_end_is_no_record(tmp_path):
+    make_run(tmp_path, SMALL)
+    (tmp_path / "run" / "run.json").write_text("[" * 100_000)
+    with pytest.raises(UsageError, match=r"run\.json: is not JSON"):
+        read_run(tmp_path / "run")
+    (tmp_path / "process-0.jsonl").write_text("[" * 100_000 + "\n")
+    with pytest.raises(UsageError, match="line 1 is not JSON"):
+        read_journal(tmp_path / "process-0.jsonl")
+
+
 def _measure_until_killed(folder: Path) -> None:
     with Journal(folder, process_record(0)) as journal:
         for sample in samples(SMALL, 0):
@@ -147,7 +191,7 @@ def test_a_full_disk_is_named_and_what_was_measured_stays(tmp_path):
     with writer.journal(process_record(0)) as journal:
         for sample in samples(SMALL, 0):
             journal.append(sample)
-    (writer.folder / "samples.parquet.tmp").symlink_to("/dev/full")
+    (writer.folder / f"samples.parquet.{os.getpid()}.tmp").symlink_to("/dev/full")
     with pytest.raises(UnavailableError, match=r"run: no space left on the disk"):
         writer.finish(writer.run)
     assert len(read_run(writer.folder).samples) == len(samples(SMALL, 0))

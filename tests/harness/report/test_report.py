@@ -190,6 +190,17 @@ def test_a_run_without_any_success_still_reads(tmp_path):
     assert Outline(write_report([failed], tmp_path / "report").read_text()).images == []
 
 
+def test_a_run_of_recordings_without_a_length_still_reads(tmp_path):
+    writer = RunWriter.open(tmp_path, unmeasured(Recipe("lengthless")))
+    with writer.journal(process_record(0)) as journal:
+        for sample in samples(Recipe(requests=3), 0):
+            journal.append(replace(sample, audio_s=0.0, bucket="unknown"))
+        journal.finish(process_record(0))
+    lengthless = writer.finish(replace(writer.run, status=Status.COMPLETE))
+    assert "unknown" in text_summary(lengthless)
+    assert Outline(write_report([lengthless], tmp_path / "report").read_text()).open == []
+
+
 def test_a_gpu_that_throttled_is_a_warning_with_a_remedy(stored):
     readings = (
         GpuSample(0.0, throttle_reasons=("sw_power_cap",)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import socket
 import stat
@@ -482,6 +483,17 @@ def test_a_folder_that_others_can_enter_is_refused(io: str, tmp_path: Path) -> N
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o755)
     with pytest.raises(UsageError, match="others can enter"), served(io, path=str(tmp_path / "open" / "s")):
+        pass
+
+
+@pytest.mark.parametrize(("mode", "fits"), [(0o777, False), (0o1777, True), (0o755, True)])
+def test_a_folder_that_anybody_can_replace_is_refused(io: str, tmp_path: Path, mode: int, fits: bool) -> None:
+    (tmp_path / "shared" / "mine").mkdir(parents=True, mode=0o700)
+    (tmp_path / "shared" / "mine").chmod(0o700)
+    (tmp_path / "shared").chmod(mode)
+    path = str(tmp_path / "shared" / "mine" / "s")
+    refusal = contextlib.nullcontext() if fits else pytest.raises(UsageError, match="anybody may write to")
+    with refusal, served(io, path=path):
         pass
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,19 @@ def test_an_archive_cut_short_is_named(tmp_path: Path, saved: tuple[Path, Any]) 
     path = tmp_path / "short.nemo"
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UsageError, match=str(path)):
+        build(ModelOptions(name="parakeet_tiny", weights=str(path), device="cpu"))
+
+
+@pytest.mark.parametrize("files", [1, 400])
+def test_an_archive_that_swells_is_refused_before_it_is_unpacked(tmp_path: Path, files: int) -> None:
+    path = tmp_path / "bomb.nemo"
+    size = (200 << 20) // files
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+        for number in range(files):
+            member = tarfile.TarInfo(f"weights-{number}.ckpt")
+            member.size = size
+            archive.addfile(member, io.BytesIO(bytes(size)))
+    with pytest.raises(UsageError, match=f"{path}.*would unpack to more than"):
         build(ModelOptions(name="parakeet_tiny", weights=str(path), device="cpu"))
 
 

@@ -146,6 +146,36 @@ def test_a_damaged_entry_is_no_entry_and_can_be_built_anew(damage: bytes | None,
     assert cache.get("k") is not None
 
 
+def _not_ours(path: Path) -> None:
+    """Another user's; where this user cannot give it away, at least open to others."""
+    if os.geteuid() == 0:
+        os.chown(path, 65534, 65534)
+    else:
+        path.chmod(0o777)
+
+
+@pytest.mark.parametrize("part", [".", "k", "k/encoder.plan", "k/contents.json"])
+def test_what_another_user_put_there_is_refused_not_executed(part: str, tmp_path: Path) -> None:
+    cache = ContentCache(tmp_path / "cache")
+    fill(cache, "k")
+    _not_ours(tmp_path / "cache" / part)
+    with pytest.raises(UsageError, match="another user owns it or may change it"):
+        cache.get("k")
+
+
+def test_what_others_may_change_or_a_link_is_refused(tmp_path: Path) -> None:
+    cache = ContentCache(tmp_path)
+    fill(cache, "k")
+    plan = tmp_path / "k" / "encoder.plan"
+    plan.chmod(0o666)
+    with pytest.raises(UsageError, match=r"encoder\.plan"):
+        cache.get("k")
+    plan.rename(tmp_path / "elsewhere")
+    plan.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match=r"encoder\.plan"):
+        cache.get("k")
+
+
 def test_the_first_of_two_builders_wins(tmp_path: Path) -> None:
     cache = ContentCache(tmp_path)
     with cache.create("k") as slower:

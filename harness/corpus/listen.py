@@ -1,0 +1,157 @@
+"""How long recordings are: each is decoded once, and the answer is kept by the hash of its bytes.
+
+What a container or a manifest says of a length is a claim. Decoding happens in a process of its own, so
+that a file which ends its decoder costs its own answer and nothing else:
+``python -m harness.corpus.listen MAX_AUDIO_S`` reads a path a line, as JSON, and answers each in a line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import io
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO
+
+import av
+from tqdm import tqdm
+
+from harness.errors import RequestError
+from harness.files import explained, open_regular, write_text
+from harness.frontend.decode import CONTAINERS, decode
+
+_MEMORY = "heard.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A recording as its decoder gave it; None for all three where it cannot be decoded."""
+
+    duration_s: float | None = None
+    sample_rate: int | None = None
+    channels: int | None = None
+
+
+def listen(
+    recordings: Mapping[str, Path], cache_dir: Path, max_audio_s: float, progress: bool
+) -> dict[str, Heard]:
+    """What each of ``recordings`` (by hash) sounds like; those longer than ``max_audio_s`` are not decoded.
+
+    Raises ``UsageError`` that names ``cache_dir`` where nothing can be kept in it.
+    """
+    memory = _Memory(cache_dir)
+    known = {digest: memory.heard[digest] for digest in recordings if digest in memory.heard}
+    unknown = {digest: path for digest, path in recordings.items() if digest not in known}
+    found = dict(zip(unknown, _decoded(unknown.values(), max_audio_s, progress), strict=True))
+    memory.keep({digest: heard for digest, heard in found.items() if heard.duration_s is not None})
+    return {digest: _within(heard, max_audio_s) for digest, heard in {**known, **found}.items()}
+
+
+def _within(heard: Heard, max_audio_s: float) -> Heard:
+    """A remembered recording may be longer than what this run accepts."""
+    return heard if (heard.duration_s or 0.0) <= max_audio_s else Heard()
+
+
+def _decoded(paths: Iterable[Path], max_audio_s: float, progress: bool) -> Iterator[Heard]:
+    if waiting := list(paths):
+        with closing(_Decoder(max_audio_s)) as decoder:
+            for path in tqdm(waiting, "listening to the recordings", unit="file", disable=not progress):
+                yield decoder.hear(path)
+
+
+class _Decoder:
+    """The process that decodes; another one takes its place when a recording ends it."""
+
+    def __init__(self, max_audio_s: float) -> None:
+        self._command = [sys.executable, "-m", __name__, str(max_audio_s)]
+        self._child: subprocess.Popen[str] | None = None
+
+    def hear(self, path: Path) -> Heard:
+        child = self._child = self._child or self._start()
+        to, answers = _pipes(child)
+        to.write(json.dumps(str(path)) + "\n")
+        to.flush()
+        if answer := answers.readline():
+            return Heard(**json.loads(answer))
+        self.close()
+        return Heard()
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def close(self) -> None:
+        if self._child is not None:
+            self._child.kill()  # it holds nothing that has to be put away
+            self._child.communicate()
+            self._child = None
+
+
+def _pipes(child: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
+    if child.stdin is None or child.stdout is None:
+        raise RuntimeError("the decoder was started without pipes")
+    return child.stdin, child.stdout
+
+
+class _Memory:
+    """Answers of earlier loads, as long as the decoder is the same."""
+
+    def __init__(self, cache_dir: Path) -> None:
+        self._path = cache_dir / _MEMORY
+        self.heard = self._read()
+
+    def keep(self, found: Mapping[str, Heard]) -> None:
+        """Beside what others have kept meanwhile; of two that keep at once, one has to listen again."""
+        if not found:
+            return
+        kept = {digest: asdict(heard) for digest, heard in {**self._read(), **found}.items()}
+        with explained(self._path.parent):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(self._path, json.dumps({"decoder": _decoder(), "recordings": kept}))
+
+    def _read(self) -> dict[str, Heard]:
+        try:
+            document = json.loads(self._path.read_bytes())
+            if document["decoder"] != _decoder():
+                return {}
+            return {digest: Heard(**heard) for digest, heard in document["recordings"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}  # none, or damaged: it can be made anew
+
+
+def _decoder() -> str:
+    """FFmpeg's libraries, and our code around them."""
+    code = sorted(Path(inspect.getfile(decode)).parent.glob("*.py"))
+    source = hashlib.sha256(b"\0".join(path.read_bytes() for path in code)).hexdigest()
+    return f"av {version('av')}, {source}"
+
+
+def _hear(path: Path, max_audio_s: float) -> Heard:
+    try:
+        with open_regular(path) as file:
+            payload = file.read()
+        duration_s = decode(payload, max_audio_s=max_audio_s).duration_s
+        with av.open(io.BytesIO(payload), options={"format_whitelist": CONTAINERS}) as container:
+            context = container.streams.audio[0].codec_context
+            return Heard(duration_s, context.sample_rate, context.channels)
+    except (RequestError, OSError, av.FFmpegError):
+        return Heard()
+
+
+def main(max_audio_s: float) -> int:
+    """Answer until the parent ends or closes its pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for line in sys.stdin:
+        print(json.dumps(asdict(_hear(Path(json.loads(line)), max_audio_s))), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(float(sys.argv[1])))
