@@ -13,6 +13,7 @@ import av
 import numpy as np
 
 from harness.audio.completeness import what_is_missing
+from harness.audio.limits import Limits
 from harness.errors import RequestError
 from harness.protocols import Allocate, Audio
 
@@ -175,3 +176,11 @@ def _refuse_non_finite(audio: Audio) -> None:
         if not (np.isfinite(channel.min()) and np.isfinite(channel.max())):
             at_s = int(np.argmin(np.isfinite(channel))) / audio.sample_rate
             raise RequestError(f"the recording holds NaN or infinity at {at_s:.3f} s: export it again")
+
+
+def decoded_length_s(payload: bytes, limits: Limits) -> float:
+    """The recording's true length in seconds: of what was decoded, never of what a header states.
+
+    Raises ``RequestError`` as ``decode`` does.
+    """
+    return decode(payload, max_audio_s=limits.max_audio_s).duration_s
