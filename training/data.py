@@ -21,6 +21,7 @@ import soxr
 from tqdm import tqdm
 
 from harness.audio.decode import decode
+from harness.audio.limits import Limits
 from harness.corpus.encode import encode
 from harness.corpus.grammar import Grammar
 from harness.corpus.noise import mix, reverberate
@@ -175,7 +176,6 @@ def _through_codec(clip: Audio, rng: np.random.Generator) -> Audio:
 
 def through_codec(clip: Audio, container: str, sample_rate: int, bit_rate: int) -> Audio:
     """``clip`` (16 kHz mono) encoded, decoded and back at 16 kHz, as a service would hear it."""
-    decoded = decode(encode(clip, container, sample_rate, 1, bit_rate), max_audio_s=_MAX_CLIP_S)
-    mono = decoded.samples.mean(axis=0)
-    samples = soxr.resample(mono, decoded.sample_rate, SAMPLE_RATE, quality="HQ")
+    decoded = decode(encode(clip, container, sample_rate, 1, bit_rate), Limits(max_audio_s=_MAX_CLIP_S))
+    samples = soxr.resample(decoded.samples, decoded.sample_rate, SAMPLE_RATE, quality="HQ")
     return Audio(samples.astype(np.float32), SAMPLE_RATE)

@@ -1,58 +1,66 @@
 """Did the whole recording arrive? Decoders hide most truncations; containers often tell.
 
-What is knowable, and used here:
+What is knowable, and used here and where WAVs are read:
 
 - RIFF/WAVE: the data chunk states its size in bytes; streaming writers leave 0 or about 2 or 4 GiB.
 - Ogg: every page states its size (RFC 3533, section 6). A missing end-of-stream flag is no error:
   RFC 7845, section 4, asks readers to accept live captures without it.
 - MP3: the first frame of most files counts the others ("Xing" or "Info"). Without it, the stream just ends.
-- FLAC, MP4, Matroska: a length in the header. Live WebM states none and just ends.
+- FLAC, MP4, Matroska: a length in the header, to be compared with the time of the last sample, since
+  recordings pause and start late. Live WebM states none and just ends; beside pictures, Matroska's length
+  is not the sound's, but its segment states its size (RFC 8794, section 6).
 - ADTS: nothing, but a cut frame fails to decode.
 """
 
 from __future__ import annotations
 
-import struct
+import re
 
-#: Decoded audio may be this much shorter than declared: containers round to a millisecond and count
+from harness.errors import RequestError
+
+#: Audio may end this much before what is declared: containers round to a millisecond and count
 #: the encoder's delay (Opus 6.5 ms, AAC up to 48 ms), which decoding removes.
 TOLERANCE_S = 0.05
 
-_UNKNOWN_RIFF_BYTES = 0x7FF0_0000
 _XING_SEARCH_BYTES = 256
+_TAGS = re.compile(rb"ID3[\x02-\x04]|TAG|APETAGEX|LYRICSBEGIN")
+_SEGMENT = b"\x18\x53\x80\x67"
 
 
-def what_is_missing(payload: bytes, container: str, declared_s: float | None, decoded_s: float) -> str | None:
+def truncated(reason: str) -> RequestError:
+    return RequestError(f"the recording is truncated or damaged: {reason}; send it whole")
+
+
+def what_is_missing(payload: bytes, container: str, declared_end_s: float | None, end_s: float) -> str | None:
     """What the container promises and ``payload`` lacks, in words; None where nothing is known to lack.
 
-    ``container`` is FFmpeg's demuxer name, ``declared_s`` the length it reports.
+    ``container`` is FFmpeg's demuxer name; ``declared_end_s`` is where its header says that the sound
+    ends, ``end_s`` where its last sample does, both on the clock of its timestamps.
     """
-    if container == "wav":
-        return _missing_from_riff(payload)
     if container == "ogg":
         return _missing_from_ogg(payload)
-    if declared_s is None or container == "aac" or (container == "mp3" and not _counts_its_frames(payload)):
+    if container.startswith("matroska") and declared_end_s is None:
+        return _missing_from_segment(payload)
+    if (
+        declared_end_s is None
+        or container == "aac"
+        or (container == "mp3" and not _counts_its_frames(payload))
+    ):
         return None
-    if decoded_s < declared_s - TOLERANCE_S:
-        return f"its header declares {declared_s:.2f} s of audio, {decoded_s:.2f} s are present"
+    if end_s < declared_end_s - TOLERANCE_S:
+        return f"its header declares sound until {declared_end_s:.2f} s, it ends at {end_s:.2f} s"
     return None
 
 
-def _missing_from_riff(payload: bytes) -> str | None:
-    offset = 12
-    while offset + 8 <= len(payload):
-        chunk, size = struct.unpack_from("<4sI", payload, offset)
-        offset += 8
-        if chunk == b"data":
-            present = len(payload) - offset
-            known = 0 < size < _UNKNOWN_RIFF_BYTES
-            return (
-                f"its data chunk declares {size} bytes, {present} are present"
-                if known and size > present
-                else None
-            )
-        offset += size + size % 2  # chunks are padded to even sizes
-    return None
+def after_tag(packet: bytes) -> bytes | None:
+    """The MPEG frame behind the tag that ``packet`` begins with, as between joined MP3s; None without a tag."""
+    if not _TAGS.match(packet):
+        return None
+    if packet.startswith(b"ID3"):
+        return packet[10 + _id3_bytes(packet) :]
+    if packet.startswith(b"APETAGEX"):
+        return packet[32 + int.from_bytes(packet[12:16], "little") :]
+    return packet[128:] if packet.startswith(b"TAG") else b""
 
 
 def _missing_from_ogg(payload: bytes) -> str | None:
@@ -69,11 +77,25 @@ def _missing_from_ogg(payload: bytes) -> str | None:
     return None
 
 
+def _missing_from_segment(payload: bytes) -> str | None:
+    """Matroska's one segment begins right after the EBML header, with its size in a variable-length integer."""
+    start = payload[:4096].find(_SEGMENT) + len(_SEGMENT)
+    if start < len(_SEGMENT) or start >= len(payload):
+        return None
+    width = 9 - payload[start].bit_length()
+    unknown = (1 << 7 * width) - 1
+    size = int.from_bytes(payload[start : start + width], "big") & unknown
+    lacking = start + width + size - len(payload)
+    return f"its segment lacks {lacking} bytes" if size != unknown and lacking > 0 else None
+
+
 def _counts_its_frames(payload: bytes) -> bool:
     """Whether the first MPEG frame, after a leading ID3v2 tag, carries a frame count."""
-    start = 0
-    if payload[:3] == b"ID3" and len(payload) >= 10:
-        size = payload[6:10]  # four times seven bits
-        start = 10 + (size[0] << 21 | size[1] << 14 | size[2] << 7 | size[3])
+    start = 10 + _id3_bytes(payload) if payload.startswith(b"ID3") and len(payload) >= 10 else 0
     head = payload[start : start + _XING_SEARCH_BYTES]
     return b"Xing" in head or b"Info" in head
+
+
+def _id3_bytes(tag: bytes) -> int:
+    """What follows the ten bytes of an ID3v2 header: its size is four times seven bits."""
+    return sum((byte & 0x7F) << shift for byte, shift in zip(tag[6:10], (21, 14, 7, 0), strict=False))

@@ -1,8 +1,40 @@
-"""The 16-bit samples that WebRTC's parts take."""
+"""Samples as numbers: every integer and floating-point width to float32, 16 bits for WebRTC's parts."""
 
 from __future__ import annotations
 
 import numpy as np
+
+from harness.errors import RequestError
+
+_SCALES = {"u1": 2.0**-7, "i2": 2.0**-15, "i4": 2.0**-31, "i8": 2.0**-63, "f4": 1.0, "f8": 1.0}
+
+#: Samples are nominally in [-1, 1]. Floats that hold integers of up to 32 bits are still heard; beyond
+#: that, a spectrum's float32 overflows and the text is noise.
+LARGEST = 2.0**31
+
+
+def scale_into(values: np.ndarray, out: np.ndarray) -> None:
+    """Write samples of any width into float32 ``out`` of the same shape, full scale becoming [-1, 1]."""
+    kind = values.dtype.str[1:]
+    np.multiply(values, np.float32(_SCALES[kind]), out=out, casting="same_kind")
+    if kind == "u1":
+        out -= 1.0
+
+
+def refuse_unusable(samples: np.ndarray, sample_rate: int, start_s: float = 0.0) -> None:
+    """Raise ``RequestError`` where float32 ``[n]`` holds NaN, infinity or a value beyond any scale.
+
+    ``start_s`` is where ``samples`` begin in their recording or stream.
+    """
+    # A NaN anywhere makes an extreme NaN, and no comparison with it holds.
+    if samples.size == 0 or (samples.min() >= -LARGEST and samples.max() <= LARGEST):
+        return
+    index = int(np.argmin(np.abs(samples) <= LARGEST))
+    value = samples[index]
+    what = f"a sample of {value:.3g}, far beyond full scale," if np.isfinite(value) else "NaN or infinity"
+    raise RequestError(
+        f"the recording holds {what} at {start_s + index / sample_rate:.3f} s: export it again"
+    )
 
 
 def to_pcm16(samples: np.ndarray) -> bytes:

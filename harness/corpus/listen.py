@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import io
 import json
 import signal
 import subprocess
@@ -21,12 +20,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 
-import av
 from tqdm import tqdm
 
+from harness.audio.decode import decode_into
+from harness.audio.limits import Limits
+from harness.audio.mono import Target
 from harness.errors import RequestError
 from harness.files import explained, open_regular, write_text
-from harness.frontend.decode import CONTAINERS, decode
 
 _MEMORY = "heard.json"
 
@@ -128,28 +128,26 @@ class _Memory:
 
 def _decoder() -> str:
     """FFmpeg's libraries, and our code around them."""
-    code = sorted(Path(inspect.getfile(decode)).parent.glob("*.py"))
+    code = sorted(Path(inspect.getfile(decode_into)).parent.glob("*.py"))
     source = hashlib.sha256(b"\0".join(path.read_bytes() for path in code)).hexdigest()
     return f"av {version('av')}, {source}"
 
 
-def _hear(path: Path, max_audio_s: float) -> Heard:
+def _hear(path: Path, limits: Limits) -> Heard:
     try:
         with open_regular(path) as file:
             payload = file.read()
-        duration_s = decode(payload, max_audio_s=max_audio_s).duration_s
-        with av.open(io.BytesIO(payload), options={"format_whitelist": CONTAINERS}) as container:
-            context = container.streams.audio[0].codec_context
-            return Heard(duration_s, context.sample_rate, context.channels)
-    except (RequestError, OSError, av.FFmpegError):
+        heard = decode_into(payload, limits, Target(), lambda _: None)
+    except (RequestError, OSError):
         return Heard()
+    return Heard(heard.length_s, heard.source_rate, heard.channels)
 
 
 def main(max_audio_s: float) -> int:
     """Answer until the parent ends or closes its pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     for line in sys.stdin:
-        print(json.dumps(asdict(_hear(Path(json.loads(line)), max_audio_s))), flush=True)
+        print(json.dumps(asdict(_hear(Path(json.loads(line)), Limits(max_audio_s=max_audio_s)))), flush=True)
     return 0
 
 

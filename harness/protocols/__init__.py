@@ -52,6 +52,10 @@ class Audio:
 
     samples: np.ndarray
     sample_rate: int
+    warnings: tuple[str, ...] = ()
+    """What the sender should know of a recording that was understood all the same."""
+    resampled_ns: int = 0
+    """Of the time that decoding took, what went into resampling block by block."""
 
     @property
     def duration_s(self) -> float:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from harness.audio.decode import decode
+from harness.audio.limits import Limits
 from harness.audio.resample import resample
 from harness.config.schema import RunConfig
 from harness.corpus.manifest import AudioItem
@@ -181,7 +182,7 @@ def _audible(items: Sequence[AudioItem], quality: str) -> tuple[list[Samples], l
     found = []
     for item in items:
         try:
-            audio = decode(item.read(), max_audio_s=_LONGEST_S)
+            audio = decode(item.read(), Limits(max_audio_s=_LONGEST_S))
             found.append((resample(audio, sample_rate=_STREAM_RATE, quality=quality).samples, item))
         except RequestError:
             continue

@@ -1,0 +1,172 @@
+"""Every container but plain WAV, with FFmpeg's libraries through PyAV.
+
+Encoder delay is removed where the container states it: MP3 (LAME header), MP4 (edit list), Matroska
+(codec delay) and Ogg (pre-skip). Raw ADTS streams state none and keep about 60 ms of priming. MP4 keeps
+the padding of its last AAC frame (at most 1024 samples, near silence).
+
+Timestamps rule: where they leave a gap (muted tracks, lost packets, edit lists) silence fills it, so that
+what comes later keeps its time. Time zero is the container's own start.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import av
+import numpy as np
+
+from harness.audio.completeness import after_tag, truncated, what_is_missing
+from harness.audio.limits import Limits
+from harness.audio.mono import Heard, MonoWriter
+from harness.errors import RequestError
+
+#: FFmpeg's demuxers that may look at a payload. A list, because others (playlists) would open
+#: further files and addresses that the payload names; and no protocol is let in to open them with.
+CONTAINERS = "aac,aiff,caf,flac,m4a,matroska,mov,mp3,mp4,ogg,w64,wav,webm"
+
+# One packet is enough to know a codec: FFmpeg would otherwise read 16-bit WAV files once more, in
+# search of DTS hidden in them, at thirty times the cost of reading the samples.
+_OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none", "max_probe_packets": "1"}
+
+#: A frame may lie this far from where the last one ended: live recorders' timestamps jitter by some
+#: milliseconds, while a lost packet lasts 20 or more. Drift adds up and is mended when it gets here.
+_JITTER_S = 0.03
+
+_MAX_PLANES = 7  # PyAV looks for the end of eight pointers: with eight planes it reads past them
+
+MakeWriter = Callable[[int, int], MonoWriter]
+"""``(channels, sample_rate)`` of the first frame to what takes the samples."""
+
+
+def read(payload: bytes, limits: Limits, make_writer: MakeWriter) -> Heard:
+    """Decode the first audio track into a writer. Raises ``RequestError`` for whatever goes wrong in it."""
+    try:
+        with _open(payload) as container:
+            stream = _audio_stream(container, limits)
+            return _Reading(payload, container, stream, make_writer).heard()
+    except RequestError:
+        raise
+    except Exception as error:  # PyAV raises what its caller's bytes make it raise
+        raise RequestError(
+            f"the recording cannot be decoded ({type(error).__name__}: {error}): export it again"
+        ) from error
+
+
+def _open(payload: bytes) -> Any:
+    try:
+        return av.open(io.BytesIO(payload), "r", options=_OPTIONS, metadata_errors="replace")
+    except av.FFmpegError as error:
+        raise RequestError(
+            f"the payload is not a readable recording ({error.strerror}): "
+            "send wav, flac, mp3, m4a, webm or ogg audio"
+        ) from error
+
+
+def _audio_stream(container: Any, limits: Limits) -> Any:
+    for stream in container.streams:
+        if stream.type != "audio":
+            continue
+        context = stream.codec_context
+        if context is None:
+            raise RequestError("the audio track's codec is unknown: re-encode the recording")
+        if context.sample_rate > 0 and context.channels > 0:
+            limits.check_format(context.channels, context.sample_rate)
+        # One thread decodes, so the cost does not depend on what else the machine does.
+        context.thread_count = 1
+        return stream
+    raise RequestError(
+        f"the {container.format.name} container holds no audio track: send a recording with sound"
+    )
+
+
+class _Reading:
+    """One pass over one track. Times are seconds of the track's timestamps; positions are samples."""
+
+    def __init__(self, payload: bytes, container: Any, stream: Any, make_writer: MakeWriter) -> None:
+        self._payload, self._container, self._stream = payload, container, stream
+        self._make_writer = make_writer
+        self._writer: MonoWriter | None = None
+        self._layout: tuple[int, int] = (0, 0)
+        self._packed: Any = None
+        self._origin_s = (container.start_time or 0) / av.time_base
+        self._end_s = 0.0
+
+    def heard(self) -> Heard:
+        for frame in self._frames():
+            self._take(frame)
+        if self._writer is None or self._writer.position == 0:
+            raise RequestError("the recording holds no samples: it is a header without audio")
+        declared_end_s = _declared_end_s(self._container, self._stream)
+        missing = what_is_missing(self._payload, self._container.format.name, declared_end_s, self._end_s)
+        if missing:
+            raise truncated(missing)
+        return self._writer.finish()
+
+    def _frames(self) -> Iterator[Any]:
+        try:
+            for packet in self._container.demux(self._stream):
+                yield from self._decoded(packet)
+        except av.FFmpegError as error:
+            raise RequestError(
+                f"the recording is truncated or damaged after {self._position_s:.2f} s "
+                f"({error.strerror}): send it whole"
+            ) from error
+
+    def _decoded(self, packet: Any) -> list[Any]:
+        try:
+            return list(packet.decode())
+        except av.InvalidDataError:
+            rest = after_tag(bytes(packet)) if self._container.format.name == "mp3" else None
+            if rest is None:
+                raise
+        return list(self._stream.codec_context.decode(av.Packet(rest))) if rest else []
+
+    @property
+    def _position_s(self) -> float:
+        return self._writer.position / self._writer.sample_rate if self._writer else 0.0
+
+    def _take(self, frame: Any) -> None:
+        layout = (frame.layout.nb_channels, frame.sample_rate)
+        if self._writer is None:
+            self._writer, self._layout = self._make_writer(*layout), layout
+        if layout != self._layout:
+            raise RequestError(
+                f"the recording changes its rate or channels after {self._position_s:.2f} s: "
+                "re-encode it at one rate and channel count"
+            )
+        self._keep_time(frame, self._writer)
+        for values in self._values(frame):
+            self._writer.append(values)
+
+    def _keep_time(self, frame: Any, writer: MonoWriter) -> None:
+        """Fill the gap before ``frame``; where its time lies before what was heard, time starts anew."""
+        expected_s = self._origin_s + writer.position / writer.sample_rate
+        start_s = expected_s if frame.pts is None else float(frame.pts * frame.time_base)
+        if start_s > expected_s + _JITTER_S:
+            writer.silence(round((start_s - expected_s) * writer.sample_rate))
+        elif start_s < expected_s - _JITTER_S:
+            self._origin_s -= expected_s - start_s
+        self._end_s = max(self._end_s, start_s + frame.samples / writer.sample_rate)
+
+    def _values(self, frame: Any) -> Iterator[np.ndarray]:
+        channels = self._layout[0]
+        if frame.format.is_planar and channels > _MAX_PLANES:
+            self._packed = self._packed or av.AudioResampler(format=frame.format.packed)
+            for part in self._packed.resample(frame):
+                yield part.to_ndarray().reshape(-1, channels).T
+        elif frame.format.is_planar:
+            yield frame.to_ndarray()
+        else:
+            yield frame.to_ndarray().reshape(-1, channels).T
+
+
+def _declared_end_s(container: Any, stream: Any) -> float | None:
+    """Where the container states, or FFmpeg estimates, that the sound ends; None where nobody says."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    # Matroska states one end for all tracks, so it is the audio's only where audio is alone.
+    if container.duration is not None and len(container.streams) == 1:
+        return float(container.duration / av.time_base)
+    return None
