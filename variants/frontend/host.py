@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from harness.audio.decode import decode
+from harness.audio.limits import Limits
 from harness.audio.resample import resample
 from harness.protocols import Allocate, Audio, Segment
 from harness.spans import SpanRecorder
@@ -41,7 +42,7 @@ def build(config: FrontendConfig) -> Chain:
     Raises ``UnavailableError`` where a detector's model is not installed.
     """
     stages: list[Stage] = [
-        ("decode", partial(decode, max_audio_s=config.max_audio_s)),
+        ("decode", partial(decode, limits=Limits(max_audio_s=config.max_audio_s))),
         ("resample", partial(resample, sample_rate=config.sample_rate, quality=config.resample_quality)),
     ]
     if config.denoise == "webrtc":
