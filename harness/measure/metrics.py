@@ -1,7 +1,8 @@
 """The figures that reports, comparisons and gates speak of, by name.
 
 ``latency.p95``, ``service.p50``, ``rtf.p50`` and ``span.encoder.p50`` are percentiles of a sample
-column; ``rtfx``, ``wer``, ``memory.rss`` and ``memory.gpu`` are one figure per run.
+column; ``rtfx``, ``wer``, ``failures`` (the share of requests that failed), ``memory.rss`` and
+``memory.gpu`` are one figure per run.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Kind(StrEnum):
     PERCENTILE = "percentile"  # ratio of percentiles
     RTFX = "rtfx"  # ratio of ratios of sums; the larger the better
     WER = "wer"  # difference
+    FAILURES = "failures"  # difference
     MEMORY = "memory"  # ratio of peaks
 
 
@@ -47,13 +49,15 @@ class Metric:
         return self.kind is Kind.RTFX
 
     @property
-    def per_bucket(self) -> bool:
-        return self.kind is Kind.PERCENTILE
+    def is_speed(self) -> bool:
+        """Whether it means nothing where the answers differ."""
+        return self.kind in (Kind.PERCENTILE, Kind.RTFX)
 
 
 _SINGLE = (
     Metric("rtfx", Kind.RTFX),
     Metric("wer", Kind.WER),
+    Metric("failures", Kind.FAILURES),
     Metric("memory.rss", Kind.MEMORY, "rss_bytes"),
     Metric("memory.gpu", Kind.MEMORY, "gpu_reserved_bytes"),
 )
