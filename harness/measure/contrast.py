@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -28,7 +29,7 @@ import numpy.typing as npt
 from scipy.special import ndtri, stdtr, stdtrit  # type: ignore[import-untyped]
 from scipy.stats import hypergeom  # type: ignore[import-untyped]
 
-from harness.measure.stats import SEED, Floats, Ints, nearest_rank
+from harness.measure.stats import SEED, Floats, Ints
 
 MINIMUM_PROCESSES = 3
 _REPLICATES = 1000
@@ -163,8 +164,10 @@ class Requests:
 
 
 def _medians(values: Floats, process: Ints) -> Floats:
-    """``[n]``: the median of each process's values."""
-    return np.array([nearest_rank(values[process == p], 0.5) for p in range(int(process.max()) + 1)])
+    """``[n]``: the nearest-rank median of each process's values."""
+    sizes = np.bincount(process)
+    ranks = np.cumsum(sizes) - sizes + (sizes + 1) // 2 - 1
+    return np.asarray(values[np.lexsort((values, process))][ranks], dtype=np.float64)
 
 
 def paired_percentiles(a: Requests, b: Requests, qs: Sequence[float]) -> list[Student]:
@@ -199,6 +202,7 @@ def _replicates(run: Requests, qs: Sequence[float], seed: int) -> list[Floats]:
     return [_means(draws, levels) + levelled.percentiles(draws, q) for q in qs]
 
 
+@cache
 def _draws(processes: int, seed: int) -> Floats:
     """``[1 + replicates, n]``: how often each process counts. In the first row each counts once."""
     rng = np.random.default_rng(seed)

@@ -42,6 +42,10 @@ from harness.record import Mode, StoredRun
 
 _SAME_REQUESTS = 0.8
 """Share of both runs' requests that have a partner in the other, above which they are paired."""
+_NEEDED = (
+    *("process", "request_id", "index", "bucket", "audio_s", "dispatched_s", "finished_s"),
+    *("text", "reference_text"),
+)
 _NO_TIME_S = 1e-9
 """What a span counts that took no time: its logarithm has to exist."""
 
@@ -138,6 +142,8 @@ class Pair:
         """The part of both that is kept; of paired rows what is kept on both sides."""
         if self.paired:
             kept_a = kept_b = kept_a & kept_b
+        if kept_a.all() and kept_b.all():
+            return self
         weights = ((self.weights_a, kept_a), (self.weights_b, kept_b))
         kept = [None if w is None else w[k.to_numpy()] for w, k in weights]
         return Pair(self.a[kept_a], self.b[kept_b], self.paired, *kept)
@@ -159,7 +165,8 @@ def effects(a: StoredRun, b: StoredRun, metrics: Sequence[Metric]) -> list[Effec
     """
     found = [*_failures(a, b, metrics)]
     if not a.measured.empty and not b.measured.empty:
-        whole = Pair.of(a.measured, b.measured)
+        columns = [*_NEEDED, *dict.fromkeys(m.column for m in metrics if m.kind is Kind.PERCENTILE)]
+        whole = Pair.of(a.measured[columns], b.measured[columns])
         found += [e for scope, pair in _scopes(a, b, whole) for e in _percentiles(metrics, scope, pair)]
         found += [e for m in metrics if (e := _single(a, b, m, whole)) is not None]
     return sorted(found, key=lambda effect: metrics.index(effect.metric))
