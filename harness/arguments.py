@@ -21,11 +21,27 @@ def positive_integers(text: str) -> tuple[int, ...]:
     return tuple(positive_integer(part) for part in text.split(","))
 
 
+def positive_number(text: str) -> float:
+    """Finite, above 0."""
+    value = float(text)
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
 def positive_seconds(text: str) -> float:
     """A finite time above 0."""
     value = float(text)
     if not (value > 0 and math.isfinite(value)):
         raise argparse.ArgumentTypeError(f"{text} is not a time above 0")
+    return value
+
+
+def share(text: str) -> float:
+    """From 0 to 1, such as 0.05."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share between 0 and 1")
     return value
 
 

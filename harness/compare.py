@@ -7,18 +7,21 @@ same ground and give the same answers.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.arguments import share
 from harness.command import command, guarded
-from harness.comparison import Comparison, compare_runs
 from harness.errors import ExitCode
-from harness.measure.change import Change
+from harness.measure.contrast import MINIMUM_PROCESSES
+from harness.measure.effects import Effect
 from harness.measure.metrics import Kind, metric
-from harness.measure.stats import Estimate, TooSmall
+from harness.measure.stats import CONFIDENCE, Estimate, TooSmall
 from harness.measure.text import NOTHING, digits, gigabytes, seconds, table, too_small
 from harness.record import Tolerance, read_run
+from harness.side_by_side import Comparison, compare_runs
 
 _EXAMPLES = """examples:
   python -m harness.compare results/A results/B
@@ -49,7 +52,7 @@ def add_comparison_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-wer-difference",
-        type=float,
+        type=share,
         metavar="X",
         help="allow the word error rate to grow by X (0.01: one point), whatever the variants declare",
     )
@@ -66,8 +69,8 @@ def text_of(comparison: Comparison) -> str:
     lines = [f"A  {a.variant}  {a.run_id}", f"B  {b.variant}  {b.run_id}", ""]
     if comparison.withheld is not None:
         lines += [f"speed withheld: {comparison.withheld}", ""]
-    if comparison.changes:
-        rows = [change_cells(change) for change in comparison.changes]
+    if comparison.effects:
+        rows = [effect_cells(effect) for effect in comparison.effects]
         lines.append(table(("metric", "scope", "A", "B", "B/A", "95 % interval", "verdict"), rows))
     return "\n".join([*lines, *(f"\nnote: {note}" for note in notes(comparison))])
 
@@ -75,12 +78,13 @@ def text_of(comparison: Comparison) -> str:
 def notes(comparison: Comparison) -> list[str]:
     """What a careful reader should know about the intervals, each with what to do about it."""
     found = []
-    if min(len(comparison.a.run.processes), len(comparison.b.run.processes)) < 2:
+    processes = min(len(comparison.a.run.processes), len(comparison.b.run.processes))
+    if processes < MINIMUM_PROCESSES:
         found.append(
-            "one process a run: the intervals do not cover differences between processes; "
-            "measure with runner.processes=5"
+            f"{processes} of {MINIMUM_PROCESSES} processes a run: too few for an interval, since how "
+            "processes differ is not known; measure with python -m harness.interleave"
         )
-    if comparison.a.run.series is not None and comparison.a.run.series == comparison.b.run.series:
+    if comparison.interleaved:
         found.append(
             "the runs were interleaved: B/A is the ratio within rounds, whatever the machine's speed did "
             "from one round to the next"
@@ -90,45 +94,51 @@ def notes(comparison: Comparison) -> list[str]:
             "the runs were not interleaved: drift of the machine between them counts as a difference; "
             "measure them with python -m harness.interleave"
         )
-    if any(isinstance(change.change, TooSmall) for change in comparison.changes):
+    if any(isinstance(effect.contrast, TooSmall) for effect in comparison.effects):
         found.append("some samples are too small for their percentile; raise workload.requests")
     return found
 
 
-def change_cells(change: Change) -> tuple[str, str, str, str, str, str, str]:
+def effect_cells(effect: Effect, confidence: float = CONFIDENCE) -> tuple[str, str, str, str, str, str, str]:
     """One row: metric, scope, A, B, change, interval, verdict."""
-    name, scope = change.metric.name, change.scope
-    values = (value_text(change, change.a), value_text(change, change.b))
-    match change.change:
+    name, scope = effect.metric.name, effect.scope
+    values = (value_text(effect, effect.a), value_text(effect, effect.b))
+    match effect.change_at(confidence):
         case TooSmall() as small:
             return name, scope, *values, NOTHING, NOTHING, too_small(small)
-        case Estimate() as e if change.is_difference:
-            interval = f"[{e.low * 100:+.2f}, {e.high * 100:+.2f}]"
-            return name, scope, *values, f"{e.value * 100:+.2f} points", interval, direction(change)
         case Estimate() as e:
-            return name, scope, *values, f"{e.value:.3f}", f"[{e.low:.3f}, {e.high:.3f}]", direction(change)
+            change, interval = _change_texts(e, effect.is_difference)
+            return name, scope, *values, change, interval, direction(effect)
 
 
-def direction(change: Change) -> str:
+def _change_texts(e: Estimate, is_difference: bool) -> tuple[str, str]:
+    bounded = math.isfinite(e.high)
+    if is_difference:
+        interval = f"[{e.low * 100:+.2f}, {e.high * 100:+.2f}]"
+        return f"{e.value * 100:+.2f} points", interval if bounded else NOTHING
+    return f"{e.value:.3f}", f"[{e.low:.3f}, {e.high:.3f}]" if bounded else NOTHING
+
+
+def direction(effect: Effect) -> str:
     """``better``, ``worse``, or ``no difference shown`` where the interval contains none."""
-    cost = change.cost
+    cost = effect.cost(CONFIDENCE)
     if isinstance(cost, TooSmall):
         return too_small(cost)
-    nothing = 0.0 if change.is_difference else 1.0
+    nothing = 0.0 if effect.is_difference else 1.0
     if cost.high < nothing:
         return "better"
     return "worse" if cost.low > nothing else "no difference shown"
 
 
-def value_text(change: Change, value: float | None) -> str:
+def value_text(effect: Effect, value: float | None) -> str:
     """A metric's value in its unit."""
     if value is None:
         return NOTHING
-    if change.metric.kind is Kind.MEMORY:
+    if effect.metric.kind is Kind.MEMORY:
         return gigabytes(value)
-    if change.metric.kind is Kind.WER:
+    if effect.is_difference:
         return f"{value:.2%}"
-    return seconds(value) if change.metric.column.endswith("_s") else digits(value)
+    return seconds(value) if effect.metric.column.endswith("_s") else digits(value)
 
 
 def _compare_all(options: argparse.Namespace) -> int:

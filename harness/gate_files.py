@@ -6,9 +6,11 @@ import re
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from harness.compare import change_cells, notes
+from harness.compare import effect_cells, notes
 from harness.errors import ExitCode
-from harness.gate_result import GateResult, Judgement
+from harness.gate_decision import CONFIDENCE, FALSE_PASS, LOOKS
+from harness.gate_result import OPEN_QUESTIONS, GateResult, Judgement, Outcome
+from harness.measure.metrics import Kind
 from harness.measure.text import NOTHING
 from harness.printable import one_line, printable
 
@@ -20,7 +22,7 @@ _TITLES = {
     ExitCode.INCONCLUSIVE: "inconclusive",
 }
 _MARKUP = re.compile(r"([\\`*_\[\]<>|&~#!])")
-_HEADER = ("metric", "scope", "baseline", "candidate", "C/B", "95 % interval", "limit", "required", "outcome")
+_HEADER = ("metric", "scope", "baseline", "candidate", "C/B", "interval", "p", "limit", "required", "outcome")
 
 
 def markdown(result: GateResult) -> str:
@@ -40,6 +42,10 @@ def markdown(result: GateResult) -> str:
             _row(["---"] * len(_HEADER)),
             *(_row(_cells(j)) for j in result.judgements),
         ]
+        lines.append(
+            f"\n> intervals hold at {CONFIDENCE:.2%}, at {LOOKS} looks together at {1 - 2 * FALSE_PASS:.0%}; "
+            "p is the chance of such a figure where nothing is worse, all rules and looks counted"
+        )
     if result.comparison is not None:
         lines += [f"\n> {_plain(note)}" for note in notes(result.comparison)]
     return "\n".join(lines) + "\n"
@@ -65,9 +71,9 @@ def _add_case(suite: ElementTree.Element, judgement: Judgement) -> None:
     name = printable(f"{judgement.rule.metric.name} [{judgement.scope}]")
     case = ElementTree.SubElement(suite, "testcase", classname="gate.rules", name=name)
     text = printable(" | ".join(_cells(judgement)))
-    if judgement.outcome.value == "regression":
+    if judgement.outcome is Outcome.REGRESSION:
         ElementTree.SubElement(case, "failure", type="regression", message=text)
-    elif judgement.outcome.value in ("inconclusive", "not measured"):
+    elif judgement.outcome in OPEN_QUESTIONS:
         kind = "failure" if judgement.rule.required else "skipped"
         ElementTree.SubElement(case, kind, type=judgement.outcome.value, message=text)
     else:
@@ -76,13 +82,13 @@ def _add_case(suite: ElementTree.Element, judgement: Judgement) -> None:
 
 def _cells(judgement: Judgement) -> Sequence[str]:
     rule, outcome = judgement.rule, judgement.outcome.value
-    wer = rule.metric.name == "wer"
-    limit = f"+{rule.limit * 100:.2f} points" if wer else f"+{rule.limit:.0%}"
+    in_points = rule.metric.kind in (Kind.WER, Kind.FAILURES)
+    limit = f"+{rule.limit * 100:.2f} points" if in_points else f"+{rule.limit:.0%}"
     required = "yes" if rule.required else "no"
-    if judgement.change is None:
-        return (rule.metric.name, judgement.scope, *[NOTHING] * 4, limit, required, outcome)
-    cells = change_cells(judgement.change)
-    return (*cells[:6], limit, required, outcome)
+    if judgement.effect is None:
+        return (rule.metric.name, judgement.scope, *[NOTHING] * 5, limit, required, outcome)
+    cells = effect_cells(judgement.effect, CONFIDENCE)
+    return (*cells[:6], f"{judgement.p:.2g}", limit, required, outcome)
 
 
 def _row(cells: Sequence[str]) -> str:

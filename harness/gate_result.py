@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from harness.comparison import Comparison
 from harness.errors import ExitCode
-from harness.measure.change import Change
+from harness.measure.effects import Effect
 from harness.measure.metrics import Metric
+from harness.side_by_side import Comparison
 
 
 class Outcome(StrEnum):
@@ -19,9 +19,13 @@ class Outcome(StrEnum):
     NOT_MEASURED = "not measured"
 
 
+OPEN_QUESTIONS = (Outcome.INCONCLUSIVE, Outcome.NOT_MEASURED)
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """``limit`` is the worsening that is allowed: a share, for WER an absolute difference."""
+    """``limit`` is the worsening that the gate is there to find: a share, for ``wer`` and ``failures`` an
+    absolute difference."""
 
     metric: Metric
     scope: str
@@ -31,12 +35,20 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a rule says of one scope; ``change`` is ``None`` where the runs do not have the metric."""
+    """What a rule says of one scope; ``effect`` is ``None`` where the runs do not have the metric.
+
+    ``p`` is the chance of such a figure where nothing is worse, all rules and looks counted.
+    """
 
     rule: Rule
     scope: str
     outcome: Outcome
-    change: Change | None = None
+    effect: Effect | None = None
+    p: float = 1.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.rule.metric.name} ({self.scope})"
 
 
 @dataclass(frozen=True)

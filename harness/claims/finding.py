@@ -10,20 +10,20 @@ from typing import Any
 from harness.claims.leaf import Leaf
 from harness.claims.reference import in_short, reference_rows
 from harness.claims.verdict import Verdict, verdict_of
-from harness.compare import change_cells, notes
-from harness.comparison import Comparison, compare_runs
+from harness.compare import effect_cells, notes
 from harness.config.load import compose_run
 from harness.config.needs import Machine
 from harness.config.rules import check
 from harness.errors import ExitCode, HarnessError, UnavailableError
-from harness.interleave import interleaved
-from harness.measure.change import Change
+from harness.interleave import Budget, interleaved
+from harness.measure.effects import Effect
 from harness.measure.metrics import ALL
 from harness.measure.stats import TooSmall
 from harness.record import StoredRun, VerdictStatus
 from harness.report import write_report
+from harness.side_by_side import Comparison, compare_runs
 
-Measure = Callable[[Sequence[Sequence[str]], int], tuple[list[StoredRun], list[HarnessError]]]
+Measure = Callable[[Sequence[Sequence[str]], Budget], tuple[list[StoredRun], list[HarnessError]]]
 """``harness.interleave.interleaved``: a run for each list of overrides, and what ended the others."""
 COLUMNS = ("metric", "scope", "baseline", "candidate", "ratio", "95 % interval", "shown")
 
@@ -90,7 +90,7 @@ class Tester:
             return _elsewhere(replace(found, verdict=Verdict.CANNOT_RUN, measured=str(error)))
 
     def _measured(self, found: Finding) -> Finding:
-        runs, errors = self.measure(found.pair, self.rounds)
+        runs, errors = self.measure(found.pair, Budget(self.rounds))
         found = replace(found, runs=[str(stored.folder) for stored in runs])
         for error in errors:
             if isinstance(error, UnavailableError):
@@ -113,11 +113,11 @@ def judged(found: Finding, a: StoredRun, b: StoredRun) -> Finding:
     if invalid:
         return _not_valid(found, a, b, invalid)
     comparison = compare_runs(a, b, found.leaf.metrics)
-    rows = [dict(zip(COLUMNS, change_cells(change), strict=True)) for change in comparison.changes]
+    rows = [dict(zip(COLUMNS, effect_cells(change), strict=True)) for change in comparison.effects]
     found = replace(found, rows=rows, notes=notes(comparison))
     if comparison.withheld is not None:
         return replace(found, verdict=Verdict.NOT_HERE, measured=f"speed withheld: {comparison.withheld}")
-    verdict = verdict_of(found.leaf, comparison.changes)
+    verdict = verdict_of(found.leaf, comparison.effects)
     return replace(found, verdict=verdict, measured=_sentence(found.leaf, comparison))
 
 
@@ -142,12 +142,12 @@ def _serving_alone(stored: StoredRun) -> bool:
 def _sentence(leaf: Leaf, comparison: Comparison) -> str:
     """The figures that the rule speaks of."""
     wanted = {(c.metric, c.scope) for c in (*leaf.holds, *leaf.partly)}
-    changes = [c for c in comparison.changes if (c.metric.name, c.scope) in wanted]
+    changes = [c for c in comparison.effects if (c.metric.name, c.scope) in wanted]
     return "; ".join(map(_figures, changes)) or "no figure of the rule could be measured"
 
 
-def _figures(change: Change) -> str:
-    name, scope, a, b, ratio, interval, shown = change_cells(change)
+def _figures(change: Effect) -> str:
+    name, scope, a, b, ratio, interval, shown = effect_cells(change)
     what = name if scope == ALL else f"{name} in {scope}"
     return (
         f"{what} {shown}" if isinstance(change.change, TooSmall) else f"{what} {a} -> {b}, {ratio} {interval}"

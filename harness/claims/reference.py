@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,17 @@ from typing import Any
 import numpy as np
 
 from harness.claims.leaf import Leaf, Reference
-from harness.comparability import VARIANT_AXES
-from harness.comparison import compare_runs
 from harness.config.load import compose_run, to_dict
 from harness.errors import HarnessError
-from harness.measure.change import Change
+from harness.measure.effects import Effect
 from harness.measure.metrics import ALL
 from harness.measure.stats import Estimate, Resampled, interval, nearest_rank
+from harness.measure.text import NOTHING
 from harness.paths import reference_dir
 from harness.record import StoredRun, read_run
 from harness.report.parts import Panel, read_parts
+from harness.same_ground import VARIANT_AXES
+from harness.side_by_side import compare_runs
 
 Row = dict[str, Any]
 
@@ -135,12 +137,12 @@ def _runs(leaf: Leaf, folder: Path) -> Iterator[Row]:
 
 def _compared(leaf: Leaf, a: StoredRun, b: StoredRun, where: str) -> Iterator[Row]:
     try:
-        changes = compare_runs(a, b, leaf.metrics).changes
+        changes = compare_runs(a, b, leaf.metrics).effects
     except HarnessError as error:  # an older record that today's rules refuse is named, not hidden
         yield {"machine": where, "withheld": str(error)}
         return
     for change in changes:
-        if change.scope == ALL and isinstance(change.change, Estimate):
+        if change.scope == ALL and not change.is_difference and isinstance(change.change, Estimate):
             yield {
                 "machine": where,
                 "measured": f"complete requests, {change.metric.name}",
@@ -148,9 +150,11 @@ def _compared(leaf: Leaf, a: StoredRun, b: StoredRun, where: str) -> Iterator[Ro
             }
 
 
-def _faster(change: Change) -> Row:
+def _faster(change: Effect) -> Row:
     e = change.change
     assert isinstance(e, Estimate)
+    if not math.isfinite(e.high):  # too few processes for one between them
+        return {"times faster": round(1 / e.value, 2), "interval": NOTHING}
     return _times(Estimate(1 / e.value, 1 / e.high, 1 / e.low, e.n, e.processes))
 
 

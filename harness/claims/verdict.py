@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import Enum, StrEnum, auto
 
 from harness.claims.leaf import Condition, Leaf
-from harness.measure.change import Change
+from harness.measure.effects import Effect
 from harness.measure.stats import Estimate
 
 
@@ -31,7 +31,7 @@ class Answer(Enum):
     OPEN = auto()
 
 
-def verdict_of(leaf: Leaf, changes: Sequence[Change]) -> Verdict:
+def verdict_of(leaf: Leaf, changes: Sequence[Effect]) -> Verdict:
     """All conditions of ``holds``, or one of ``partly``; none of them shown wrong leaves it undecided."""
     holds = [answer(condition, changes) for condition in leaf.holds]
     if all(found is Answer.YES for found in holds):
@@ -42,7 +42,7 @@ def verdict_of(leaf: Leaf, changes: Sequence[Change]) -> Verdict:
     return Verdict.UNDECIDED if Answer.OPEN in partly else Verdict.NOT_HERE
 
 
-def answer(condition: Condition, changes: Sequence[Change]) -> Answer:
+def answer(condition: Condition, changes: Sequence[Effect]) -> Answer:
     """Where the whole interval of the ratio lies: within the limits, beyond one of them, or across it."""
     change = next(
         (c for c in changes if (c.metric.name, c.scope) == (condition.metric, condition.scope)), None

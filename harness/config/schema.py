@@ -98,7 +98,7 @@ class WarmupConfig:
     max_passes: int = 12
     """Passes over one request of every length bucket."""
     steady_within: float = 0.10
-    """Steady when every bucket's last two passes agree within this share."""
+    """Steady when the older and the newer half of every bucket's latest passes agree within this share."""
     every_recording: bool = False
     """Serve every recording once before the passes: for parts that pay for each new length."""
 

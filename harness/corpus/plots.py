@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, Percent
 from harness.corpus.buckets import bucket_label, bucket_labels
 from harness.corpus.manifest import AudioSet
 from harness.errors import UsageError
+from harness.measure.stats import nearest_rank
 
 _BARS = 30
 _BAR_COLOUR = "#4c78a8"
@@ -100,7 +101,7 @@ def _title(audio_set: AudioSet, lengths_s: np.ndarray) -> str:
         audio_set.name,
         f"{len(lengths_s)} recordings",
         f"{_duration(float(lengths_s.sum()))} of audio",
-        f"median {_duration(float(np.median(lengths_s)))}",
+        f"median {_duration(nearest_rank(lengths_s, 0.5))}",
         *([f"{unknown} more of unknown length"] if unknown else []),
     ]
     return " · ".join(parts)

@@ -1,8 +1,9 @@
 """The figures that reports, comparisons and gates speak of, by name.
 
 ``latency.p95``, ``service.p50``, ``rtf.p50`` and ``span.encoder.p50`` are percentiles of a sample
-column; ``rtfx``, ``wer``, ``memory.rss`` and ``memory.gpu`` are one figure per run, and those of
-``harness.measure.rounds`` (``chunk.p99``, ``gc.longest``, ``evidence.PATH``) one per process.
+column; ``rtfx``, ``wer``, ``failures`` (the share of requests that failed), ``memory.rss`` and
+``memory.gpu`` are one figure per run, and those of ``harness.measure.rounds`` (``chunk.p99``,
+``gc.longest``, ``evidence.PATH``) one per process.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Kind(StrEnum):
     PERCENTILE = "percentile"  # ratio of percentiles
     RTFX = "rtfx"  # ratio of ratios of sums; the larger the better
     WER = "wer"  # difference
+    FAILURES = "failures"  # difference
     MEMORY = "memory"  # ratio of peaks
     PROCESS = "process"  # ratio within rounds, see harness.measure.rounds
 
@@ -50,13 +52,15 @@ class Metric:
         return self.kind is Kind.RTFX
 
     @property
-    def per_bucket(self) -> bool:
-        return self.kind is Kind.PERCENTILE
+    def is_speed(self) -> bool:
+        """Whether it means nothing where the answers differ."""
+        return self.kind in (Kind.PERCENTILE, Kind.RTFX)
 
 
 _SINGLE = (
     Metric("rtfx", Kind.RTFX),
     Metric("wer", Kind.WER),
+    Metric("failures", Kind.FAILURES),
     Metric("memory.rss", Kind.MEMORY, "rss_bytes"),
     Metric("memory.gpu", Kind.MEMORY, "gpu_bytes"),
 )
@@ -93,15 +97,18 @@ def wall_shares_s(measured: pd.DataFrame) -> Floats:
     in service again (another process's turn), so that RTFx (audio over wall) is a ratio of sums over
     requests, however many were in service at once.
     """
-    shares = pd.Series(0.0, index=measured.index)
-    for _, rows in measured.groupby("process"):
-        rows = rows.sort_values("finished_s")
-        finished_s = rows["finished_s"].to_numpy()
-        # The earliest dispatch among this request and those that finish after it.
-        busy_since_s = np.minimum.accumulate(rows["dispatched_s"].to_numpy()[::-1])[::-1]
-        before_s = np.concatenate(([-np.inf], finished_s[:-1]))
-        shares[rows.index] = finished_s - np.maximum(before_s, busy_since_s)
-    return np.asarray(shares, dtype=np.float64)
+    process = measured["process"].to_numpy()
+    finished_s, dispatched_s = (
+        measured[name].to_numpy(np.float64) for name in ("finished_s", "dispatched_s")
+    )
+    shares = np.zeros(len(measured))
+    order = np.lexsort((finished_s, process))
+    for rows in np.split(order, np.flatnonzero(np.diff(process[order])) + 1):
+        # The earliest dispatch among each request and those that finish after it.
+        busy_since_s = np.minimum.accumulate(dispatched_s[rows][::-1])[::-1]
+        before_s = np.concatenate(([-np.inf], finished_s[rows][:-1]))
+        shares[rows] = finished_s[rows] - np.maximum(before_s, busy_since_s)
+    return shares
 
 
 def buckets_of(measured: pd.DataFrame) -> list[str]:

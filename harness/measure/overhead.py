@@ -24,6 +24,7 @@ import numpy as np
 from harness.arguments import positive_integer
 from harness.command import command
 from harness.corpus.manifest import AudioItem
+from harness.measure.stats import nearest_rank
 from harness.protocols import Engine, Evidence, Request, Segment, ServiceSpec, Stream, Transcript
 from harness.record import MEASURED, Journal, ProcessRecord
 from harness.run.markers import make_recorder
@@ -119,7 +120,7 @@ def main() -> int:
         ("on the clock", overhead.on_the_clock_s),
         ("between requests", overhead.between_requests_s),
     ):
-        median, p95 = np.percentile(seconds * 1e6, [50, 95], method="inverted_cdf")
+        median, p95 = (nearest_rank(seconds * 1e6, q) for q in (0.50, 0.95))
         print(f"  {name:18} median {median:7.1f}   p95 {p95:7.1f}")
     return 0
 

@@ -15,14 +15,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit  # type: ignore[import-untyped]
 
-from harness.measure.stats import CONFIDENCE, Estimate, Measured, TooSmall, nearest_rank
+from harness.measure.contrast import MINIMUM_PROCESSES, Bounds, Contrast, mean_difference
+from harness.measure.stats import TooSmall, nearest_rank
 from harness.record import ProcessRecord, StoredRun
 
 _CHUNK = re.compile(r"chunk\.p(?P<rank>\d\d)")
-_LEAST_ROUNDS = 3
-"""With two, Student's t has one degree of freedom and an interval that says nothing."""
 
 
 def is_figure(name: str) -> bool:
@@ -45,24 +43,24 @@ def figures(stored: StoredRun, name: str) -> list[float]:
     return [value for value in found if value is not None]
 
 
-def ratio(a: Sequence[float], b: Sequence[float], exact: bool = False) -> Measured:
-    """B/A of figures by process, with a 95 % interval.
+def ratio(a: Sequence[float], b: Sequence[float], exact: bool = False) -> Contrast | TooSmall:
+    """The logarithm of B/A of figures by process.
 
-    Processes of equal index are a pair, so that what they share cancels where they were interleaved:
-    Student's t on the logarithms of their ratios. What was counted (``exact``) needs no statistics, and
-    where a process has none (no pause) there are no logarithms: the interval then spans every process of
-    B against every one of A.
+    Processes of equal index are a pair, so that what they share cancels where they were interleaved. What
+    was counted (``exact``) needs no statistics, and where a process has none (no pause) there are no
+    logarithms: the interval then spans every process of B against every one of A.
     """
     rounds = min(len(a), len(b))
-    if rounds < _LEAST_ROUNDS and not exact:
-        return TooSmall(rounds, _LEAST_ROUNDS)
+    if rounds < MINIMUM_PROCESSES and not exact:
+        return TooSmall(rounds, MINIMUM_PROCESSES)
     if exact or min(*a, *b) <= 0:
         high = max(b) / min(a) if min(a) > 0 else math.inf
-        return Estimate(sum(b) / sum(a), min(b) / max(a), high, rounds, rounds)
-    logs = np.log(np.asarray(b[:rounds]) / np.asarray(a[:rounds]))
-    middle, deviation = float(logs.mean()), float(logs.std(ddof=1))
-    half = -float(stdtrit(rounds - 1, (1 - CONFIDENCE) / 2)) * deviation / math.sqrt(rounds)
-    return Estimate(math.exp(middle), math.exp(middle - half), math.exp(middle + half), rounds, rounds)
+        return Bounds(*map(_log, (sum(b) / sum(a), min(b) / max(a), high)))
+    return mean_difference(np.log(a[:rounds]), np.log(b[:rounds]), paired=True)
+
+
+def _log(ratio: float) -> float:
+    return math.log(ratio) if ratio > 0 else -math.inf
 
 
 def _figure(folder: Path, process: ProcessRecord, name: str) -> float | None:

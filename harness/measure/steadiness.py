@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from harness.measure.stats import nearest_rank
+
 _WORTH_SAYING = 1.5
 _LEAST_RECORDINGS = 8
 
@@ -18,11 +20,11 @@ def first_meeting_ratio(served: pd.DataFrame) -> float | None:
     ``served`` has the columns ``process``, ``request_id`` and ``service_s``, in the order of serving.
     """
     ratios = [
-        times.iloc[0] / times.iloc[1:].median()
+        times.iloc[0] / nearest_rank(times.iloc[1:], 0.5)
         for _, times in served.groupby(["process", "request_id"], sort=False)["service_s"]
         if len(times) > 1
     ]
-    return float(pd.Series(ratios).median()) if len(ratios) >= _LEAST_RECORDINGS else None
+    return nearest_rank(ratios, 0.5) if len(ratios) >= _LEAST_RECORDINGS else None
 
 
 def first_meeting_warning(served: pd.DataFrame) -> str | None:

@@ -119,6 +119,8 @@ def unfit(row: Mapping[str, Any]) -> str | None:
 def _fits(column: str, value: Any) -> bool:
     if column in _STRINGS:
         return isinstance(value, str) and value == _storable(value)
+    if column == "expect_failure":
+        return isinstance(value, bool)
     if column == "token_ids":
         return isinstance(value, list) and all(_is_integer(token) for token in value)
     return _is_integer(value) or (column not in _INTEGERS and isinstance(value, float))

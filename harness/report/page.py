@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from harness.compare import change_cells, notes
-from harness.comparison import compare_runs
+from harness.compare import effect_cells, notes
 from harness.errors import InvalidMeasurementError, NotComparableError
 from harness.files import explained, write_atomically, write_text
 from harness.measure.metrics import ALL, metric
@@ -32,6 +31,7 @@ from harness.report.content import (
     unaccounted_text,
     warnings,
 )
+from harness.side_by_side import compare_runs
 
 PAGE = "report.html"
 _WITH_INTERVAL = re.compile(r"(?P<value>\S+) (?P<interval>\[.*\])(?P<unit>.*)")
@@ -135,8 +135,8 @@ def _comparison(base: Entry, other: Entry) -> str:
     except (NotComparableError, InvalidMeasurementError) as error:
         return f'{title}<p class="quiet">no ratios: {escape(str(error))}</p>'
     header = ("metric", "scope", base.label, other.label, "ratio", "95 % interval", "verdict")
-    told = [c for c in compared.changes if c.scope == ALL or c.metric.name.startswith("latency")]
-    rows = "".join(_row(map(escape, change_cells(change))) for change in told)
+    told = [e for e in compared.effects if e.scope == ALL or e.metric.name.startswith("latency")]
+    rows = "".join(_row(map(escape, effect_cells(effect))) for effect in told)
     withheld = f"<p>speed withheld: {escape(compared.withheld)}</p>" if compared.withheld else ""
     remarks = "".join(f'<p class="quiet">{escape(note)}</p>' for note in notes(compared))
     return f'{title}{withheld}<div class="scroll">{_table(header, rows)}</div>{remarks}'

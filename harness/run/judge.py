@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from harness.measure.backlog import backlog_reason
 from harness.measure.ledger import ledger_reason
 from harness.measure.memory import combine
 from harness.measure.stats import nearest_rank
@@ -51,6 +52,7 @@ def judge(run: Run, samples: pd.DataFrame, folder: Path, warnings: Sequence[str]
         *_weights(run),
         *_outputs(parity),
         *_lag(run, measured),
+        *_backlog(run, served),
         *_streams(run.processes),
     ]
     if run.status is not Status.COMPLETE:
@@ -146,6 +148,11 @@ def _lag(run: Run, measured: pd.DataFrame) -> Iterator[Reason]:
             f"the load generator was {lag_s * 1e3:.1f} ms late at p99 (budget {budget_s * 1e3:.1f} ms): "
             "lower workload.rate_per_s, or free a core for it",
         )
+
+
+def _backlog(run: Run, served: pd.DataFrame) -> Iterator[Reason]:
+    if run.mode is Mode.OPEN and (reason := backlog_reason(served)) is not None:
+        yield reason
 
 
 def _streams(processes: Sequence[ProcessRecord]) -> Iterator[Reason]:

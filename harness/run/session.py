@@ -17,7 +17,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from harness.comparability import comparability_of
 from harness.config.load import compose_run, to_dict
 from harness.config.rules import check
 from harness.config.schema import RunConfig
@@ -47,6 +46,7 @@ from harness.run.judge import judge
 from harness.run.process import Launch, run_jobs
 from harness.run.progress import Progress
 from harness.run.tracing import nsys_command
+from harness.same_ground import comparability_of
 
 #: Keys that say where a run is kept, not what it measures.
 _NOT_CONTENT = ("results_dir", "cache_dir", "resume", "label", "start_timeout_s")
@@ -124,11 +124,11 @@ class RunSession:
         self._run(as_reference(self.config), "reference", 0, None, folder)
 
     def take_answers(self, of_others: Sequence[RunSession]) -> None:
-        """Once all are measured and none is finished: the answers of the eager session among
-        ``of_others`` become this run's reference."""
+        """Once each has been measured and none is finished: the answers of the eager session's first
+        process, if there is one among ``of_others``, become this run's reference."""
         source = self._measured_reference(of_others) if self._needs_reference else None
-        if source is not None:
-            folder = self._open.folder / "reference"
+        folder = self._open.folder / "reference"
+        if source is not None and not folder.is_dir():
             folder.mkdir()
             shutil.copy(source._open.folder / "process-0.jsonl", folder)
 
@@ -161,14 +161,19 @@ class RunSession:
 
     def finish(self) -> StoredRun:
         """Merge, judge and write the run."""
+        writer, judged = self._open, self.so_far().run
+        self._audio_file.unlink()
+        self._writer = None
+        return writer.finish(judged)
+
+    def so_far(self) -> StoredRun:
+        """Merged and judged as if the run ended now; it goes on."""
         writer = self._open
         merged = writer.merge()
         run = replace(writer.run, status=Status.COMPLETE, processes=merged.processes)
         run = _with_model(run, merged.processes)
         judged = judge(run, merged.samples, writer.folder, self._warnings)
-        self._audio_file.unlink()
-        self._writer = None
-        return writer.finish(judged)
+        return StoredRun(judged, merged.samples, writer.folder)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

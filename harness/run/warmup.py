@@ -6,6 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harness.config.schema import WarmupConfig
+from harness.measure.stats import nearest_rank
+
+_LEAST_PASSES = 4
+"""The fewest that have two halves with a spread."""
 
 
 @dataclass(frozen=True)
@@ -18,14 +22,23 @@ class WarmupReport:
 
 
 def is_steady(seconds: Sequence[float], within: float) -> bool:
-    """Whether the last two passes are within a share of the fastest so far.
+    """Whether the latest passes are of one kind: their older half and their newer half agree.
 
-    A process that still gets faster from pass to pass fails it, because the pass before the last
-    is then too far from the fastest; one that was disturbed once has to show two good passes.
+    Compared are the lower and the upper quartile of both halves and how far apart these lie, each within a
+    share of the newer half's median (after pyperf's calibration of warm-ups). How many passes count as the
+    latest is free, from four on: one that was disturbed does not move the quartiles of eight, and slow first
+    passes are left behind. A process that still gets faster fails in every one of them.
     """
-    if len(seconds) < 2:
-        return False
-    return max(seconds[-2:]) <= (1.0 + within) * min(seconds)
+    starts = range(len(seconds) - _LEAST_PASSES + 1)
+    return any(_halves_agree(seconds[start:], within) for start in starts)
+
+
+def _halves_agree(seconds: Sequence[float], within: float) -> bool:
+    halves = seconds[: len(seconds) // 2], seconds[len(seconds) // 2 :]
+    older, newer = ([nearest_rank(half, q) for q in (0.25, 0.5, 0.75)] for half in halves)
+    spread = abs((older[2] - older[0]) - (newer[2] - newer[0]))
+    apart = max(abs(older[0] - newer[0]), abs(older[2] - newer[2]), spread)
+    return apart <= within * newer[1]
 
 
 def warm_up(serve: Callable[[str], float], buckets: Sequence[str], rules: WarmupConfig) -> WarmupReport:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from harness.comparability import comparability_of
 from harness.record import (
     MEASURED,
     WARMUP,
@@ -29,6 +28,7 @@ from harness.record import (
     Verdict,
     VerdictStatus,
 )
+from harness.same_ground import comparability_of
 
 SENTENCES = (
     "please turn the lights off in the kitchen",

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from harness.compare import main
-from harness.comparison import compare_runs
 from harness.errors import InvalidMeasurementError, NotComparableError
-from harness.measure.change import Pair, changes
+from harness.measure.effects import Pair, effects
 from harness.measure.metrics import metric
 from harness.measure.stats import Estimate
 from harness.record import Parity, ParityStatus, Reason, Tolerance, Verdict, VerdictStatus, write_run
+from harness.side_by_side import compare_runs
 from tests.harness.runs import Recipe, make_run
 
 
@@ -37,7 +37,7 @@ def runs(tmp_path_factory):
 
 
 def ratio(comparison, name, scope="all") -> Estimate:
-    (found,) = [c for c in comparison.changes if (c.metric.name, c.scope) == (name, scope)]
+    (found,) = [c for c in comparison.effects if (c.metric.name, c.scope) == (name, scope)]
     assert isinstance(found.change, Estimate)
     return found.change
 
@@ -54,19 +54,19 @@ def test_the_interval_of_a_ratio_holds_the_true_one(runs):
 
 def test_every_bucket_has_its_ratio(runs):
     scopes = {
-        c.scope for c in compare_runs(runs["base"], runs["slower"]).changes if c.metric.name == "latency.p50"
+        c.scope for c in compare_runs(runs["base"], runs["slower"]).effects if c.metric.name == "latency.p50"
     }
     assert scopes == {"all", "weighted", "00-02s", "02-05s", "05-10s"}
 
 
 def test_pairing_requests_narrows_the_interval(runs):
     base, slower = runs["base"], runs["slower"]
-    (paired,) = [c for c in changes(base, slower, [metric("latency.p50")]) if c.scope == "all"]
+    (paired,) = [c for c in effects(base, slower, [metric("latency.p50")]) if c.scope == "all"]
     assert paired.paired
     rows = slower.samples.copy()
     rows["request_id"] = rows["request_id"] + "-of-another-set"
     (unpaired,) = [
-        c for c in changes(base, replace(slower, samples=rows), [metric("latency.p50")]) if c.scope == "all"
+        c for c in effects(base, replace(slower, samples=rows), [metric("latency.p50")]) if c.scope == "all"
     ]
     assert not unpaired.paired
     assert isinstance(paired.change, Estimate)
@@ -75,7 +75,7 @@ def test_pairing_requests_narrows_the_interval(runs):
 
 
 def test_a_run_compared_with_itself_changed_by_nothing(runs):
-    for change in changes(runs["base"], runs["base"], [metric("latency.p95"), metric("rtfx"), metric("wer")]):
+    for change in effects(runs["base"], runs["base"], [metric("latency.p95"), metric("rtfx"), metric("wer")]):
         assert isinstance(change.change, Estimate)
         expected = 0.0 if change.is_difference else 1.0
         assert (change.change.low, change.change.value, change.change.high) == (expected,) * 3
@@ -94,7 +94,7 @@ def test_drift_that_blocks_share_cancels(tmp_path):
         return replace(stored, samples=stored.samples.assign(latency_s=stored.samples["latency_s"] * drift))
 
     a, b = drifting(Recipe("a")), drifting(Recipe("b", seed=1))
-    (change,) = [c for c in changes(a, b, [metric("latency.p50")]) if c.scope == "02-05s"]
+    (change,) = [c for c in effects(a, b, [metric("latency.p50")]) if c.scope == "02-05s"]
     assert isinstance(change.change, Estimate)
     assert 0.9 < change.change.low < 1 < change.change.high < 1.1
 
@@ -119,7 +119,7 @@ def test_a_machine_that_slows_down_between_rounds_does_not_widen_the_interval(tm
 def test_other_answers_withhold_the_speed_but_not_the_word_error_rate(runs, capsys):
     comparison = compare_runs(runs["base"], runs["forgetful"])
     assert comparison.withheld is not None
-    assert {c.metric.name for c in comparison.changes} == {"wer", "memory.rss"}
+    assert {c.metric.name for c in comparison.effects} == {"wer", "failures", "memory.rss"}
     assert main([str(runs["base"].folder), str(runs["forgetful"].folder)]) == 4
     assert "speed withheld" in capsys.readouterr().out
 

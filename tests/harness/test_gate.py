@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from harness.errors import ExitCode, UsageError
-from harness.gate import decide, main, outcome_of, read_rules, run_gate
+from harness.gate import main, run_gate
+from harness.gate_decision import CONFIDENCE, LOOKS, decide, judge_runs, looks, outcome_of
 from harness.gate_result import Outcome, Rule
-from harness.measure.change import Change
+from harness.gate_rules import read_rules
+from harness.measure.contrast import Student
+from harness.measure.effects import Effect
 from harness.measure.metrics import metric
-from harness.measure.stats import Estimate, TooSmall
+from harness.measure.stats import TooSmall
 from harness.paths import conf_dir
-from harness.record import read_run, write_run
+from harness.record import Memory, StoredRun, read_run, write_run
 from tests.harness.runs import Recipe, make_run
 
 DEFAULT = conf_dir() / "gate.yaml"
@@ -101,31 +106,133 @@ def test_no_regression_is_found_among_many_identical_pairs(tmp_path):
     assert ExitCode.REGRESSION not in codes
 
 
+def effect(name: str, ratio: float, half_width: float) -> Effect:
+    """``ratio`` of B to A; the interval that decides reaches ``half_width`` to either side, in logarithms."""
+    freedom = 7.0
+    _, reach = Student(0.0, 1.0, freedom).interval(CONFIDENCE)
+    return Effect(
+        metric(name), "all", 1.0, 1.0, Student(math.log(ratio), half_width / reach, freedom), 480, 8
+    )
+
+
 @pytest.mark.parametrize(
-    ("low", "high", "outcome"),
+    ("ratio", "half_width", "outcome"),
     [
-        (1.06, 1.20, Outcome.REGRESSION),
-        (1.02, 1.04, Outcome.SAME),
-        (0.97, 1.03, Outcome.SAME),
-        (0.80, 0.90, Outcome.IMPROVED),
-        (0.99, 1.06, Outcome.INCONCLUSIVE),
-        (0.50, 3.00, Outcome.INCONCLUSIVE),
+        (1.20, 0.02, Outcome.REGRESSION),
+        (1.06, 0.02, Outcome.REGRESSION),
+        (1.05, 0.01, Outcome.REGRESSION),
+        (1.03, 0.01, Outcome.SAME),
+        (1.00, 0.03, Outcome.SAME),
+        (0.85, 0.05, Outcome.IMPROVED),
+        (1.03, 0.03, Outcome.INCONCLUSIVE),
+        (1.20, 0.50, Outcome.INCONCLUSIVE),
+        (1.00, 0.06, Outcome.INCONCLUSIVE),
     ],
 )
-def test_where_the_interval_lies_decides(low, high, outcome):
-    change = Change(metric("latency.p50"), "all", 1.0, 1.0, Estimate((low + high) / 2, low, high, 100, 5))
-    assert outcome_of(change, 0.05) is outcome
+def test_a_statement_has_to_be_refuted(ratio, half_width, outcome):
+    """ "No worse" by p, "worse by the limit" by the interval."""
+    change = effect("latency.p50", ratio, half_width)
+    assert outcome_of(change, 0.05, LOOKS * change.p_worse) is outcome
 
 
 def test_more_throughput_is_less_cost():
-    change = Change(metric("rtfx"), "all", 100, 80, Estimate(0.8, 0.78, 0.82, 100, 5))
-    assert outcome_of(change, 0.05) is Outcome.REGRESSION
-    assert outcome_of(replace(change, change=Estimate(1.3, 1.2, 1.4, 100, 5)), 0.05) is Outcome.IMPROVED
+    less, more = effect("rtfx", 0.8, 0.02), effect("rtfx", 1.3, 0.02)
+    assert outcome_of(less, 0.05, less.p_worse) is Outcome.REGRESSION
+    assert outcome_of(more, 0.05, more.p_worse) is Outcome.IMPROVED
 
 
 def test_a_small_sample_is_inconclusive():
-    change = Change(metric("latency.p95"), "all", None, None, TooSmall(10, 59))
-    assert outcome_of(change, 0.05) is Outcome.INCONCLUSIVE
+    small = Effect(metric("latency.p95"), "all", None, None, TooSmall(10, 59), 10, 5)
+    assert small.p_worse == 1.0
+    assert outcome_of(small, 0.05, small.p_worse) is Outcome.INCONCLUSIVE
+
+
+def test_looks_come_at_doublings_and_are_few():
+    assert looks(32) == (4, 8, 16, 32)
+    assert looks(8) == (4, 8)
+    assert looks(12) == (3, 6, 12)
+    assert looks(2) == (2,)
+    assert all(len(looks(rounds)) <= LOOKS and looks(rounds)[-1] == rounds for rounds in range(1, 200))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_one_process_or_two_prove_nothing(tmp_path, processes):
+    a = make_run(tmp_path, Recipe("a", processes=processes, requests=180))
+    b = make_run(tmp_path, Recipe("b", processes=processes, requests=180, encoder_factor=1.5, seed=1))
+    result = run_gate(a.folder, b.folder, read_rules(DEFAULT))
+    assert result.exit_code is ExitCode.INCONCLUSIVE
+    assert {j.outcome for j in result.judgements if j.effect and j.rule.metric.is_speed} == {
+        Outcome.INCONCLUSIVE
+    }
+
+
+def test_one_reading_of_memory_is_no_regression(tmp_path):
+    """It has no width: how far readings usually lie apart is not known."""
+    rules = [Rule(metric("memory.rss"), "all", 0.1)]
+
+    def outcome(processes):
+        a = make_run(tmp_path, Recipe(f"a{processes}", processes=processes, requests=5))
+        grown = [replace(p, memory=Memory(rss_bytes=2 * (900 + p.index) * 2**20)) for p in a.run.processes]
+        b = replace(a, run=replace(a.run, processes=tuple(grown)))
+        return judge_runs(a, b, rules).exit_code
+
+    assert outcome(1) is ExitCode.INCONCLUSIVE
+    assert outcome(2) is ExitCode.INCONCLUSIVE
+    assert outcome(5) is ExitCode.REGRESSION
+
+
+def test_a_candidate_that_fails_most_requests_never_passes(results):
+    """It is fast: a failed request takes no time. Every recording is answered now and then."""
+    base = read_run(results / "base")
+    failing = failed_at_random(read_run(results / "faster"), 0.8)
+    some = failed_at_random(base, 0.025)
+    for rules in (read_rules(DEFAULT), [Rule(metric("latency.p50"), "all", 0.05)]):
+        assert judge_runs(some, failing, rules).exit_code in (ExitCode.REGRESSION, ExitCode.INVALID)
+    result = judge_runs(some, failing, read_rules(DEFAULT))
+    assert "regression in failures (all)" in result.reason
+    assert "other requests fail" in result.reason
+
+
+def test_as_many_failures_on_both_sides_are_no_reason_to_withhold(results):
+    base, again = (failed_at_random(read_run(results / name), 0.02) for name in ("base", "again"))
+    result = judge_runs(base, again, read_rules(DEFAULT))
+    assert result.exit_code is ExitCode.DONE
+    assert result.comparison is not None
+    assert result.comparison.withheld is None
+
+
+def test_one_recording_that_fails_otherwise_is_found_among_all(results):
+    """Six failures in six hundred requests say little; six of the seven of one recording do."""
+    base = read_run(results / "base")
+    counts = base.measured["request_id"].value_counts()
+    broken = counts.index[counts == 7][0]
+    rows = base.samples.copy()
+    rows.loc[base.measured.query("request_id == @broken").index[1:], "error"] = "broken"
+    result = judge_runs(base, replace(base, samples=rows), read_rules(DEFAULT))
+    assert result.exit_code is ExitCode.INVALID
+    assert f"{broken} fails otherwise" in result.reason
+
+
+def failed_at_random(stored: StoredRun, share: float) -> StoredRun:
+    """Failures among repetitions, so that every recording is answered once at least."""
+    rows, measured = stored.samples.copy(), stored.measured
+    repeated = measured.index[measured.duplicated("request_id")]
+    rows.loc[repeated[np.random.default_rng(0).random(len(repeated)) < share], "error"] = "out of memory"
+    return replace(stored, samples=rows)
+
+
+@pytest.mark.parametrize("length", [0.0, float("nan")])
+def test_recordings_of_no_or_unknown_length_are_judged_by_their_latency(results, length):
+    def unknown(name: str) -> StoredRun:
+        stored = read_run(results / name)
+        rows = stored.samples.assign(audio_s=length, rtf=float("nan"), bucket="unknown")
+        return replace(stored, samples=rows)
+
+    result = judge_runs(unknown("base"), unknown("again"), read_rules(DEFAULT))
+    assert result.exit_code is ExitCode.DONE
+    measured = {j.rule.metric.name for j in result.judgements if j.effect is not None}
+    assert "latency.p50" in measured
+    assert "rtfx" not in measured
 
 
 def test_only_required_rules_need_an_answer(results):
@@ -208,6 +315,11 @@ def test_the_shipped_thresholds_are_read():
         ("rules: [{metric: wer, limit: 0.1, colour: red}]", "unknown key 'colour'"),
         ("rules: [wer]", "expected a mapping"),
         ("rules: [", "is not YAML"),
+        ("rules: [{metric: wer, limit: .nan}]", r"rules\[0\]\.limit: nan is no limit"),
+        ("rules: [{metric: wer, limit: .inf}]", r"rules\[0\]\.limit: inf is no limit"),
+        ("rules: [{metric: wer, limit: true}]", "wrong type"),
+        ("rules: [{metric: wer, limit: 0.1, scope: bukets}]", r"rules\[0\]\.scope: 'bukets' is no scope"),
+        ("rules: [{metric: wer, limit: 0.1}]\nrule: []", "unknown key 'rule'"),
     ],
 )
 def test_a_wrong_threshold_file_is_answered_with_file_and_key(tmp_path, text, message):
@@ -216,6 +328,13 @@ def test_a_wrong_threshold_file_is_answered_with_file_and_key(tmp_path, text, me
     with pytest.raises(UsageError, match=message) as raised:
         read_rules(path)
     assert "limits.yaml" in str(raised.value)
+
+
+def test_thresholds_in_another_encoding_are_refused_by_byte(tmp_path):
+    path = tmp_path / "limits.yaml"
+    path.write_bytes("# für\nrules:\n  - {metric: latency.p50, limit: 0.05}\n".encode("latin-1"))
+    with pytest.raises(UsageError, match=r"limits\.yaml: byte 4 is not UTF-8"):
+        read_rules(path)
 
 
 def test_a_missing_threshold_file_is_named(results, capsys):

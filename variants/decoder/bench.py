@@ -204,7 +204,7 @@ def compare(
         labels_compared=labels,
         differences=len(margins),
         largest_margin=max(margins, default=0.0),
-        typical_margin=statistics.median(typical) if typical else math.nan,
+        typical_margin=statistics.median_low(typical) if typical else math.nan,
     )
 
 
@@ -301,7 +301,7 @@ def summarize(samples: Sequence[float]) -> Timing:
     half = 0.98 * math.sqrt(len(ordered))
     low = max(0, math.floor(len(ordered) / 2 - half))
     high = min(len(ordered) - 1, math.ceil(len(ordered) / 2 + half) - 1)
-    return Timing(statistics.median(ordered), ordered[low], ordered[max(high, low)], tuple(samples))
+    return Timing(statistics.median_low(ordered), ordered[low], ordered[max(high, low)], tuple(samples))
 
 
 def time_decoders(
@@ -420,7 +420,7 @@ def _merge(parts: Sequence[Agreement]) -> Agreement:
         labels_compared=sum(p.labels_compared for p in parts),
         differences=sum(p.differences for p in parts),
         largest_margin=max(p.largest_margin for p in parts),
-        typical_margin=statistics.median(p.typical_margin for p in parts),
+        typical_margin=statistics.median_low(p.typical_margin for p in parts),
     )
 
 

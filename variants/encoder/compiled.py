@@ -328,7 +328,7 @@ def median_run_s(
             calls[name].run()
             synchronize()
             times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(taken[2:]) for name, taken in times.items()}
+    return {name: statistics.median_low(taken[2:]) for name, taken in times.items()}
 
 
 # ---------------------------------------------------------------- options

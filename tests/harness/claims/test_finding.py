@@ -16,6 +16,7 @@ from harness.claims.leaf import Condition, Leaf, read_leaves
 from harness.claims.reference import reference_rows, speedup
 from harness.claims.verdict import Verdict
 from harness.errors import ExitCode, HarnessError, UnavailableError, UsageError
+from harness.interleave import Budget
 from harness.record import Reason, StoredRun, VerdictStatus
 from harness.record import Verdict as RunVerdict
 from tests.harness.claims.machines import Laptop, Workstation
@@ -43,9 +44,9 @@ class Measured:
     asked: list[Any] = field(default_factory=list)
 
     def __call__(
-        self, configurations: Sequence[Sequence[str]], rounds: int
+        self, configurations: Sequence[Sequence[str]], budget: Budget
     ) -> tuple[list[StoredRun], list[HarnessError]]:
-        self.asked.append((*configurations, rounds))
+        self.asked.append((*configurations, budget))
         return list(self.runs), list(self.errors)
 
 
@@ -68,7 +69,7 @@ def test_a_fitting_machine_measures_the_gpu_claims(number: int, tmp_path: Path) 
     """Up to the interleaver, which has to find a GPU for itself."""
     measure = Measured(errors=[HarnessError("the measurement began")])
     finding = Tester(tmp_path, 4, machine=Workstation(), measure=measure).test(number, LEAVES[number])
-    assert measure.asked == [(*LEAVES[number].pair(), 4)]
+    assert measure.asked == [(*LEAVES[number].pair(), Budget(4))]
     assert (finding.verdict, finding.measured) == (Verdict.FAILED, "the measurement began")
 
 

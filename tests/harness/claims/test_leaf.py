@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from harness.claims.leaf import Leaf, read_leaf, read_leaves
-from harness.comparability import VARIANT_AXES
 from harness.config.load import compose_run
 from harness.config.rules import check
 from harness.errors import UsageError
+from harness.same_ground import VARIANT_AXES
 from tests.harness.claims.machines import Workstation
 
 LEAVES = read_leaves()

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from harness.claims.leaf import Condition, read_leaves
 from harness.claims.verdict import Answer, Verdict, answer, verdict_of
-from harness.measure.change import Change
+from harness.measure.contrast import Bounds
+from harness.measure.effects import Effect
 from harness.measure.metrics import metric
-from harness.measure.stats import Estimate, TooSmall
+from harness.measure.stats import TooSmall
 
 LEAVES = read_leaves()
 
 
-def change(name: str, low: float, high: float, a: float = 0.1, scope: str = "all") -> Change:
+def change(name: str, low: float, high: float, a: float = 0.1, scope: str = "all") -> Effect:
     middle = (low + high) / 2
-    return Change(metric(name), scope, a, a * middle, Estimate(middle, low, high, 200, 4))
+    contrast = Bounds(*(float(np.log(ratio)) for ratio in (middle, low, high)))
+    return Effect(metric(name), scope, a, a * middle, contrast, 200, 4)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +43,7 @@ def test_another_bucket_s_figure_is_no_answer() -> None:
 
 
 def test_too_few_samples_decide_nothing() -> None:
-    small = Change(metric("span.decoder.p50"), "all", None, None, TooSmall(3, 5))
+    small = Effect(metric("span.decoder.p50"), "all", None, None, TooSmall(3, 5), 3, 1)
     assert verdict_of(LEAVES[4], [small]) is Verdict.UNDECIDED
     assert verdict_of(LEAVES[4], []) is Verdict.UNDECIDED
 

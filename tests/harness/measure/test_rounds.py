@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pandas as pd
 import pytest
 
 from harness.errors import UsageError
-from harness.measure.change import changes
+from harness.measure.contrast import Bounds
+from harness.measure.effects import effects
 from harness.measure.metrics import metric
 from harness.measure.rounds import figures, ratio
 from harness.measure.stats import Estimate, TooSmall
@@ -38,14 +40,14 @@ def test_chunks_have_percentiles_of_their_own(tmp_path: Path) -> None:
     assert figures(stored, "chunk.p99") == pytest.approx([0.001] * 3)
     a, b = (with_chunks(run(tmp_path, name), [0.2]) for name in "bc")
     assert figures(a, "chunk.p50") == pytest.approx([0.001])
-    (change,) = changes(a, b, [metric("chunk.p50")])
+    (change,) = effects(a, b, [metric("chunk.p50")])
     assert (change.scope, change.change) == ("all", TooSmall(1, 3))
 
 
 def test_a_run_without_streams_has_none(tmp_path: Path) -> None:
     a, b = run(tmp_path, "a"), run(tmp_path, "b")
     assert figures(a, "chunk.p99") == []
-    assert changes(a, b, [metric("chunk.p99"), metric("gc.longest"), metric("evidence.ipc.copies")]) == []
+    assert effects(a, b, [metric("chunk.p99"), metric("gc.longest"), metric("evidence.ipc.copies")]) == []
 
 
 def test_the_longest_pause_is_compared_within_rounds(tmp_path: Path) -> None:
@@ -55,7 +57,7 @@ def test_the_longest_pause_is_compared_within_rounds(tmp_path: Path) -> None:
         return replace(stored, run=replace(stored.run, processes=processes))
 
     a, b = paused(run(tmp_path, "a"), [0.2, 0.4, 0.1]), paused(run(tmp_path, "b"), [0.02, 0.041, 0.0099])
-    (change,) = changes(a, b, [metric("gc.longest")])
+    (change,) = effects(a, b, [metric("gc.longest")])
     assert isinstance(change.change, Estimate)
     assert 0.09 < change.change.low < 0.1 < change.change.high < 0.11  # though the rounds differ fourfold
 
@@ -66,15 +68,15 @@ def test_counts_need_no_second_process(tmp_path: Path) -> None:
         return replace(stored, run=replace(stored.run, processes=processes))
 
     a, b = copied(run(tmp_path, "a", 1), 4000), copied(run(tmp_path, "b", 1), 0)
-    (change,) = changes(a, b, [metric("evidence.ipc.copied")])
+    (change,) = effects(a, b, [metric("evidence.ipc.copied")])
     assert change.change == Estimate(0.0, 0.0, 0.0, 1, 1)
-    assert changes(b, a, [metric("evidence.ipc.copied")]) == []  # a ratio to nothing is none
+    assert effects(b, a, [metric("evidence.ipc.copied")]) == []  # a ratio to nothing is none
 
 
 def test_a_process_that_never_paused_widens_the_interval() -> None:
     found = ratio([0.2, 0.2, 0.2], [0.0, 0.02, 0.01])
-    assert isinstance(found, Estimate)
-    assert (found.low, found.high) == (0.0, pytest.approx(0.1))
+    assert isinstance(found, Bounds)
+    assert (found.low, found.high) == (-math.inf, pytest.approx(math.log(0.1)))
     assert ratio([0.2, 0.2], [0.1, 0.1]) == TooSmall(2, 3)
 
 

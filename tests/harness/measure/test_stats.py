@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,6 +20,7 @@ from harness.measure.stats import (
     percentiles,
 )
 
+ROOT = Path(__file__).parents[3]
 finite = st.floats(min_value=1e-6, max_value=1e6)
 
 
@@ -53,6 +57,23 @@ def test_ranks_are_exact_where_floats_are_not():
     assert nearest_rank(range(1, 101), 0.07) == 7
     assert nearest_rank(range(1, 101), 0.95) == 95
     assert nearest_rank(range(1, 21), 0.95) == 19
+
+
+def test_no_percentile_is_found_by_another_rule():
+    """Every middle and every tail of the project is a nearest rank: a value that happened."""
+    others = re.compile(
+        r"np\.(nan)?(quantile|percentile|median)\(|\.(quantile|median)\(\)?|statistics import .*\bmedian\b"
+    )
+    sources = [path for part in ("harness", "variants", "benchmarks") for path in (ROOT / part).rglob("*.py")]
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in sources
+        if "claims" not in path.parts  # its comparisons are those of harness.compare
+        for line in path.read_text().splitlines()
+        if others.search(line)
+    ]
+    assert len(sources) > 100
+    assert found == []
 
 
 def test_too_few_samples_give_no_number():

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from harness.comparability import comparability_of
 from harness.config.load import compose_run, to_dict
 from harness.config.rules import check
 from harness.errors import UsageError
 from harness.protocols import FeatureBatch, ShapePlan
+from harness.same_ground import comparability_of
 from tests.harness.runs import Recipe, unmeasured
 from variants.encoder import eager
 from variants.models.options import ModelOptions

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import median
+from statistics import median_low
 from typing import Any
 
 import numpy as np
@@ -309,7 +309,7 @@ def _verdict(name: str, rows: Iterable[_Row]) -> str:
 
 
 def _line(row: _Row) -> str:
-    parts = [f"{name} {median(times) * 1e3:.3f}" for name, times in row.samples_s.items()]
+    parts = [f"{name} {median_low(times) * 1e3:.3f}" for name, times in row.samples_s.items()]
     parts += [f"{name} INVALID" for name in row.invalid]
     return f"{row.length_s:5.1f} s  p50 ms: {'  '.join(parts)}"
 

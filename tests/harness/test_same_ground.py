@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from harness.comparability import comparability_of, differences, require_comparable
 from harness.errors import ExitCode, NotComparableError
 from harness.record import Gpu, Mode, Run
+from harness.same_ground import comparability_of, differences, require_comparable
 from tests.harness.runs import Recipe, config, provenance, unmeasured
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from harness.comparability import is_under, require_comparable
 from harness.errors import InvalidMeasurementError
-from harness.measure.change import Change, changes
-from harness.measure.metrics import Kind, Metric, metric
+from harness.measure.contrast import Shares, holm
+from harness.measure.effects import Effect, effects, failure_shares, failures_by_recording
+from harness.measure.metrics import Metric, metric
+from harness.measure.stats import CONFIDENCE
 from harness.measure.wer import compare_outputs
 from harness.record import Parity, ParityStatus, Run, StoredRun, Tolerance, VerdictStatus
+from harness.same_ground import is_under, require_comparable
 
 DEFAULT_METRICS = (
     "latency.p50",
@@ -26,23 +28,31 @@ DEFAULT_METRICS = (
     "rtf.p50",
     "rtfx",
     "wer",
+    "failures",
     "memory.rss",
     "memory.gpu",
 )
 
+_ACCIDENT = 0.01
+"""Failures differ where chance alone would seldom part them so far."""
+_WHERE_FAILURES_ARE = "see the column error of their samples"
 _OTHER_OUTPUT = ("model", "dataset", "workload")
 """Subjects under which two runs need not say the same: each is held to its own reference only."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """``withheld`` says why the speeds may not be compared; then only WER and memory have changes."""
+    """``withheld`` says why the speeds may not be compared; then only the others have effects."""
 
     a: StoredRun
     b: StoredRun
-    changes: tuple[Change, ...]
+    effects: tuple[Effect, ...]
     parity: Parity | None
     withheld: str | None
+
+    @property
+    def interleaved(self) -> bool:
+        return self.a.run.series is not None and self.a.run.series == self.b.run.series
 
 
 def compare_runs(
@@ -68,8 +78,8 @@ def compare_runs(
     withheld = _withheld((a.run.parity, b.run.parity, parity)) or _failures(a, b)
     wanted = [metric(name) for name in DEFAULT_METRICS] if metrics is None else list(metrics)
     if withheld is not None:
-        wanted = [m for m in wanted if m.kind in (Kind.WER, Kind.MEMORY)]
-    return Comparison(a, b, tuple(changes(a, b, wanted)), parity, withheld)
+        wanted = [m for m in wanted if not m.is_speed]
+    return Comparison(a, b, tuple(effects(a, b, wanted)), parity, withheld)
 
 
 def require_quotable(run: Run) -> None:
@@ -90,13 +100,32 @@ def looser(first: Tolerance, second: Tolerance) -> Tolerance:
 
 
 def _failures(a: StoredRun, b: StoredRun) -> str | None:
-    """A request that fails is fast: a run that fails more of them must not look faster for it."""
-    rates = [len(run.failed) / max(1, len(run.failed) + len(run.measured)) for run in (a, b)]
-    if set(a.failed["request_id"]) == set(b.failed["request_id"]):
+    """A request that fails is fast: a run that fails more of them, of all or of one recording, must not
+    look faster for it, nor one slower that fails fewer."""
+    shares = failure_shares(a, b)
+    if shares is None or not shares.failed_a + shares.failed_b:
         return None
+    if _likeliest_by_accident(shares) <= _ACCIDENT:
+        return f"other requests fail in {b.run.run_id}: {_shares_text(shares)}; {_WHERE_FAILURES_ARE}"
+    recordings = failures_by_recording(a, b)
+    chances = holm([_likeliest_by_accident(shares) for shares in recordings.values()])
+    apart = [name for name, chance in zip(recordings, chances, strict=True) if chance <= _ACCIDENT]
+    if not apart:
+        return None
+    first = _shares_text(recordings[apart[0]])
+    return f"{apart[0]} fails otherwise in {b.run.run_id}: {first}; {_WHERE_FAILURES_ARE}"
+
+
+def _likeliest_by_accident(shares: Shares) -> float:
+    """Two-sided: twice the smaller of both directions' chances."""
+    return min(1.0, 2 * min(shares.p_above(), shares.swapped().p_above()))
+
+
+def _shares_text(shares: Shares) -> str:
+    low, high = shares.interval(CONFIDENCE)
     return (
-        f"other requests fail in {b.run.run_id} ({rates[1]:.1%}) than in {a.run.run_id} ({rates[0]:.1%}); "
-        "see the column error of their samples"
+        f"{shares.failed_b} of {shares.n_b} (the other run {shares.failed_a} of {shares.n_a}, "
+        f"a difference of {shares.value * 100:+.1f} [{low * 100:+.1f}, {high * 100:+.1f}] points)"
     )
 
 
