@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from harness.arguments import positive_integer
-from harness.command import end_on_sigterm, guarded
+from harness.command import end_on_signals, guarded
 from harness.config.load import compose_run
 from harness.errors import ExitCode, HarnessError, UsageError
 from harness.record import StoredRun
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         codes = [int(error.exit_code) for error in errors] + [exit_code(stored) for stored in runs]
         return next((code for code in codes if code), int(ExitCode.DONE))
 
-    end_on_sigterm()
+    end_on_signals()
     return guarded(run)
 
 

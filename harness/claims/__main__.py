@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.arguments import positive_integer, positive_seconds
 from harness.claims import accelerated, collector, connections, copies, hops, report
 from harness.claims.model import Bench, Claim, Finding, Test
-from harness.command import end_on_sigterm
+from harness.command import end_on_signals
 from harness.errors import ExitCode, HarnessError, UsageError
 
 
@@ -25,7 +25,7 @@ def all_tests() -> Mapping[int, tuple[Claim, Test]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    end_on_sigterm()
+    end_on_signals()
     try:
         return _run(options)
     except HarnessError as error:

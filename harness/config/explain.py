@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator
+from types import MappingProxyType
 
 from omegaconf import DictConfig
 
@@ -12,6 +13,7 @@ from harness.config import schema
 
 _UNKNOWN_CHOICE = re.compile(r"Could not find '(?P<group>[^'/]+)/(?P<choice>[^']*)'.*: (?P<known>.+)")
 _UNKNOWN_KEY = re.compile(r"Could not override '(?P<key>[^']+)'")
+_RENAMED = MappingProxyType({"runner.start_timeout_s": "runner.silence_timeout_s"})
 _OPTIONS = ".options."
 """Below it a choice has keys of its own, which the schema does not know."""
 
@@ -32,6 +34,8 @@ def one_line(error: Exception) -> str:
 
 
 def no_key(key: str) -> str:
+    if key in _RENAMED:
+        return f"{key}: is called {_RENAMED[key]} now"
     known = _keys(schema.writable_schema())
     return f"{key}: no such key{_meant(key, known)}; python -m harness --cfg job prints every key"
 

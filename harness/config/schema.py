@@ -110,7 +110,8 @@ class RunnerConfig:
     """Skip a run of the same content that is complete already. Sweeps (-m) always do."""
     reference: bool = True
     """Check the output against the eager reference in a process of its own."""
-    start_timeout_s: float = 900.0
+    silence_timeout_s: float = 900.0
+    """Seconds in which a process may come no further, neither in its requests nor in what it builds."""
     label: str = ""
     """Appended to the run folder's name."""
 

@@ -99,6 +99,22 @@ class Frontend(Protocol):
 # ---------------------------------------------------------------- model, encoder, decoder
 
 
+class BuildProgress(Protocol):
+    """Called by whatever takes long (compiling, capturing, building an engine) as often as it comes further.
+
+    It is how a person sees what goes on, and how those who wait know that it is not stuck: so it is called
+    for work that was done, never because time has passed. Safe from any thread.
+    """
+
+    def __call__(self, what: str, done: int = 0, total: int = 0) -> None:
+        """``what`` is under way; ``done`` of ``total`` where there is a number (0: none)."""
+        ...
+
+
+def silent(what: str, done: int = 0, total: int = 0) -> None:
+    """A ``BuildProgress`` that tells nobody."""
+
+
 @dataclass(frozen=True, slots=True)
 class EncoderOutput:
     """Encoder states ``[B, T', D]`` and valid lengths int64 ``[B]``, on the encoder's device."""
@@ -159,6 +175,7 @@ class ShapePlan:
     max_batch: int
     segment_lengths_s: tuple[float, ...] = ()
     """Lengths of the audio set's segments where known: the planner's histogram."""
+    progress: BuildProgress = silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +258,7 @@ class ServiceSpec:
 class Service(Protocol):
     """What a workload drives. ``handle`` is called from one or several client threads."""
 
-    def start(self) -> None:
+    def start(self, progress: BuildProgress = silent) -> None:
         """Build every part and return when the first request would be served."""
         ...
 

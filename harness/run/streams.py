@@ -123,7 +123,7 @@ class StreamRun:
         return {"largest": found.largest, "smallest_failed": found.smallest_failed, **asdict(found)}
 
     def _stream(self, plan: StreamingPlan) -> tuple[StreamingResult, ServerEvidence]:
-        with ServerProcess(self._server, self._config.runner.start_timeout_s) as server:
+        with ServerProcess(self._server, self._config.runner.silence_timeout_s) as server:
             result = stream_load(server.address, self._recordings, plan)
             return result, server.stop()
 

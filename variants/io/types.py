@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import resource
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, Protocol
 
 from harness.errors import UsageError
@@ -23,7 +21,7 @@ class IoOptions:
 
     transport: str = "unix"
     path: str = ""
-    """Of the Unix socket; empty makes a private temporary folder."""
+    """Of the Unix socket; empty: in a temporary folder of its own."""
     host: str = "127.0.0.1"
     port: int = 0
     backlog: int = 4096
@@ -51,12 +49,6 @@ class IoOptions:
     @property
     def limits(self) -> Limits:
         return Limits(self.max_frame_bytes, self.max_session_bytes, self.max_sessions)
-
-    def address(self) -> Address:
-        """Where to listen. Makes a temporary folder (mode 0700) when no path is given."""
-        if self.transport == "tcp":
-            return Address(host=self.host, port=self.port)
-        return Address(path=self.path or str(Path(tempfile.mkdtemp(prefix="speech-io-")) / "serve.sock"))
 
 
 def parse_options(options: Mapping[str, Any]) -> IoOptions:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from harness.protocols import Engine, Frontend, ServiceSpec, ShapePlan
+from harness.protocols import BuildProgress, Engine, Frontend, ServiceSpec, ShapePlan, silent
 from harness.spans import SpanRecorder
 from variants import registry
 from variants.frontend.config import FeatureConfig, FrontendConfig, SegmentConfig
@@ -39,7 +39,13 @@ def make_frontend(config: Choice) -> Frontend:
     return build_frontend(FrontendConfig(**{**config, **nested}))
 
 
-def make_engine(model: Choice, encoder: Choice, decoder: Choice, lengths_s: Sequence[float]) -> Engine:
+def make_engine(
+    model: Choice,
+    encoder: Choice,
+    decoder: Choice,
+    lengths_s: Sequence[float],
+    progress: BuildProgress = silent,
+) -> Engine:
     """The model with its encoder and decoder, or an engine that a model choice is by itself."""
     from variants.models.options import ModelOptions
 
@@ -52,15 +58,15 @@ def make_engine(model: Choice, encoder: Choice, decoder: Choice, lengths_s: Sequ
         tokens_per_speech_s=model["tokens_per_speech_s"],
         options=dict(model["options"]),
     )
+    progress(f"model {model['name']}")
     built: Any = registry.load("model", model["name"])(options)
     if isinstance(built, Engine):
         return built
     from variants.serving.engine import AsrEngine
 
-    plan = ShapePlan(tuple(model["buckets_s"]), model["max_batch"], tuple(lengths_s))
-    return AsrEngine(
-        model=built,
-        encoder=registry.load("encoder", encoder["name"])(built, encoder["options"], plan),
-        decoder=registry.load("decoder", decoder["name"])(built, decoder["options"], plan),
-        plan=plan,
-    )
+    plan = ShapePlan(tuple(model["buckets_s"]), model["max_batch"], tuple(lengths_s), progress)
+    progress(f"encoder {encoder['name']}")
+    states = registry.load("encoder", encoder["name"])(built, encoder["options"], plan)
+    progress(f"decoder {decoder['name']}")
+    tokens = registry.load("decoder", decoder["name"])(built, decoder["options"], plan)
+    return AsrEngine(model=built, encoder=states, decoder=tokens, plan=plan)

@@ -8,7 +8,17 @@ from collections import deque
 from collections.abc import Iterable
 
 from harness.errors import UsageError
-from harness.protocols import Engine, Evidence, Frontend, Reply, Request, ServiceSpec, Transcript
+from harness.protocols import (
+    BuildProgress,
+    Engine,
+    Evidence,
+    Frontend,
+    Reply,
+    Request,
+    ServiceSpec,
+    Transcript,
+    silent,
+)
 from harness.spans import SpanRecorder, now_ns
 from variants.topology.streams import StreamTable, describe
 from variants.topology.types import (
@@ -24,7 +34,7 @@ from variants.topology.types import (
     Transcribe,
 )
 from variants.topology.warmup import tone_wav
-from variants.topology.work import speech_seconds
+from variants.topology.work import speech_seconds, telling
 
 DEFAULT_MAX_PENDING = 8192
 
@@ -59,9 +69,9 @@ class InProcess:
         self._failed = 0
         self._worker = _Worker(self, max_pending, in_caller)
 
-    def start(self) -> None:
+    def start(self, progress: BuildProgress = silent) -> None:
         self._frontend = self._spec.make_frontend()
-        self._engine = self._spec.make_engine()
+        self._engine = telling(self._spec.make_engine, progress)()
         self._streams = StreamTable(self._engine)
         self._worker.start()
 

@@ -19,6 +19,8 @@ VARIANTS = Path(variants.__file__).parent
 #: What variants may know of the harness: the seams, the clock and the errors.
 SEAMS = {
     "harness.protocols",
+    "harness.protocols.children",
+    "harness.protocols.folders",
     "harness.protocols.server",
     "harness.protocols.sockets",
     "harness.protocols.wire",

@@ -39,7 +39,7 @@ def fetch(index: int) -> Request:
 
 def test_a_closed_loop_sends_one_at_a_time() -> None:
     done: list[Completed] = []
-    closed_loop(SleepyService(0.001), fetch, 5, done.append)
+    closed_loop(SleepyService(0.001), fetch, range(5), done.append)
     assert [d.index for d in done] == [0, 1, 2, 3, 4]
     assert all(later.scheduled_ns >= earlier.reply.finished_ns for earlier, later in pairwise(done))
 
