@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,7 @@ class StreamRun:
     def measure(self, reporter: Reporter) -> StreamOutcome:
         """Stream once, after searching the largest load where ``workload.search`` says so."""
         searched = self._search(reporter)
-        reporter.stage(f"{self._plan.connections} live streams for {self._plan.duration_s:.0f} s")
-        result, ended = self._stream(self._plan)
+        result, ended = self._stream(self._plan, reporter)
         reporter.stage("the same recordings in one piece")
         figures = result.summary(self._expected_texts()).as_dict()
         if searched is not None:
@@ -112,7 +112,7 @@ class StreamRun:
 
         def measured(connections: int) -> StreamingSummary:
             reporter.stage(f"searching: {connections} live streams")
-            return self._stream(replace(self._plan, connections=connections))[0].summary()
+            return self._stream(replace(self._plan, connections=connections), reporter)[0].summary()
 
         def told(step: SloStep) -> None:
             reporter.stage(f"{step.connections} streams {'pass' if step.passed else 'fail'}: p95 {step.p95}")
@@ -122,9 +122,13 @@ class StreamRun:
             self._plan = replace(self._plan, connections=found.largest)
         return {"largest": found.largest, "smallest_failed": found.smallest_failed, **asdict(found)}
 
-    def _stream(self, plan: StreamingPlan) -> tuple[StreamingResult, ServerEvidence]:
-        with ServerProcess(self._server, self._config.runner.silence_timeout_s) as server:
-            result = stream_load(server.address, self._recordings, plan)
+    def _stream(self, plan: StreamingPlan, reporter: Reporter) -> tuple[StreamingResult, ServerEvidence]:
+        def begin() -> None:
+            reporter.stage(f"{plan.connections} live streams for {plan.duration_s:.0f} s")
+
+        with closing(ServerProcess(self._server, self._config.runner.silence_timeout_s)) as server:
+            server.start(reporter.building)
+            result = stream_load(server.address, self._recordings, plan, begin)
             return result, server.stop()
 
 

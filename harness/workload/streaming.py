@@ -80,8 +80,14 @@ class StreamingPlan:
 # ---------------------------------------------------------------- the load
 
 
-def stream_load(address: Address, recordings: Sequence[Samples], plan: StreamingPlan) -> StreamingResult:
-    """Stream ``recordings`` (float32 mono at ``plan.sample_rate``) as ``plan`` says.
+def stream_load(
+    address: Address,
+    recordings: Sequence[Samples],
+    plan: StreamingPlan,
+    begin: Callable[[], None] = lambda: None,
+) -> StreamingResult:
+    """Stream ``recordings`` (float32 mono at ``plan.sample_rate``) as ``plan`` says; ``begin`` is called when
+    all are connected.
 
     Blocks until every stream has ended. Raises ``HarnessError`` when a client process fails, and
     ``StreamsInterrupted`` with what was seen until then; what happens to single streams is in the result.
@@ -109,6 +115,7 @@ def stream_load(address: Address, recordings: Sequence[Samples], plan: Streaming
     with _clients(scripts) as clients:
         for client in clients:
             client.answer()  # connected
+        begin()
         start_ns = now_ns() + int(_START_MARGIN_S * 1e9)
 
         def result(records: Sequence[StreamRecords]) -> StreamingResult:
