@@ -67,7 +67,7 @@ class DatasetConfig:
 class WorkloadConfig:
     name: str = MISSING
     mode: str = MISSING
-    """``closed`` (one at a time), ``open`` (absolute schedule) or ``streaming``."""
+    """``closed`` (the next when the last is answered), ``open`` (absolute schedule) or ``streaming``."""
     requests: int = 60
     """Measured requests per process."""
     seed: int = 0

@@ -188,20 +188,21 @@ class Life:
     """What a process says as the sign that it comes further. The same again is none: a thread can say that
     while the work stands still."""
 
-    def __init__(self, silence_s: float | None) -> None:
+    def __init__(self, silence_s: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._silence_s = silence_s
+        self._clock = clock
         self._last: object = None
-        self._heard_s = time.monotonic()
+        self._heard_s = clock()
 
     def note(self, said: object) -> None:
         if said != self._last:
-            self._last, self._heard_s = said, time.monotonic()
+            self._last, self._heard_s = said, self._clock()
 
     def left_s(self) -> float | None:
         """Until the limit, at least 0; None without one."""
         if self._silence_s is None:
             return None
-        return max(0.0, self._heard_s + self._silence_s - time.monotonic())
+        return max(0.0, self._heard_s + self._silence_s - self._clock())
 
     def over(self, who: str, doing: str) -> str:
         """What to say when the limit has passed; ``doing``: the last it said that it does."""
