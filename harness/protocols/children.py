@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -44,6 +44,8 @@ _TIE = (
     "os.getppid() == {parent} or sys.exit(1); os.execvp(sys.argv[1], sys.argv[1:])"
 )
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_TERMINAL = frozenset((signal.SIGINT, signal.SIGHUP))
+"""What a terminal sends to all: children leave it to their parent to decide what that ends."""
 
 
 class Doing(NamedTuple):
@@ -88,7 +90,7 @@ class Child:
         message = pickle.dumps((target, pickle.dumps(job)))
         with uninterrupted():
             ours, theirs = socket.socketpair()
-            with theirs, _in_memory(message) as job_fd:
+            with theirs, _in_memory(message) as job_fd, _blocked(_TERMINAL):
                 boot = _BOOT.format(
                     path=sys.path,
                     control=theirs.fileno(),
@@ -220,6 +222,16 @@ def tied(command: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
+def _blocked(signals: Set[signal.Signals]) -> Iterator[None]:
+    """A process that is started in the block begins so, and can ignore them before any comes through."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
 def _in_memory(content: bytes) -> Iterator[int]:
     """A file without a name, at its beginning: unlike a pipe it takes any size before somebody reads."""
     fd = os.memfd_create("job", os.MFD_CLOEXEC)
@@ -239,8 +251,9 @@ def main(control_fd: int, job_fd: int, parent: int, death: int) -> None:
     """The child's entry point. What its function returns is its exit status."""
     if parent:  # otherwise a command stands in between, and is the parent
         _end_with(parent, death)
-    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to all; the parent decides
+    for number in _TERMINAL:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _TERMINAL)
     control = Connection(control_fd)
     try:
         with os.fdopen(job_fd, "rb") as file:
