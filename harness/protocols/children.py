@@ -23,6 +23,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -87,7 +88,7 @@ class Child:
         ``death`` is what the kernel sends it when this process dies. Raises what ``pickle`` raises.
         """
         self.name = name
-        message = pickle.dumps((target, pickle.dumps(job)))
+        message = pickle.dumps((target, tempfile.gettempdir(), pickle.dumps(job)))
         with uninterrupted():
             ours, theirs = socket.socketpair()
             with theirs, _in_memory(message) as job_fd, _blocked(_TERMINAL):
@@ -257,7 +258,8 @@ def main(control_fd: int, job_fd: int, parent: int, death: int) -> None:
     control = Connection(control_fd)
     try:
         with os.fdopen(job_fd, "rb") as file:
-            target, job = pickle.load(file)
+            # Looking for the folder means to try a file in it, which stays where the child is killed then.
+            target, tempfile.tempdir, job = pickle.load(file)
         code = pkgutil.resolve_name(target)(pickle.loads(job), control)
     except BaseException as error:
         ours = error if isinstance(error, HarnessError) else None

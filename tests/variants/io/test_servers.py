@@ -561,10 +561,10 @@ def well_behaved(address: Address, stop: threading.Event) -> list[str]:
 @pytest.mark.parametrize(
     ("io_kind", "count"),
     [
-        ("epoll", 1500),
-        ("threads", 500),
-        ("uvloop", 1500),
-        ("asyncio", 500),
+        ("epoll", 700),
+        ("threads", 400),
+        ("uvloop", 700),
+        ("asyncio", 400),
         pytest.param("epoll", 10_000, marks=pytest.mark.slow),
         pytest.param("threads", 10_000, marks=pytest.mark.slow),
         pytest.param("uvloop", 10_000, marks=pytest.mark.slow),
