@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.command import INTERRUPTED, end_on_sigterm, guarded
+from harness.command import INTERRUPTED, end_on_signals, guarded
 from harness.config import schema
 from harness.config.explain import one_line
 from harness.config.load import from_node
@@ -27,7 +27,7 @@ from harness.paths import conf_dir
 def main() -> int:
     """Run the command line of this process. Returns the exit code."""
     schema.register()
-    end_on_sigterm()
+    end_on_signals()
     codes: list[int] = []
 
     def task(node: DictConfig) -> None:

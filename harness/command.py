@@ -14,6 +14,7 @@ from typing import TextIO
 
 from harness.errors import ExitCode, HarnessError
 from harness.printable import printable
+from harness.protocols.interrupts import interrupt_on
 
 INTERRUPTED = 130
 """The shell's convention for a process that SIGINT ended."""
@@ -30,9 +31,10 @@ def command(main: Callable[[], int]) -> int:
     return guarded(main)
 
 
-def end_on_sigterm() -> None:
-    """A supervisor's SIGTERM ends a command as Ctrl-C does: what was measured is merged and kept."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def end_on_signals() -> None:
+    """A supervisor's SIGTERM, or a terminal that goes away, ends a command as Ctrl-C does: what was measured
+    is merged and kept, whatever comes after the first of them."""
+    interrupt_on(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def guarded(action: Callable[[], int]) -> int:

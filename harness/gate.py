@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.arguments import result_file
-from harness.command import command, end_on_sigterm, guarded
+from harness.command import command, end_on_signals, guarded
 from harness.compare import add_comparison_options, tolerance_of
 from harness.errors import HarnessError, UsageError
 from harness.files import write_atomically, write_text
@@ -66,7 +66,7 @@ def measure_and_judge(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_intermixed_args(arguments)
-    end_on_sigterm()
+    end_on_signals()
     return guarded(lambda: _gate(options))
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.arguments import positive_integer, positive_number, share
-from harness.command import command, end_on_sigterm, guarded
+from harness.command import command, end_on_signals, guarded
 from harness.compare import add_comparison_options, tolerance_of
 from harness.config.load import compose_run
 from harness.errors import ExitCode, HarnessError, UsageError
@@ -182,7 +182,7 @@ def overrides_of(words: str) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_intermixed_args(arguments)
-    end_on_sigterm()
+    end_on_signals()
     return guarded(lambda: _interleave(options))
 
 

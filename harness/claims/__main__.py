@@ -11,7 +11,7 @@ from harness.arguments import positive_integer
 from harness.claims import report
 from harness.claims.finding import Finding, Tester
 from harness.claims.leaf import Leaf, read_leaves
-from harness.command import command, end_on_sigterm, guarded
+from harness.command import command, end_on_signals, guarded
 from harness.errors import ExitCode, UsageError
 from harness.files import explained
 
@@ -30,7 +30,7 @@ exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_intermixed_args(arguments)
-    end_on_sigterm()
+    end_on_signals()
     return guarded(lambda: _run(options))
 
 

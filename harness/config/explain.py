@@ -6,6 +6,7 @@ import difflib
 import re
 import shlex
 from collections.abc import Iterable, Iterator
+from types import MappingProxyType
 
 from omegaconf import DictConfig
 
@@ -16,6 +17,7 @@ _UNKNOWN_CHOICE = re.compile(r"Could not find '(?P<group>[^'/]+)/(?P<choice>[^']
 _UNKNOWN_KEY = re.compile(r"Could not override '(?P<key>[^']+)'")
 _SEVERAL_VALUES = re.compile(r"Ambiguous value for argument '(?P<override>.*?)'\n", re.DOTALL)
 _NUMBER_AS_CHOICE = "Config group override must be a string"
+_RENAMED = MappingProxyType({"runner.start_timeout_s": "runner.silence_timeout_s"})
 _OPTIONS = ".options."
 """Below it a choice has keys of its own, which the schema does not know."""
 
@@ -54,6 +56,8 @@ def _unquoted(override: str) -> str:
 
 
 def no_key(key: str) -> str:
+    if key in _RENAMED:
+        return f"{key}: is called {_RENAMED[key]} now"
     known = _keys(schema.writable_schema())
     return f"{key}: no such key{_meant(key, known)}; python -m harness --cfg job prints every key"
 

@@ -76,7 +76,7 @@ class DatasetConfig:
 class WorkloadConfig:
     name: str = MISSING
     mode: str = MISSING
-    """``closed`` (one at a time), ``open`` (absolute schedule) or ``streaming``."""
+    """``closed`` (the next when the last is answered), ``open`` (absolute schedule) or ``streaming``."""
     requests: int = 60
     """Measured requests per process."""
     seed: int = 0
@@ -119,7 +119,8 @@ class RunnerConfig:
     """Skip a run of the same content that is complete already. Sweeps (-m) always do."""
     reference: bool = True
     """Check the output against the eager reference in a process of its own."""
-    start_timeout_s: float = 900.0
+    silence_timeout_s: float = 900.0
+    """Seconds in which a process may come no further, neither in its requests nor in what it builds."""
     label: str = ""
     """Appended to the run folder's name."""
 

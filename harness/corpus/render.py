@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -36,13 +33,13 @@ from harness.corpus.manifest import (
 )
 from harness.corpus.spec import AudioSetSpec, Range, RecordingSpec
 from harness.errors import UsageError
+from harness.protocols.folders import OwnFolder, remove_abandoned
 
 #: Raise it whenever the same specification would give other bytes.
 RENDERER_VERSION = 1
 _LIBRARIES = ("espeakng-loader", "av", "soxr", "numpy")
 _AUDIO_FOLDER = "audio"
 _PARTIAL_PREFIX = ".partial-"
-_ABANDONED_AFTER_S = 24 * 3600.0
 
 
 def render(spec: AudioSetSpec, cache_dir: Path, progress: bool) -> AudioSet:
@@ -53,6 +50,7 @@ def render(spec: AudioSetSpec, cache_dir: Path, progress: bool) -> AudioSet:
     ``UsageError`` that names the cache where it cannot be written or is full, or was damaged.
     """
     folder = cache_dir / f"{spec.name}-{_fingerprint(spec)[:16]}"
+    remove_abandoned(_PARTIAL_PREFIX, cache_dir)
     if not folder.is_dir():
         with _writable(cache_dir), _partial_folder(cache_dir, spec.name) as partial:
             _render_into(partial, spec, progress)
@@ -170,20 +168,8 @@ def _meaning(kind: RecordingSpec) -> dict[str, Any]:
 def _partial_folder(cache_dir: Path, name: str) -> Iterator[Path]:
     """A folder beside the finished ones, removed at the end whatever happened unless it was renamed."""
     cache_dir.mkdir(parents=True, exist_ok=True)
-    _sweep(cache_dir)
-    folder = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL_PREFIX}{name}-", dir=cache_dir))
-    try:
+    with OwnFolder(_PARTIAL_PREFIX, cache_dir, f"{name}-") as folder:
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sweep(cache_dir: Path) -> None:
-    """Remove what processes that were killed left behind; a day old, so that none is still rendering."""
-    for leftover in cache_dir.glob(f"{_PARTIAL_PREFIX}*"):
-        with suppress(FileNotFoundError):  # another process sweeps too
-            if time.time() - leftover.stat().st_mtime > _ABANDONED_AFTER_S:
-                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _publish(partial: Path, folder: Path) -> None:

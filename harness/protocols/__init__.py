@@ -318,7 +318,7 @@ class ServiceSpec:
 class Service(Protocol):
     """What a workload drives. ``handle`` is called from one or several client threads."""
 
-    def start(self) -> None:
+    def start(self, progress: BuildProgress = silent) -> None:
         """Build every part and return when the first request would be served."""
         ...
 

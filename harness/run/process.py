@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import selectors
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import ExitCode, HarnessError, InvalidMeasurementError, UnavailableError, UsageError
+from harness.protocols.children import Child, Life
+from harness.protocols.folders import SOCKETS, remove_abandoned
+from harness.protocols.interrupts import uninterrupted
 from harness.run.job import Job
-from harness.run.messages import Message, parse
+from harness.run.messages import Message
 from harness.run.progress import Progress
-from harness.run.turns import Place, ring
+from harness.run.turns import TURN, Order
 
 _ERRORS: dict[int, type[HarnessError]] = {
     ExitCode.USAGE: UsageError,
@@ -25,6 +25,8 @@ _ERRORS: dict[int, type[HarnessError]] = {
 }
 
 _LOG_TAIL_LINES = 15
+_GRACE_S = 15.0
+"""For a process to end what it has started and to write what it has measured."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -44,7 +46,7 @@ class Launch:
 
     job: Job
     progress: Progress
-    wrap: Callable[[list[str]], list[str]]
+    wrap: Callable[[list[str]], list[str]] | None
 
 
 @dataclass(frozen=True)
@@ -58,139 +60,125 @@ class Outcome:
 def run_jobs(launches: Sequence[Launch], silence_s: float) -> list[Outcome]:
     """Run jobs in processes of their own and wait for all.
 
-    Several jobs take turns (see ``harness.run.turns``), in the order given; one that reports an error leaves
-    the others their turns. Processes that say nothing for ``silence_s`` are killed: a hung kernel must not
-    hang a sweep. Raises an error with the end of its log for one that died without a word.
+    Several jobs take turns (see ``harness.run.turns``), in the order given; one that fails, or dies, leaves
+    the others their turns. Processes that come no further for ``silence_s`` are ended: a hung kernel must
+    not hang a sweep.
     """
-    children: list[_Child] = []
+    remove_abandoned(SOCKETS)
+    children: list[_Measured] = []
     try:
-        with ring(len(launches)) as places:
-            for launch, place in zip(launches, places, strict=True):
-                children.append(_Child(launch, place if len(launches) > 1 else None))
+        for launch in launches:
+            children.append(_Measured(launch, alone=len(launches) == 1))
         _follow(children, silence_s)
     finally:
-        for child in children:
-            child.close()
+        with uninterrupted():
+            for child in children:
+                child.ask_to_end()
+            for child in children:
+                child.end()
+            remove_abandoned(SOCKETS)  # of processes that were killed
     return [child.outcome for child in children]
 
 
-def _follow(children: Sequence[_Child], silence_s: float) -> None:
-    """Hear every process out, asleep while none speaks. Processes that failed have only each other to pass
-    the token to once there are no others."""
+def _follow(children: Sequence[_Measured], silence_s: float) -> None:
+    """Hear every process out, asleep while none speaks."""
+    order, life = Order(children), Life(silence_s)
+    _tell(order.current)
     with selectors.DefaultSelector() as selector:
         for child in children:
-            selector.register(child.fd, selectors.EVENT_READ, child)
-        while selector.get_map() and not all(child.failed for child in children):
-            heard = selector.select(silence_s)
+            selector.register(child.fileno(), selectors.EVENT_READ, child)
+        while selector.get_map():
+            heard = selector.select(life.left_s())
             if not heard:
-                raise HarnessError(
-                    f"the process said nothing for {silence_s:.0f} s and was stopped: it hangs, or one "
-                    "request takes that long; raise runner.start_timeout_s in that case"
-                )
+                raise HarnessError(_silence(life, [key.data for key in selector.get_map().values()]))
             for key, _ in heard:
-                speaker: _Child = key.data
-                if not speaker.hear():
+                child = key.data
+                said = child.hear()
+                life.note((child, said))
+                if said is None:
                     selector.unregister(key.fd)
-                    speaker.check_end()
+                    if order.leave(child):
+                        _tell(order.current)
+                elif said.kind == "turn":
+                    _tell(order.pass_on())
 
 
-class _Child:
-    """A launched process and what it has said."""
+def _tell(child: _Measured | None) -> None:
+    if child is not None:
+        child.give_turn()
 
-    def __init__(self, launch: Launch, place: Place | None) -> None:
+
+def _silence(life: Life, children: Sequence[_Measured]) -> str:
+    who = " and ".join(sorted({f"the {child.role} process" for child in children}))
+    return life.over(who, ", ".join(child.doing for child in children if child.doing))
+
+
+class _Measured:
+    """A measured process and what it has said."""
+
+    def __init__(self, launch: Launch, alone: bool) -> None:
         job = launch.job
-        folder = Path(job.folder)
+        self.role = job.role
+        self.doing = ""
         self._warnings: list[str] = []
-        self._failure: Message | None = None
-        self._among_others = place is not None
-        self._pending = b""
-        self._job = job
+        self._failure: HarnessError | None = None
+        self._alone = alone
         self._progress = launch.progress
-        self._log = folder / f"{job.role}-{job.process}.log"
-        self._order = folder / f"{job.role}-{job.process}.job.json"
-        with _message_pipe() as (self.fd, write_fd):
-            replace(job, message_fd=write_fd, place=place).write(self._order)
-            inherited = (write_fd,) if place is None else (write_fd, place.take_fd, place.give_fd)
-            with self._log.open("wb") as output:
-                self._process = subprocess.Popen(
-                    launch.wrap([sys.executable, "-m", "harness.run.worker", str(self._order)]),
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=inherited,
-                    env=library_threads(int(job.config["runner"]["threads"])),
-                )
-
-    def hear(self) -> bool:
-        """Take in what the process has sent; whether it may say more."""
-        data = os.read(self.fd, 65536)
-        *lines, self._pending = (self._pending + data).split(b"\n")
-        for message in map(parse, lines):
-            if message.kind == "warning":
-                self._warnings.append(message.text)
-            elif message.kind == "error":
-                self._failure = message
-                if self._among_others:
-                    self._progress.fail(message)
-            else:
-                self._progress.show(message)
-        return bool(data)
-
-    def check_end(self) -> None:
-        """Wait for the process, which has closed its pipe; raise what ended it without a word."""
-        code = self._process.wait()
-        if self._failure is not None:
-            return
-        if code == 128 + signal.SIGINT:
-            raise KeyboardInterrupt
-        if code != 0:
-            raise HarnessError(
-                f"the {self._job.role} process ended with {_ending(code)}. "
-                f"The end of {self._log}:\n{_tail(self._log)}"
+        self._log = Path(job.folder) / f"{job.role}-{job.process}.log"
+        with self._log.open("wb") as output:
+            self._child = Child(
+                "harness.run.worker:main",
+                replace(job, alone=alone),
+                job.role,
+                output=output.fileno(),
+                environment=library_threads(int(job.config["runner"]["threads"])),
+                wrap=launch.wrap,
+                death=signal.SIGTERM,  # it has processes to end and rows to keep
             )
-        self._order.unlink()
 
-    @property
-    def failed(self) -> bool:
-        return self._failure is not None
+    def fileno(self) -> int:
+        return self._child.control.fileno()
+
+    def give_turn(self) -> None:
+        if not self._alone:
+            self._child.send(TURN)
+
+    def hear(self) -> Message | None:
+        """Take in what the process says; None where it has ended."""
+        try:
+            message: Message = self._child.hear()
+        except HarnessError as error:
+            self._note_end(error)
+            return None
+        if message.kind == "warning":
+            self._warnings.append(message.text)
+        elif message.kind == "error":
+            kind = _ERRORS.get(message.exit_code, HarnessError)
+            self._fail(kind(message.text))
+        else:
+            self.doing = message.text or self.doing
+            self._progress.show(message)
+        return message
+
+    def _fail(self, failure: HarnessError) -> None:
+        self._failure = failure
+        if not self._alone:
+            self._progress.fail(str(failure))
+
+    def _note_end(self, error: HarnessError) -> None:
+        """Its connection is closed: a process that has said why, or was done, has no more to say."""
+        if self._failure is None and self._child.exit_code != 0:
+            self._fail(HarnessError(f"{error}. The end of {self._log}:\n{_tail(self._log)}"))
 
     @property
     def outcome(self) -> Outcome:
-        if self._failure is None:
-            return Outcome(self._warnings, None)
-        kind = _ERRORS.get(self._failure.exit_code, HarnessError)
-        return Outcome(self._warnings, kind(self._failure.text))
+        return Outcome(self._warnings, self._failure)
 
-    def close(self) -> None:
-        if self._process.poll() is None:
-            _stop(self._process)
-        os.close(self.fd)
+    def ask_to_end(self) -> None:
+        self._child.ask_to_end()
 
-
-@contextmanager
-def _message_pipe() -> Iterator[tuple[int, int]]:
-    """A pipe whose write end is for a child, and open here within the block alone."""
-    read_fd, write_fd = os.pipe()
-    try:
-        yield read_fd, write_fd
-    except BaseException:
-        os.close(read_fd)
-        raise
-    finally:
-        os.close(write_fd)
-
-
-def _stop(child: subprocess.Popen[bytes]) -> None:
-    """Ask the process to end, so that it can close what it opened; then insist."""
-    child.send_signal(signal.SIGINT)
-    try:
-        child.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
-
-
-def _ending(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    def end(self) -> None:
+        self._child.end(_GRACE_S)
 
 
 def _tail(log: Path) -> str:

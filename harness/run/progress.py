@@ -23,10 +23,10 @@ class Progress:
         elif message.kind == "progress" and self._bar is not None:
             self._bar.update(message.done - self._bar.n)
 
-    def fail(self, message: Message) -> None:
+    def fail(self, why: str) -> None:
         """Said at once: the others may go on for hours."""
         self.close()
-        print(f"{self._title}: failed, the others go on: {message.text}", file=sys.stderr, flush=True)
+        print(f"{self._title}: failed, the others go on: {why}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -37,7 +37,7 @@ class Progress:
         self.close()
         label = f"{self._title}: {text}"
         if total and sys.stderr.isatty():
-            self._bar = tqdm(total=total, desc=label, unit="req", leave=False)
+            self._bar = tqdm(total=total, desc=label, unit="", leave=False)
         else:
             print(label, file=sys.stderr, flush=True)
 

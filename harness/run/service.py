@@ -18,7 +18,7 @@ def make_service(config: RunConfig, lengths_s: Sequence[float], warm_up_s: Seque
     """The service, not yet started. ``lengths_s`` are the audio set's lengths, ``warm_up_s`` those to
     warm a server up with."""
     if config.io.name != "none":
-        return RemoteService(server_plan(config, lengths_s, warm_up_s), config.runner.start_timeout_s)
+        return RemoteService(server_plan(config, lengths_s, warm_up_s), config.runner.silence_timeout_s)
     service: Service = registry.load("topology", config.topology.name)(make_spec(config, lengths_s))
     return service
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +25,7 @@ from harness.corpus.load import load_audio_set
 from harness.corpus.manifest import AudioSet
 from harness.errors import HarnessError
 from harness.paths import datasets_dir
+from harness.protocols.interrupts import uninterrupted
 from harness.record import (
     Dataset,
     Mode,
@@ -49,7 +51,7 @@ from harness.run.tracing import nsys_command
 from harness.same_ground import comparability_of
 
 #: Keys that say where a run is kept, not what it measures.
-_NOT_CONTENT = ("results_dir", "cache_dir", "resume", "label", "start_timeout_s")
+_NOT_CONTENT = ("results_dir", "cache_dir", "resume", "label", "silence_timeout_s")
 
 
 class RunSession:
@@ -162,9 +164,10 @@ class RunSession:
     def finish(self) -> StoredRun:
         """Merge, judge and write the run."""
         writer, judged = self._open, self.so_far().run
-        self._audio_file.unlink()
-        self._writer = None
-        return writer.finish(judged)
+        with uninterrupted():
+            self._audio_file.unlink()
+            self._writer = None
+            return writer.finish(judged)
 
     def so_far(self) -> StoredRun:
         """Merged and judged as if the run ended now; it goes on."""
@@ -179,7 +182,8 @@ class RunSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._writer is not None:
-            self.abandon(error)
+            with uninterrupted():
+                self.abandon(error)
 
     def abandon(self, error: BaseException | None) -> None:
         """Write what was measured until ``error`` as the record of a run that ended early."""
@@ -201,22 +205,20 @@ class RunSession:
     def _run(self, config: RunConfig, role: str, process: int, block: int | None, folder: Path) -> None:
         launch = self._launch(config, role, process, block, folder)
         with launch.progress:
-            (outcome,) = run_jobs([launch], config.runner.start_timeout_s)
+            (outcome,) = run_jobs([launch], config.runner.silence_timeout_s)
         self._warnings += outcome.warnings
         if outcome.error is not None:
             raise outcome.error
 
     def _launch(self, config: RunConfig, role: str, process: int, block: int | None, folder: Path) -> Launch:
         trace = str(folder / f"trace-{process}.json") if config.profiler.name == "torch" else None
-        job = Job(role, process, block, str(folder), str(self._audio_file), to_dict(config), -1, trace)
+        job = Job(role, process, block, str(folder), str(self._audio_file), to_dict(config), trace)
         label = f" · {self.config.runner.label}" if self.config.runner.label else ""
         title = f"{self.config.variant}{label} {role} {process + 1}"
 
-        def wrap(command: list[str]) -> list[str]:
-            if config.profiler.name != "nsys" or role != "measured":
-                return command
-            return nsys_command(config.profiler.options, str(folder / f"nsys-{process}"), command)
-
+        wrap = None
+        if config.profiler.name == "nsys" and role == "measured":
+            wrap = partial(nsys_command, config.profiler.options, str(folder / f"nsys-{process}"))
         return Launch(job, Progress(title), wrap)
 
     def _provenance(self) -> Provenance:
@@ -247,7 +249,7 @@ def measure_side_by_side(sessions: Sequence[RunSession], block: int) -> list[tup
         ]
         for launch in launches:
             stack.enter_context(launch.progress)
-        silence_s = max(session.config.runner.start_timeout_s for session in sessions)
+        silence_s = max(session.config.runner.silence_timeout_s for session in sessions)
         outcomes = run_jobs(launches, silence_s)
     failed = []
     for session, outcome in zip(sessions, outcomes, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,7 @@ class StreamRun:
         and the server still serves.
         """
         searched = self._search(reporter, memory_of)
-        reporter.stage(f"{self._plan.connections} live streams for {self._plan.duration_s:.0f} s")
-        result, memory, ended = self._stream(self._plan, memory_of)
+        result, memory, ended = self._stream(self._plan, reporter, memory_of)
         reporter.stage("the same recordings in one piece")
         figures = result.summary(self._expected_texts()).as_dict()
         if searched is not None:
@@ -118,7 +118,8 @@ class StreamRun:
 
         def measured(connections: int) -> StreamingSummary:
             reporter.stage(f"searching: {connections} live streams")
-            return self._stream(replace(self._plan, connections=connections), memory_of)[0].summary()
+            plan = replace(self._plan, connections=connections)
+            return self._stream(plan, reporter, memory_of)[0].summary()
 
         def told(step: SloStep) -> None:
             reporter.stage(f"{step.connections} streams {'pass' if step.passed else 'fail'}: p95 {step.p95}")
@@ -129,10 +130,14 @@ class StreamRun:
         return {"largest": found.largest, "smallest_failed": found.smallest_failed, **asdict(found)}
 
     def _stream(
-        self, plan: StreamingPlan, memory_of: Callable[[int], Memory]
+        self, plan: StreamingPlan, reporter: Reporter, memory_of: Callable[[int], Memory]
     ) -> tuple[StreamingResult, Memory, ServerEvidence]:
-        with ServerProcess(self._server, self._config.runner.start_timeout_s) as server:
-            result = stream_load(server.address, self._recordings, plan)
+        def begin() -> None:
+            reporter.stage(f"{plan.connections} live streams for {plan.duration_s:.0f} s")
+
+        with closing(ServerProcess(self._server, self._config.runner.silence_timeout_s)) as server:
+            server.start(reporter.building)
+            result = stream_load(server.address, self._recordings, plan, begin)
             return result, memory_of(server.pid), server.stop()
 
 

@@ -1,72 +1,78 @@
 """Turns between processes that are measured side by side: one works, the others wait.
 
 Processes that take turns share what drifts over minutes. Requests that do share what drifts over
-seconds as well: a neighbour's burst, a clock that falls, which on shared cores is most of it. A token
-travels around a ring of pipes; a process works while it holds it and hands it on after every few
-requests. A process that ends closes its pipe, which hands the token on for good: the others end with it,
-after as many requests. One that fails before stays in the ring and passes the token on.
+seconds as well: a neighbour's burst, a clock that falls, which on shared cores is most of it. The launcher
+keeps the order: a process works while it has the turn and hands it back after every few requests. One that
+ends, however it ends, is left out from then on, and the others keep their turns.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from typing import Generic, Protocol, TypeVar
 
-_TOKEN = b"t"
+from harness.run.messages import LauncherGone, Reporter
+
+T = TypeVar("T")
+TURN = "turn"
+"""What the launcher says to the process whose turn it is."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """A process's place in the ring: where the token comes from and where it goes."""
+class Order(Generic[T]):
+    """The launcher's side: whose turn it is. The first has the first turn."""
 
-    take_fd: int
-    give_fd: int
+    def __init__(self, members: Sequence[T]) -> None:
+        self._members = list(members)
+        self.current: T | None = self._members[0] if self._members else None
 
-    def keep_from_children(self) -> None:
-        """A child that outlived this process would hold its pipe open, and with it the token."""
-        for fd in (self.take_fd, self.give_fd):
-            os.set_inheritable(fd, False)
+    def pass_on(self) -> T | None:
+        """The next has the turn, which is the same again where it is alone."""
+        if self.current is not None:
+            self.current = self._members[(self._members.index(self.current) + 1) % len(self._members)]
+        return self.current
+
+    def leave(self, member: T) -> bool:
+        """``member`` has ended; whether the turn has passed on by that."""
+        had_it = member is self.current
+        if had_it:
+            self.current = None if len(self._members) == 1 else self.pass_on()
+        self._members.remove(member)
+        return had_it and self.current is not None
+
+
+class Pausable(Protocol):
+    """What does not go on while others have their turn."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
 
 
 class Turns:
-    """A process's side of the ring. One without a place in it has every turn."""
+    """A process's side. One that is ``alone`` has every turn."""
 
-    def __init__(self, place: Place | None) -> None:
-        self._place = place
-        self._held = False
+    def __init__(self, control: Connection, reporter: Reporter, alone: bool) -> None:
+        self._control = control
+        self._reporter = reporter
+        self._alone = alone
 
     def take(self) -> None:
-        """Sleep until the token comes, or the process before this one has ended."""
-        if self._place is not None:
-            os.read(self._place.take_fd, 1)
-            self._held = True
+        """Sleep until it is this process's turn. Raises ``LauncherGone``."""
+        if not self._alone:
+            try:
+                self._control.recv()
+            except (EOFError, OSError) as error:
+                raise LauncherGone from error
 
-    def give(self) -> None:
-        if self._place is not None:
-            self._held = False
-            with contextlib.suppress(BrokenPipeError):  # the next one has ended: nobody waits
-                os.write(self._place.give_fd, _TOKEN)
-
-    def forgo(self) -> None:
-        """Pass the token on until the process before this one ends: the others go on as if this one were
-        not among them. Were it gone, its neighbours would work at the same time."""
-        if self._held:
-            self.give()
-        while self._place is not None and os.read(self._place.take_fd, 1):
-            self.give()
-
-
-@contextlib.contextmanager
-def ring(count: int) -> Iterator[list[Place]]:
-    """Places for ``count`` processes; the first has the token. Leave the block once all are launched:
-    their ends are noticed only when nobody else holds the pipes."""
-    pipes = [os.pipe() for _ in range(count)]
-    try:
-        os.write(pipes[0][1], _TOKEN)
-        yield [Place(pipes[i][0], pipes[(i + 1) % count][1]) for i in range(count)]
-    finally:
-        for pipe in pipes:
-            for fd in pipe:
-                os.close(fd)
+    def shares(self, requests: int, size: int, meter: Pausable) -> Iterator[range]:
+        """``requests`` in ranges of ``size``, each in a turn of its own; in one range where it is alone.
+        ``meter`` is paused between turns."""
+        step = requests if self._alone or size == 0 else size
+        for start in range(0, requests, step):
+            if not self._alone:
+                meter.pause()
+                self._reporter.hand_over()
+                self.take()
+                meter.resume()
+            yield range(start, min(start + step, requests))

@@ -1,6 +1,6 @@
 """One measured process: build the service, warm it up, drive it, journal every request.
 
-Started by the launcher as ``python -m harness.run.worker JOB.json``; it is not a user's command.
+Started by the launcher (``harness.run.process``).
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
+import threading
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from harness.measure.memory import GpuMeter, peak_memory
 from harness.measure.telemetry import sample_gpu
 from harness.nvml import open_nvml
 from harness.protocols import Request, Service
+from harness.protocols.children import when_closed
+from harness.protocols.interrupts import interrupt_on
 from harness.record import MEASURED, WARMUP, GcPauses, Journal, Memory, ProcessRecord, Telemetry
 from harness.run.job import Job
 from harness.run.messages import Reporter
@@ -38,21 +41,23 @@ from harness.spans import now_ns
 from harness.workload.loops import Completed, closed_loop, open_loop
 from harness.workload.remote import RemoteService
 from harness.workload.schedule import arrival_offsets_s, order
+from harness.workload.streaming import StreamingResult, StreamsInterrupted
 from variants import registry
 
+_GRACE_S = 12.0
+"""For closing when the launcher hangs up; shorter than the launcher's own patience."""
 
-def main(job_path: Path) -> int:
+
+def main(job: Job, control: Connection) -> int:
     """Run one job; what goes wrong reaches the launcher with the exit code it stands for."""
-    job = Job.read(job_path)
-    reporter = Reporter(job.message_fd)
-    turns = Turns(job.place)
+    interrupt_on(signal.SIGTERM)
+    main_thread = threading.get_ident()
+    when_closed(control, lambda: signal.pthread_kill(main_thread, signal.SIGTERM), _GRACE_S)
+    reporter = Reporter(control)
     try:
-        code = _run(Worker(job, reporter, turns), reporter)
-        if code != ExitCode.DONE:
-            turns.forgo()
+        return _run(Worker(job, reporter, Turns(control, reporter, job.alone)), reporter)
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    return code
+        return 128 + signal.SIGTERM
 
 
 def _run(worker: Worker, reporter: Reporter) -> int:
@@ -90,12 +95,11 @@ class Worker:
 
     def run(self) -> None:
         """Do the job. The journal holds each request as soon as it is answered."""
-        if self._job.place is not None:
-            self._job.place.keep_from_children()
+        if not self._job.alone:
             self._import_model()
         self._turns.take()
         with open_nvml() as nvml, Journal(Path(self._job.folder), self._record) as journal:
-            self._meter = GpuMeter(nvml, alone=self._job.place is None)
+            self._meter = GpuMeter(nvml, alone=self._job.alone)
             self._meter.resume()
             if self._job.role == "reference":
                 self._transcribe_all(journal)
@@ -152,13 +156,20 @@ class Worker:
             def memory_of(pid: int) -> Memory:
                 return peak_memory(pid, sampler.result(), self._meter)
 
-            outcome = streams.measure(self._reporter, memory_of)
-        for row in streams.rows(outcome.result, self._record):
-            journal.append(row)
-        write_chunks(outcome.result, Path(self._job.folder) / f"chunks-{self._record.index}.parquet")
+            try:
+                outcome = streams.measure(self._reporter, memory_of)
+            except StreamsInterrupted as stopped:
+                self._keep_streams(streams, stopped.result, journal)
+                raise
+        self._keep_streams(streams, outcome.result, journal)
         evidence = {**outcome.server.evidence, "streaming": outcome.figures}
         pauses = _pauses(outcome.server.pauses, outcome.result.start_ns)
         self._finish(journal, evidence, outcome.memory, sampler.result(), pauses)
+
+    def _keep_streams(self, streams: StreamRun, result: StreamingResult, journal: Journal) -> None:
+        for row in streams.rows(result, self._record):
+            journal.append(row)
+        write_chunks(result, Path(self._job.folder) / f"chunks-{self._record.index}.parquet")
 
     def _finish(
         self,
@@ -176,8 +187,8 @@ class Worker:
     def _service(self) -> Iterator[Service]:
         self._reporter.stage(f"building {self._config.model.label} ({self._config.model.weights} weights)")
         service = make_service(self._config, self._lengths_s, self._shapes_s())
-        service.start()
         try:
+            service.start(self._reporter.building)
             yield service
         finally:
             service.close()
@@ -252,14 +263,11 @@ class Worker:
             offsets = arrival_offsets_s(workload.requests, workload.rate_per_s, workload.arrivals, self._seed)
             open_loop(service, self._fetch, offsets.tolist(), workload.clients, on_completed)
         else:
-            closed_loop(service, self._fetch, workload.requests, on_completed)
+            size = self._config.runner.turn_requests
+            for share in self._turns.shares(workload.requests, size, self._meter):
+                closed_loop(service, self._fetch, share, on_completed, workload.clients)
 
     def _fetch(self, index: int) -> Request:
-        if self._job.place is not None and index % self._config.runner.turn_requests == 0:
-            self._meter.pause()
-            self._turns.give()
-            self._turns.take()
-            self._meter.resume()
         return self._request(self._items[index])
 
     def _request(self, item: AudioItem) -> Request:
@@ -283,7 +291,3 @@ def _pauses(pauses: Iterable[Any], since_ns: int) -> GcPauses:
     generations = [pause.generation for pause in while_measured]
     counts = tuple(generations.count(generation) for generation in range(max(generations, default=-1) + 1))
     return GcPauses(len(seconds), sum(seconds), max(seconds, default=0.0), counts)
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.errors import HarnessError
+from harness.protocols.children import when_closed
 from harness.protocols.sockets import Address, connect, raise_open_files
 from harness.protocols.wire import (
     HEADER,
@@ -47,6 +48,8 @@ _SCRATCH_BYTES = 64 << 10
 _EVENTS_PER_WAKE_UP = 64
 """Few, so that reading what has come does not make the next chunk late."""
 _SPARE_FILES = 64
+INTERRUPTED = "the run was interrupted"
+"""The error of a stream that was under way then."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,9 @@ class _Stream:
 
 
 def run_client(script: Script, control: Connection) -> None:
-    """The process's main: connect, report, wait for the start time, stream, send the records."""
+    """The process's main: connect, report, wait for the start time, stream, send the records. A second word
+    from the parent ends the streams where they are."""
+    when_closed(control, lambda: None, grace_s=0.0)
     epoll = select.epoll()  # before thousands of sockets: select() takes low numbers alone
     try:
         streams = connect_all(script)
@@ -161,11 +166,9 @@ def run_client(script: Script, control: Connection) -> None:
         # The generator's own collections would look like lag; nothing here makes cycles.
         gc.freeze()
         gc.disable()
-        control.send(StreamLoop(script, streams, epoll).run(start_ns))
-    except (HarnessError, OSError) as error:
-        control.send(HarnessError(f"a client process failed: {error}"))
-    finally:
-        control.close()
+        control.send(StreamLoop(script, streams, epoll, control.fileno()).run(start_ns))
+    except OSError as error:
+        raise HarnessError(f"a client process failed: {error}") from error
 
 
 def connect_all(script: Script) -> list[_Stream]:
@@ -189,12 +192,14 @@ def connect_all(script: Script) -> list[_Stream]:
 class StreamLoop:
     """Sends what is due and reads what has come, until every stream has ended."""
 
-    def __init__(self, script: Script, streams: Sequence[_Stream], epoll: select.epoll) -> None:
+    def __init__(
+        self, script: Script, streams: Sequence[_Stream], epoll: select.epoll, parent_fd: int
+    ) -> None:
         self._script = script
         self._streams = streams
         self._epoll = epoll
         self._by_fd = {stream.sock.fileno(): stream for stream in streams}
-        for fd in self._by_fd:
+        for fd in (*self._by_fd, parent_fd):
             self._epoll.register(fd, select.EPOLLIN)
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
         self._open = len(streams)
@@ -216,10 +221,12 @@ class StreamLoop:
                 deadline_ns = deadline_ns or now_ns() + int(self._script.final_timeout_s * 1e9)
                 timeout_s = (deadline_ns - now_ns()) * 1e-9
                 if timeout_s <= 0:
-                    self._give_up()
-                    break
+                    self._give_up(f"no final text within {self._script.final_timeout_s:g} s")
             for fd, event in self._wait(timeout_s):
-                self._ready(self._by_fd[fd], event)
+                if (stream := self._by_fd.get(fd)) is not None:
+                    self._ready(stream, event)
+                else:
+                    self._give_up(INTERRUPTED)
         return self._records(time.process_time() - cpu_before)
 
     def _wait(self, timeout_s: float) -> list[tuple[int, int]]:
@@ -366,9 +373,9 @@ class StreamLoop:
         self._open -= 1
         stream.sock.close()
 
-    def _give_up(self) -> None:
+    def _give_up(self, why: str) -> None:
         for stream in self._streams:
-            self._end(stream, f"no final text within {self._script.final_timeout_s:g} s")
+            self._end(stream, why)
 
     def _records(self, cpu_s: float) -> StreamRecords:
         streams = self._streams

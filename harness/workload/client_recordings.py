@@ -8,6 +8,7 @@ its end until the answer was read.
 from __future__ import annotations
 
 import itertools
+import select
 import socket
 import threading
 from dataclasses import replace
@@ -71,6 +72,9 @@ class RecordingClient:
 
     def _connection(self) -> _Connection:
         connection: _Connection | None = getattr(self._own, "connection", None)
+        if connection is not None and connection.over:  # it was idle for longer than the server waits
+            self._drop()
+            connection = None
         if connection is None:
             connection = _Connection(connect(self._address, self._timeout_s))
             self._own.connection = connection
@@ -95,6 +99,13 @@ class _Connection:
         self._reader = FrameReader(Limits())
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
         self._sessions = itertools.count(1)
+
+    @property
+    def over(self) -> bool:
+        """Whether the server has something to say though nothing was asked: that it hangs up."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return bool(poll.poll(0))
 
     def ask(self, payload: bytes) -> Frame:
         """The frame that ends the session. Raises ``OSError``, ``EOFError`` or ``ValueError``."""

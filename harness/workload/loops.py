@@ -1,7 +1,7 @@
 """The two loops that drive a service with whole recordings.
 
-*Closed*: a request is sent when the one before is answered; it measures service time and says
-nothing about queueing. *Open*: requests arrive on an absolute schedule, and latency counts from
+*Closed*: each client sends a request when its last is answered; with one client that measures service time
+and says nothing about queueing. *Open*: requests arrive on an absolute schedule, and latency counts from
 the scheduled arrival, so that a stall is charged to every request it delayed.
 """
 
@@ -35,13 +35,27 @@ OnCompleted = Callable[[Completed], None]
 Fetch = Callable[[int], Request]
 
 
-def closed_loop(service: Service, fetch: Fetch, requests: int, on_completed: OnCompleted) -> None:
-    """Send ``requests`` one after the other. ``fetch`` reads the payload before the clock starts."""
-    for index in range(requests):
-        request = fetch(index)
-        sent_ns = now_ns()
-        reply = service.handle(request)
-        on_completed(Completed(index, sent_ns, sent_ns, reply))
+def closed_loop(
+    service: Service, fetch: Fetch, indices: range, on_completed: OnCompleted, clients: int = 1
+) -> None:
+    """Each of ``clients`` sends a request when its last is answered; returns when all are.
+
+    ``fetch`` reads the payload before a request's clock starts. One client is the calling thread; several
+    have threads of their own, in which ``fetch`` and ``on_completed`` are called.
+    """
+    left = iter(indices)  # of a range: its next() is one step for the interpreter, in any thread
+
+    def serve(ended: threading.Event) -> None:
+        while not ended.is_set() and (index := next(left, None)) is not None:
+            request = fetch(index)
+            sent_ns = now_ns()
+            reply = service.handle(request)
+            on_completed(Completed(index, sent_ns, sent_ns, reply))
+
+    if clients == 1:
+        serve(threading.Event())
+    else:
+        _Clients(clients, serve).join()
 
 
 def open_loop(
@@ -54,32 +68,55 @@ def open_loop(
     """
     prepared = [fetch(index) for index in range(len(offsets_s))]
     waiting: queue.SimpleQueue[tuple[int, int, int] | None] = queue.SimpleQueue()
-    failures: list[BaseException] = []
 
-    def serve() -> None:
-        try:
-            while (job := waiting.get()) is not None:
-                index, scheduled_ns, dispatched_ns = job
-                on_completed(Completed(index, scheduled_ns, dispatched_ns, service.handle(prepared[index])))
-        except BaseException as error:  # handed to the thread that can raise it
-            failures.append(error)
+    def serve(ended: threading.Event) -> None:
+        while not ended.is_set() and (job := waiting.get()) is not None:
+            index, scheduled_ns, dispatched_ns = job
+            on_completed(Completed(index, scheduled_ns, dispatched_ns, service.handle(prepared[index])))
 
-    threads = [threading.Thread(target=serve, name=f"client-{n}", daemon=True) for n in range(clients)]
-    for thread in threads:
-        thread.start()
+    threads = _Clients(clients, serve)
     start_ns = now_ns() + 10_000_000  # the first arrival must not be late by the set-up above
     for index, offset_s in enumerate(offsets_s):
         scheduled_ns = start_ns + int(offset_s * 1e9)
         _sleep_until(scheduled_ns)
-        if failures:
+        if threads.ended.is_set():
             break
         waiting.put((index, scheduled_ns, now_ns()))
-    for _ in threads:
+    for _ in range(clients):
         waiting.put(None)
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+    threads.join()
+
+
+class _Clients:
+    """Threads that each run ``serve`` until there is nothing left or ``ended`` is set: by the first that
+    fails, or because the thread that waits for them was interrupted."""
+
+    def __init__(self, count: int, serve: Callable[[threading.Event], None]) -> None:
+        self.ended = threading.Event()
+        self._serve = serve
+        self._failures: list[BaseException] = []
+        self._threads = [
+            threading.Thread(target=self._run, name=f"client-{n}", daemon=True) for n in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def join(self) -> None:
+        """Wait for all. Raises the error of the first that failed."""
+        try:
+            for thread in self._threads:
+                thread.join()
+        finally:
+            self.ended.set()
+        if self._failures:
+            raise self._failures[0]
+
+    def _run(self) -> None:
+        try:
+            self._serve(self.ended)
+        except BaseException as error:  # handed to the thread that can raise it
+            self._failures.append(error)
+            self.ended.set()
 
 
 def _sleep_until(deadline_ns: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from harness.protocols import Evidence, Reply, Request
+from harness.protocols import BuildProgress, Evidence, Reply, Request, silent
 from harness.protocols.server import CollectorPause, ServerEvidence, ServerPlan
 from harness.workload.client_recordings import RecordingClient
 from harness.workload.server_process import ServerProcess
@@ -15,13 +15,13 @@ _REQUEST_TIMEOUT_S = 600.0
 class RemoteService:
     """``harness.protocols.Service`` in front of a ``ServerProcess``."""
 
-    def __init__(self, plan: ServerPlan, start_timeout_s: float) -> None:
-        self._server = ServerProcess(plan, start_timeout_s)
+    def __init__(self, plan: ServerPlan, silence_s: float) -> None:
+        self._server = ServerProcess(plan, silence_s)
         self._client: RecordingClient | None = None
         self._ended: ServerEvidence | None = None
 
-    def start(self) -> None:
-        self._server.__enter__()
+    def start(self, progress: BuildProgress = silent) -> None:
+        self._server.start(progress)
         self._client = RecordingClient(self._server.address, _REQUEST_TIMEOUT_S)
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:
@@ -49,7 +49,7 @@ class RemoteService:
     def close(self) -> None:
         if self._client is not None:
             self._client.close()
-        self._server.__exit__(None, None, None)
+        self._server.close()
 
     def _end(self) -> ServerEvidence:
         if self._ended is None:

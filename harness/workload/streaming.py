@@ -7,28 +7,29 @@ of their own, one epoll loop each. A run whose clients themselves were late is I
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from harness.errors import HarnessError, UsageError
+from harness.errors import UsageError
 from harness.measure.stats import Measured, TooSmall, minimum_samples, nearest_rank
+from harness.protocols.children import Child
 from harness.protocols.sockets import Address
 from harness.protocols.wire import Encoding
 from harness.spans import now_ns
-from harness.workload.client import Script, StreamRecords, run_client
+from harness.workload.client import Script, StreamRecords
 from harness.workload.intervals import block_percentiles
 
 Samples = npt.NDArray[np.float32]
 QS = (0.5, 0.95, 0.99)
 _START_MARGIN_S = 0.2
+_STOP_S = 3.0
+"""For a client to stop and to say what it has seen."""
 _CHUNK_RANGE_S = (0.020, 1.120)
 _STEP = {Encoding.S16LE.name: np.float32(1 / 32768), Encoding.F32LE.name: np.float32(1)}
 
@@ -79,11 +80,17 @@ class StreamingPlan:
 # ---------------------------------------------------------------- the load
 
 
-def stream_load(address: Address, recordings: Sequence[Samples], plan: StreamingPlan) -> StreamingResult:
-    """Stream ``recordings`` (float32 mono at ``plan.sample_rate``) as ``plan`` says.
+def stream_load(
+    address: Address,
+    recordings: Sequence[Samples],
+    plan: StreamingPlan,
+    begin: Callable[[], None] = lambda: None,
+) -> StreamingResult:
+    """Stream ``recordings`` (float32 mono at ``plan.sample_rate``) as ``plan`` says; ``begin`` is called when
+    all are connected.
 
-    Blocks until every stream has ended. Raises ``HarnessError`` when a client process fails; what
-    happens to single streams is in the result.
+    Blocks until every stream has ended. Raises ``HarnessError`` when a client process fails, and
+    ``StreamsInterrupted`` with what was seen until then; what happens to single streams is in the result.
     """
     wire = tuple(to_wire(fit(recording, plan), plan) for recording in recordings)
     if not wire:
@@ -104,15 +111,42 @@ def stream_load(address: Address, recordings: Sequence[Samples], plan: Streaming
         )
         for share in shares
     ]
-    with _clients(scripts) as controls:
-        for control in controls:
-            _receive(control)  # connected
-        start_ns = now_ns() + int(_START_MARGIN_S * 1e9)
-        for control in controls:
-            control.send(start_ns)
-        records = [_receive(control) for control in controls]
     order = np.concatenate([np.arange(plan.connections)[share] for share in shares])
-    return StreamingResult(plan, start_ns, assigned, _merged(records, order))
+    with _clients(scripts) as clients:
+        for client in clients:
+            client.answer()  # connected
+        begin()
+        start_ns = now_ns() + int(_START_MARGIN_S * 1e9)
+
+        def result(records: Sequence[StreamRecords]) -> StreamingResult:
+            return StreamingResult(plan, start_ns, assigned, _merged(records, order))
+
+        for client in clients:
+            client.send(start_ns)
+        records: dict[Child, StreamRecords] = {}
+        try:
+            _collect(clients, records)
+        except KeyboardInterrupt as error:
+            for client in clients:
+                client.send("stop")
+            _collect(clients, records)
+            raise StreamsInterrupted(result([records[client] for client in clients])) from error
+    return result([records[client] for client in clients])
+
+
+def _collect(clients: Sequence[Child], records: dict[Child, StreamRecords]) -> None:
+    """Fill in what is missing, in whichever order it comes. Raises what ended a client at once."""
+    while missing := [client for client in clients if client not in records]:
+        ready = wait([client.control for client in missing])
+        records.update({client: client.answer() for client in missing if client.control in ready})
+
+
+class StreamsInterrupted(KeyboardInterrupt):
+    """The run was ended while streams were under way; ``result`` is what had been seen."""
+
+    def __init__(self, result: StreamingResult) -> None:
+        super().__init__()
+        self.result = result
 
 
 def schedule(plan: StreamingPlan, recordings: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
@@ -141,38 +175,18 @@ def to_wire(samples: Samples, plan: StreamingPlan) -> npt.NDArray[np.generic]:
 
 
 @contextmanager
-def _clients(scripts: Sequence[Script]) -> Iterator[list[Connection]]:
+def _clients(scripts: Sequence[Script]) -> Iterator[list[Child]]:
     """A process for each script; none is left behind."""
-    context = multiprocessing.get_context("spawn")
-    controls: list[Connection] = []
-    processes: list[SpawnProcess] = []
+    clients: list[Child] = []
     try:
-        for script in scripts:
-            ours, theirs = context.Pipe()
-            process = context.Process(target=run_client, args=(script, theirs), name="client")
-            process.start()
-            theirs.close()
-            controls.append(ours)
-            processes.append(process)
-        yield controls
+        for number, script in enumerate(scripts):
+            clients.append(Child("harness.workload.client:run_client", script, f"client {number}"))
+        yield clients
     finally:
-        for control in controls:
-            control.close()
-        for process in processes:
-            process.join(1.0)
-            if process.is_alive():
-                process.kill()
-                process.join()
-
-
-def _receive(control: Connection) -> Any:
-    try:
-        said = control.recv()
-    except EOFError:
-        raise HarnessError("a client process ended without a word; its output says why") from None
-    if isinstance(said, BaseException):
-        raise said
-    return said
+        for client in clients:
+            client.ask_to_end()
+        for client in clients:
+            client.end(_STOP_S)
 
 
 def _merged(records: Sequence[StreamRecords], order: npt.NDArray[np.int64]) -> StreamRecords:

@@ -153,6 +153,7 @@ def test_nsight_systems_is_run_or_its_command_is_printed(harness: Harness) -> No
         (["ipc=shared_memory"], 2, "topology=inprocess"),
         (["model.weights=nowhere.nemo", "model=parakeet_tiny"], 2, "nowhere.nemo"),
         (["dataset.manifest=nowhere.jsonl"], 2, "nowhere.jsonl"),
+        (["runner.start_timeout_s=60"], 2, "is called runner.silence_timeout_s now"),
         (["-m", "variant=eager,warp_drive"], 2, "warp_drive"),
     ],
 )
@@ -357,6 +358,15 @@ def test_a_run_that_is_stopped_keeps_what_it_measured(
         assert "kept" in errors
 
 
+@pytest.mark.slow
+def test_a_run_that_comes_no_further_is_ended_with_what_it_was_at(harness: Harness) -> None:
+    """The limit has to be longer than the imports, which say nothing."""
+    done = harness(*FAST, "model.options.per_request_s=600", "runner.silence_timeout_s=20")
+    assert done.returncode == 1
+    assert "the measured process came no further for 20 s after 'warming up'" in done.stderr
+    assert "raise runner.silence_timeout_s" in done.stderr
+
+
 # ---------------------------------------------------------------- every variant
 
 
@@ -364,17 +374,18 @@ def variants() -> Sequence[str]:
     return sorted(path.stem for path in (conf_dir() / "variant").glob("*.yaml"))
 
 
-def run_variant(harness: Harness, *overrides: str) -> None:
-    """Run a variant on the smoke set; what this machine lacks is named, with exit code 3."""
+def run_variant(harness: Harness, *overrides: str) -> str:
+    """Run a variant on the smoke set; what this machine lacks is named, with exit code 3. What it said."""
     done = harness(*overrides, "runner.processes=1", "workload.requests=12", "runner.warmup.max_passes=2")
     if done.returncode == 3:
         assert "cannot run here" in done.stderr
         assert not harness.results.exists() or not harness.runs()
-        return
+        return done.stderr
     assert done.returncode == 0, done.stdout + done.stderr
     run = harness.only_run()
     assert run.run.evidence["engine"]
     assert len(run.measured) == 12
+    return done.stderr
 
 
 @pytest.mark.slow
@@ -389,7 +400,8 @@ def test_every_path_around_the_model_runs(harness: Harness, variant: str) -> Non
     config = compose_run([f"variant={variant}"])
     if (config.encoder.name, config.decoder.name) != ("eager", "cpu_synced"):
         pytest.skip("it differs in the model, which the fixed-cost engine replaces")
-    run_variant(harness, f"variant={variant}", "model=fixed_cost")
+    said = run_variant(harness, f"variant={variant}", "model=fixed_cost")
+    assert "measured 1: building model fixed_cost" in said  # whichever process builds it
 
 
 def test_the_audio_sets_are_data_only() -> None:

@@ -78,6 +78,41 @@ def test_processes_of_a_round_take_turns_of_a_few_requests(tmp_path: Path) -> No
         ]  # fmt: skip
 
 
+def test_several_clients_of_a_closed_loop_keep_to_their_turns(tmp_path: Path) -> None:
+    done = interleave(tmp_path, "--rounds", "1", "runner.turn_requests=4", "workload.clients=3")
+    intervals = served(measured_runs(done), 0)
+    owners = [run for _, _, run in intervals]
+    assert [len(list(turn)) for _, turn in itertools.groupby(owners)] == [4] * 6
+    for (_, end, run), (start, _, following) in itertools.pairwise(intervals):
+        assert run == following or end <= start
+
+
+def test_one_that_dies_leaves_the_others_their_turns(tmp_path: Path) -> None:
+    """The kernel ends whom it likes when memory runs out."""
+    of = [f"--of=runner.label={label}" for label in "abc"]
+    slow = ("workload.requests=40", "model.options.per_request_s=0.02", "runner.turn_requests=2")
+    places = (f"runner.results_dir={tmp_path / 'results'}", f"runner.cache_dir={tmp_path / 'cache'}")
+    command = [sys.executable, "-m", "harness.interleave", *of, "--rounds=1", *FAST, *slow, *places]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("eager · c measured 1: measuring"):
+                break
+        children = psutil.Process(process.pid).children()
+        order = sorted(child.pid for child in children)
+        psutil.Process(order[1]).kill()
+        said, errors = process.communicate(timeout=300)
+    assert process.returncode == ExitCode.INTERNAL, said + errors
+    assert "eager · b measured 1: failed, the others go on: the measured process ended" in errors
+    assert "killed by SIGKILL" in errors
+    (names,) = re.findall(r"^compare .*harness.compare (.+)$", said, re.MULTILINE)
+    runs = [read_run(Path(name)) for name in names.split()]
+    assert [len(run.measured) for run in runs] == [40, 40]
+    intervals = served(runs, 0)
+    assert all(end <= start for (_, end, _), (start, _, _) in itertools.pairwise(intervals))
+    assert turns(intervals)[-6:] == [(0, 2), (1, 2)] * 3
+
+
 def test_whole_processes_take_turns_where_they_are_told_to(tmp_path: Path) -> None:
     runs = measured_runs(interleave(tmp_path, "--rounds", "2", "runner.turn_requests=0"))
     assert turns(served(runs, 0)) == [(0, 12), (1, 12)]

@@ -124,11 +124,23 @@ class Session:
 class Conversation:
     """One client's sessions. ``done`` receives the backend's completions, from any thread."""
 
-    __slots__ = ("_done", "_shared", "draining", "ending", "out", "owner", "pending", "sessions", "traffic")
+    __slots__ = (
+        "_done",
+        "_held",
+        "_shared",
+        "draining",
+        "ending",
+        "out",
+        "owner",
+        "pending",
+        "sessions",
+        "traffic",
+    )
 
     def __init__(self, shared: Shared, done: Done, owner: Any = None) -> None:
         self._shared = shared
         self._done = done
+        self._held = 0  # bytes of recordings, of those in the backend too
         self.owner = owner
         """Whoever moves this conversation's bytes."""
         self.sessions: dict[int, Session] = {}
@@ -234,8 +246,9 @@ class Conversation:
             samples = decode_samples(frame.payload, session.encoding)
             self._submit(PushAudio(session.stream_id, samples, (session, frame.sequence)))
         else:
-            if not self._shared.budget.take(size):
+            if not self._shared.budget.take(size, self._held):
                 raise SessionError(session.number, ErrorCode.BUSY, "the server holds as much audio as it may")
+            self._held += size
             session.parts.append(bytes(frame.payload))
         session.bytes_taken += size
         session.sequence = frame.sequence
@@ -299,6 +312,8 @@ class Conversation:
         self.pending -= 1
         session: Session
         session, sequence = completion.job.token
+        if not session.stream_id:
+            self._give_back(session)
         if session.over:
             return
         if completion.error is not None:
@@ -326,9 +341,14 @@ class Conversation:
     def _end(self, session: Session) -> None:
         session.over = True
         self.sessions.pop(session.number, None)
-        if session.parts:
-            self._shared.budget.give_back(session.bytes_taken)
-            session.parts = []
+        session.parts = []
+        if not (session.stream_id or session.committed):  # else the backend has its bytes still
+            self._give_back(session)
+
+    def _give_back(self, session: Session) -> None:
+        self._shared.budget.give_back(session.bytes_taken)
+        self._held -= session.bytes_taken
+        session.bytes_taken = 0
 
     def _error(self, session: int, code: ErrorCode, message: str, sequence: int) -> None:
         self.traffic.errors[code.name.lower()] += 1

@@ -6,6 +6,7 @@ import contextlib
 import socket
 from pathlib import Path
 
+from harness.protocols.folders import SOCKETS, OwnFolder
 from harness.protocols.sockets import Address, listen, raise_open_files
 from harness.protocols.wire import CONNECTION, ErrorCode, encode_error
 from variants.io.types import IoOptions
@@ -20,6 +21,7 @@ class Door:
     def __init__(self, options: IoOptions) -> None:
         self._options = options
         self._listener: socket.socket | None = None
+        self._folder: OwnFolder | None = None
         self.address = Address()
 
     def bind(self) -> Address:
@@ -29,9 +31,18 @@ class Door:
                 self._options.max_connections + _SPARE_FILES,
                 f"io.options.max_connections={self._options.max_connections}",
             )
-            self._listener, self.address = listen(self._options.address(), self._options.backlog)
+            self._listener, self.address = listen(self._where(), self._options.backlog)
             self._listener.setblocking(False)
         return self.address
+
+    def _where(self) -> Address:
+        options = self._options
+        if options.transport == "tcp":
+            return Address(host=options.host, port=options.port)
+        if options.path:
+            return Address(path=options.path)
+        self._folder = OwnFolder(SOCKETS)
+        return Address(path=str(self._folder.path / "serve.sock"))
 
     def fileno(self) -> int:
         return -1 if self._listener is None else self._listener.fileno()
@@ -62,8 +73,7 @@ class Door:
             return
         self._listener.close()
         self._listener = None
-        if self.address.path:
+        if self._folder is not None:
+            self._folder.close()
+        elif self.address.path:
             Path(self.address.path).unlink(missing_ok=True)
-            if not self._options.path:
-                with contextlib.suppress(OSError):  # someone else's file lies in it
-                    Path(self.address.path).parent.rmdir()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import resource
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, Protocol
 
 from harness.errors import UsageError
@@ -23,7 +21,7 @@ class IoOptions:
 
     transport: str = "unix"
     path: str = ""
-    """Of the Unix socket; empty makes a private temporary folder."""
+    """Of the Unix socket; empty: in a temporary folder of its own."""
     host: str = "127.0.0.1"
     port: int = 0
     backlog: int = 4096
@@ -32,7 +30,8 @@ class IoOptions:
     max_session_bytes: int = 256 << 20
     max_sessions: int = 16
     max_buffered_bytes: int = 1 << 30
-    """Bytes of unfinished recordings that all connections together may hold."""
+    """Bytes of unfinished recordings that all connections together may hold; one holds at most as much as
+    it leaves to the others."""
     max_jobs: int = 64
     """Of one connection that the backend may hold at once, so that no client fills it alone."""
     sample_rate: int = 16_000
@@ -50,13 +49,8 @@ class IoOptions:
 
     @property
     def limits(self) -> Limits:
-        return Limits(self.max_frame_bytes, self.max_session_bytes, self.max_sessions)
-
-    def address(self) -> Address:
-        """Where to listen. Makes a temporary folder (mode 0700) when no path is given."""
-        if self.transport == "tcp":
-            return Address(host=self.host, port=self.port)
-        return Address(path=self.path or str(Path(tempfile.mkdtemp(prefix="speech-io-")) / "serve.sock"))
+        session_bytes = min(self.max_session_bytes, self.max_buffered_bytes // 2)
+        return Limits(self.max_frame_bytes, session_bytes, self.max_sessions)
 
 
 def parse_options(options: Mapping[str, Any]) -> IoOptions:
@@ -182,7 +176,12 @@ def evidence_of(
 
 
 class Budget:
-    """Bytes that all connections together may hold; safe from several threads."""
+    """Bytes that all connections together may hold; safe from several threads.
+
+    A connection's share is what is left after it has taken it: the first may hold half, and however many hold
+    all they can, as much as each of them holds is left for the next (Choudhury and Hahne's dynamic threshold,
+    1998).
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -193,9 +192,10 @@ class Budget:
     def held(self) -> int:
         return self._held
 
-    def take(self, amount: int) -> bool:
+    def take(self, amount: int, own: int) -> bool:
+        """``amount`` more for a connection that holds ``own``; False where that would exceed its share."""
         with self._lock:
-            if self._held + amount > self._limit:
+            if own + amount > self._limit - self._held - amount:
                 return False
             self._held += amount
             return True

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
 import resource
 import signal
+from functools import partial
 from multiprocessing.connection import Connection
 
-from harness.errors import HarnessError
+from harness.protocols.children import teller, when_closed
 from harness.protocols.server import CollectorPause, ServerEvidence, ServerPlan
 from variants import registry
 
+_GRACE_S = 5.0
+"""For what is under way when the parent hangs up; shorter than the parent's own patience."""
+
 
 def serve(plan: ServerPlan, control: Connection) -> None:
-    """The server's process: build, say where, serve until SIGTERM, say what happened."""
-    try:
-        _serve(plan, control)
-    except HarnessError as error:
-        control.send(error)
-    finally:
-        control.close()
-
-
-def _serve(plan: ServerPlan, control: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    """The server's process: build, say where, serve until SIGTERM, say what happened. Where the control
+    connection closes instead, there is nobody to serve any more."""
+    when_closed(control, partial(os.kill, os.getpid(), signal.SIGTERM), _GRACE_S)
     policy = registry.load("gc", plan.gc)(plan.gc_options)
     backend = registry.load("topology", plan.topology)(plan.spec)
-    backend.start()
+    backend.start(teller(control))
     try:
         backend.warm_up(plan.warm_up_s)
         server = registry.load("io", plan.io)(policy.watch(backend), plan.io_options)
@@ -40,7 +38,8 @@ def _serve(plan: ServerPlan, control: Connection) -> None:
             evidence["inference_gc"] = evidence.pop("gc")
         evidence |= {**server.evidence(), **policy.evidence(), "process": _process()}
         pauses = tuple(CollectorPause(p.generation, p.start_ns, p.end_ns) for p in policy.pauses())
-        control.send(ServerEvidence(evidence, pauses))
+        with contextlib.suppress(BrokenPipeError):
+            control.send(ServerEvidence(evidence, pauses))
     finally:
         # A large heap is torn down object by object; nothing is gained by collecting on the way.
         gc.disable()

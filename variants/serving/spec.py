@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from harness.protocols import Engine, Frontend, ServiceSpec, ShapePlan
+from harness.protocols import BuildProgress, Engine, Frontend, ServiceSpec, ShapePlan, silent
 from harness.spans import SpanRecorder
 from variants import registry
 from variants.batching.types import Inference
@@ -45,7 +45,12 @@ def make_frontend(config: Choice) -> Frontend:
 
 
 def make_engine(
-    model: Choice, encoder: Choice, decoder: Choice, batching: Choice, lengths_s: Sequence[float]
+    model: Choice,
+    encoder: Choice,
+    decoder: Choice,
+    batching: Choice,
+    lengths_s: Sequence[float],
+    progress: BuildProgress = silent,
 ) -> Engine:
     """The model with its encoder and decoder, or what a model choice is by itself, behind its batching."""
     from variants.models.options import ModelOptions
@@ -60,22 +65,30 @@ def make_engine(
         layers=model["layers"],
         features=model["features"],
         options=dict(model["options"]),
+        progress=progress,
     )
+    progress(f"model {model['name']}")
     built: Any = registry.load("model", model["name"])(options)
-    inference = built if isinstance(built, Inference) else _parts(built, model, encoder, decoder, lengths_s)
+    inference = (
+        built if isinstance(built, Inference) else _parts(built, model, encoder, decoder, lengths_s, progress)
+    )
     engine: Engine = registry.load("batching", batching["name"])(inference, batching["options"])
     return engine
 
 
 def _parts(
-    model: Any, chosen: Choice, encoder: Choice, decoder: Choice, lengths_s: Sequence[float]
+    model: Any,
+    chosen: Choice,
+    encoder: Choice,
+    decoder: Choice,
+    lengths_s: Sequence[float],
+    progress: BuildProgress,
 ) -> Inference:
     from variants.serving.inference import EncoderDecoder
 
-    plan = ShapePlan(tuple(chosen["buckets_s"]), chosen["max_batch"], tuple(lengths_s))
-    return EncoderDecoder(
-        model=model,
-        encoder=registry.load("encoder", encoder["name"])(model, encoder["options"], plan),
-        decoder=registry.load("decoder", decoder["name"])(model, decoder["options"], plan),
-        plan=plan,
-    )
+    plan = ShapePlan(tuple(chosen["buckets_s"]), chosen["max_batch"], tuple(lengths_s), progress)
+    progress(f"encoder {encoder['name']}")
+    states = registry.load("encoder", encoder["name"])(model, encoder["options"], plan)
+    progress(f"decoder {decoder['name']}")
+    tokens = registry.load("decoder", decoder["name"])(model, decoder["options"], plan)
+    return EncoderDecoder(model, states, tokens, plan)

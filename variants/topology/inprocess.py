@@ -8,11 +8,22 @@ from collections import deque
 from collections.abc import Iterable
 
 from harness.errors import UsageError
-from harness.protocols import Engine, Evidence, Frontend, Reply, Request, ServiceSpec, Transcript, Work
+from harness.protocols import (
+    BuildProgress,
+    Engine,
+    Evidence,
+    Frontend,
+    Reply,
+    Request,
+    ServiceSpec,
+    Transcript,
+    Work,
+    silent,
+)
 from harness.protocols.engine import finish, ignore
 from harness.spans import SpanRecorder, now_ns
 from variants.serving.streams import describe
-from variants.topology.roles import speech_seconds
+from variants.topology.roles import speech_seconds, telling
 from variants.topology.types import (
     KINDS,
     Busy,
@@ -57,9 +68,9 @@ class InProcess:
         self._failed = 0
         self._worker = _Worker(self, max_pending, in_caller)
 
-    def start(self) -> None:
+    def start(self, progress: BuildProgress = silent) -> None:
         self._frontend = self._spec.make_frontend()
-        self._engine = self._spec.make_engine()
+        self._engine = telling(self._spec.make_engine, progress)()
         self._worker.start()
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:

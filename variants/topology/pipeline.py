@@ -10,8 +10,6 @@ from __future__ import annotations
 import itertools
 import os
 import queue
-import shutil
-import tempfile
 import threading
 import time
 from collections import deque
@@ -24,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError, UsageError
-from harness.protocols import Evidence, Reply, Request, Transcript
+from harness.protocols import BuildProgress, Evidence, Reply, Request, Transcript, silent
+from harness.protocols.folders import SOCKETS, OwnFolder
 from harness.spans import Span, now_ns
 from variants.ipc.types import Lease, PeerGoneError, Receiver, Sender, Traffic, Transport, total
 from variants.serving.streams import describe
@@ -113,7 +112,7 @@ class Pipeline:
         self._layout = layout
         self._transport = transport
         self._options = options
-        self._folder = Path()
+        self._folder: OwnFolder | None = None
         self._supervisor: Supervisor | None = None
         self._entries = [_Entry(name) for name in layout.entries]
         self._pending: dict[int, _Pending] = {}
@@ -135,18 +134,17 @@ class Pipeline:
 
     # ------------------------------------------------------------ life
 
-    def start(self) -> None:
-        self._folder = _private_folder()
+    def start(self, progress: BuildProgress = silent) -> None:
+        owned = self._folder = _private_folder()
+        folder = owned.path
         try:
-            receiver = self._receiver = self._transport.receiver(str(self._folder / "main"))
-            self._senders = [
-                self._transport.sender(str(self._folder / entry.name)) for entry in self._entries
-            ]
-            plans = self._layout.plans(self._folder)
-            self._supervisor = Supervisor(plans, self._options.restart, self._on_down, self._on_up)
+            receiver = self._receiver = self._transport.receiver(str(folder / "main"))
+            self._senders = [self._transport.sender(str(folder / entry.name)) for entry in self._entries]
+            plans = self._layout.plans(folder)
+            self._supervisor = Supervisor(plans, self._options.restart, self._on_down, self._on_up, progress)
             self._supervisor.start()
         except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            owned.close()
             raise
         for entry, sender in zip(self._entries, self._senders, strict=True):
             self._spawn(f"to-{entry.name}", partial(self._send_jobs, entry, sender))
@@ -167,8 +165,8 @@ class Pipeline:
         for end in (*self._senders, self._receiver):
             if end is not None:
                 end.close()
-        if self._folder != Path():
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder is not None:
+            self._folder.close()
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:
         """A tone of each length through every front end, then every shape through the engine."""
@@ -555,10 +553,12 @@ def _as_array(payload: bytes) -> np.ndarray:
     return np.frombuffer(payload, np.uint8) if payload else np.empty(0, np.uint8)
 
 
-def _private_folder() -> Path:
+def _private_folder() -> OwnFolder:
     """A folder that only its owner may enter, for the addresses of links."""
-    folder = Path(tempfile.mkdtemp(prefix="ssb-"))
-    if len(str(folder)) > _LONGEST_SOCKET_PATH - 16:
-        folder.rmdir()
-        raise UsageError(f"TMPDIR={folder.parent} is too long for the path of a socket; set a shorter TMPDIR")
+    folder = OwnFolder(SOCKETS)
+    if len(str(folder.path)) > _LONGEST_SOCKET_PATH - 16:
+        folder.close()
+        raise UsageError(
+            f"TMPDIR={folder.path.parent} is too long for the path of a socket; set a shorter TMPDIR"
+        )
     return folder

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from harness.errors import UsageError
-from harness.protocols import Allocate, Engine, Evidence, Frontend, Segment, Work
+from harness.protocols import Allocate, BuildProgress, Engine, Evidence, Frontend, Segment, Work
 from harness.spans import SpanRecorder, now_ns
 from variants.serving.streams import describe
 from variants.topology.item import Item
@@ -98,12 +98,21 @@ class FrontendRole:
 
 def _into(stage: Stage, allocate: Allocate) -> Stage:
     name, function = stage
-    memory: dict[str, Any] = {"allocate": allocate}
+    return name, _given(function, "allocate", allocate)
+
+
+def telling(make_engine: Callable[[], Engine], progress: BuildProgress) -> Callable[[], Engine]:
+    """``make_engine``, which is told where to report what it builds if it has a parameter ``progress``."""
+    return _given(make_engine, "progress", progress)
+
+
+def _given(function: Callable[..., Any], name: str, value: Any) -> Callable[..., Any]:
+    """``function`` with the named argument filled in, where it has it."""
     try:
-        takes_memory = "allocate" in inspect.signature(function).parameters
+        takes_it = name in inspect.signature(function).parameters
     except ValueError:  # written in C, without a signature
-        takes_memory = False
-    return (name, partial(function, **memory)) if takes_memory else stage
+        takes_it = False
+    return partial(function, **{name: value}) if takes_it else function
 
 
 def speech_seconds(segments: Sequence[Segment]) -> float:

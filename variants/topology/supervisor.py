@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import HarnessError
-from variants.topology.process import WorkerProcess
+from harness.protocols import BuildProgress, silent
+from harness.protocols.children import Child, Doing
+from variants.topology.process import start as start_worker
 from variants.topology.worker import WorkerPlan
 
 _END_TIMEOUT_S = 4.0
@@ -51,12 +53,12 @@ class _Place:
     """Where a process belongs: the running one, or when the next is due."""
 
     plan: WorkerPlan
-    process: WorkerProcess | None = None
+    process: Child | None = None
     due_s: float | None = None
 
 
 class Supervisor:
-    """``on_down`` and ``on_up`` are called from the supervisor's thread."""
+    """``on_down`` and ``on_up`` are called from the supervisor's thread, ``progress`` from that too."""
 
     def __init__(
         self,
@@ -64,11 +66,13 @@ class Supervisor:
         policy: RestartPolicy,
         on_down: Callable[[WorkerPlan, str], None],
         on_up: Callable[[WorkerPlan], None],
+        progress: BuildProgress = silent,
     ) -> None:
         self._places = {plan.name: _Place(plan) for plan in plans}
         self._policy = policy
         self._on_down = on_down
         self._on_up = on_up
+        self._progress = progress
         self._deaths: list[Death] = []
         self._selector = selectors.DefaultSelector()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -81,9 +85,10 @@ class Supervisor:
         """Start all processes side by side; return when all are ready. Raises what stopped one."""
         try:
             for place in self._places.values():
-                place.process = WorkerProcess(place.plan)
+                place.process = start_worker(place.plan)
             for place in self._places.values():
-                self._running(place).answer()
+                self._running(place).answer(self._progress)
+                self._watch(place)
                 self._note_up(place)
         except BaseException:
             self._end_all()
@@ -99,7 +104,8 @@ class Supervisor:
         if self._thread is not None:
             os.eventfd_write(self._wake_fd, 1)
             self._thread.join()
-        self._end_all()
+        else:
+            self._end_all()
         self._selector.close()
         os.close(self._wake_fd)
 
@@ -117,7 +123,7 @@ class Supervisor:
         ]
         return {"deaths": deaths, "given_up": self.given_up}
 
-    def _running(self, place: _Place) -> WorkerProcess:
+    def _running(self, place: _Place) -> Child:
         if place.process is None:
             raise HarnessError(f"{place.plan.name} is not running")
         return place.process
@@ -134,6 +140,13 @@ class Supervisor:
     # ------------------------------------------------------------ the supervisor's thread
 
     def _run(self) -> None:
+        try:
+            self._supervise()
+        finally:
+            # Here, and not in close(): the kernel kills what a thread has started when the thread ends.
+            self._end_all()
+
+    def _supervise(self) -> None:
         while not self._closing:
             for key, _ in self._selector.select(self._until_due_s()):
                 # a death takes the other events of its process with it
@@ -150,21 +163,28 @@ class Supervisor:
 
     def _start_again(self, place: _Place) -> None:
         place.due_s = None
-        process = place.process = WorkerProcess(place.plan)
-        self._selector.register(process.pid_fd, selectors.EVENT_READ, (place, self._note_death))
-        self._selector.register(process.control_fd, selectors.EVENT_READ, (place, self._note_answer))
+        place.process = start_worker(place.plan)
+        self._watch(place)
 
-    def _note_answer(self, place: _Place) -> None:
+    def _watch(self, place: _Place) -> None:
         process = self._running(place)
-        self._selector.unregister(process.control_fd)
-        with contextlib.suppress(HarnessError):  # its death is noted by its pid_fd
-            process.answer()
+        self._selector.register(process.pid_fd, selectors.EVENT_READ, (place, self._note_death))
+        self._selector.register(process.control.fileno(), selectors.EVENT_READ, (place, self._note_word))
+
+    def _note_word(self, place: _Place) -> None:
+        """What it builds, or that it is ready."""
+        process = self._running(place)
+        try:
+            said = process.hear()
+        except HarnessError:  # its death is noted by its pid_fd
+            self._selector.unregister(process.control.fileno())
+            return
+        if isinstance(said, Doing):
+            self._progress(*said)
+        else:
             self._note_up(place)
 
     def _note_up(self, place: _Place) -> None:
-        process = self._running(place)
-        with contextlib.suppress(KeyError):
-            self._selector.register(process.pid_fd, selectors.EVENT_READ, (place, self._note_death))
         for death in reversed(self._deaths):
             if death.name == place.plan.name:
                 death.back_after_s = time.monotonic() - death.at_s
@@ -173,12 +193,12 @@ class Supervisor:
 
     def _note_death(self, place: _Place) -> None:
         process = self._running(place)
-        for fd in (process.pid_fd, process.control_fd):
+        for fd in (process.pid_fd, process.control.fileno()):
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(fd)
         place.process = None
         process.end(0)
-        now_s, how = time.monotonic(), process.how_it_ended()
+        now_s, how = time.monotonic(), process.ending()
         self._deaths.append(Death(place.plan.name, process.pid, how, now_s))
         recent = sum(
             d.name == place.plan.name and now_s - d.at_s < self._policy.window_s for d in self._deaths

@@ -1,8 +1,6 @@
 """One process of a service: takes items from its address, works on them, passes them on.
 
-Started by ``process.py`` with the file descriptor of a control connection, over which it is told its
-plan and says that it is ready. When the control connection closes, however its other end came to
-die, the process ends.
+Started by ``process.py``. When its control connection closes, however its other end came to die, it ends.
 """
 
 from __future__ import annotations
@@ -10,26 +8,22 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import shutil
-import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.errors import HarnessError
-from harness.protocols import Allocate, Engine, Frontend
+from harness.protocols import Allocate, BuildProgress, Engine, Frontend
+from harness.protocols.children import teller, when_closed
 from harness.spans import SpanRecorder, now_ns
 from variants.ipc.types import Lease, PayloadTooLargeError, PeerGoneError, Sender, Transport, total
 from variants.topology.item import Item, hop_spans, since_ns
-from variants.topology.roles import FrontendRole, InferenceRole, Role
+from variants.topology.roles import FrontendRole, InferenceRole, Role, telling
 
 _LOOK_UP_S = 0.1
 _GRACE_S = 2.0
@@ -60,59 +54,22 @@ class Ready:
     pid: int
 
 
-@dataclass(frozen=True)
-class Failed:
-    """Start-up ended with ``error`` where that is one of ours, else with what ``trace`` says."""
-
-    error: HarnessError | None
-    trace: str
-
-
-def main(control_fd: int) -> None:
+def main(plan: WorkerPlan, control: Connection) -> None:
     """Entry point of the process; returns when the service has closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the service's to act on
-    control = Connection(control_fd)
     stopping = threading.Event()
-    try:
-        plan: WorkerPlan = control.recv()
-        _watch_control(control, stopping, Path(plan.source).parent)
-        worker = Worker(plan)
-    except BaseException as error:
-        ours = error if isinstance(error, HarnessError) else None
-        with contextlib.suppress(OSError):
-            control.send(Failed(ours, traceback.format_exc()))
-        sys.exit(1)
+    when_closed(control, stopping.set, _GRACE_S)
+    worker = Worker(plan, teller(control))
     with contextlib.suppress(OSError):  # the service has closed meanwhile
         control.send(Ready(os.getpid()))
     worker.run(stopping)
-    _clear(Path(plan.source).parent)
-
-
-def _clear(folder: Path) -> None:
-    """Remove the links' addresses: a service that was killed cannot do it."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _watch_control(control: Connection, stopping: threading.Event, folder: Path) -> None:
-    """End with the service: orderly if the loop gets to see it, by force if not."""
-
-    def wait() -> None:
-        with contextlib.suppress(EOFError, OSError):
-            control.recv()
-        stopping.set()
-        threading.Event().wait(_GRACE_S)
-        _clear(folder)
-        os._exit(1)
-
-    threading.Thread(target=wait, name="control", daemon=True).start()
 
 
 class Worker:
-    def __init__(self, plan: WorkerPlan) -> None:
+    def __init__(self, plan: WorkerPlan, progress: BuildProgress) -> None:
         self._plan = plan
         self._senders = [plan.transport.sender(address) for address in plan.destinations]
         self._sender = self._senders[0]  # of the item at hand
-        self._role = _make_role(plan, self._allocate)
+        self._role = _make_role(plan, self._allocate, progress)
         # Bound last: who connects finds a process that is ready.
         self._receiver = plan.transport.receiver(plan.source)
         for sender in self._senders:
@@ -181,9 +138,9 @@ class Worker:
         }
 
 
-def _make_role(plan: WorkerPlan, allocate: Allocate) -> Role:
+def _make_role(plan: WorkerPlan, allocate: Allocate, progress: BuildProgress) -> Role:
     if plan.make_engine is not None:
-        return InferenceRole(plan.make_engine(), plan.gc)
+        return InferenceRole(telling(plan.make_engine, progress)(), plan.gc)
     if plan.make_frontend is None:
         raise ValueError(f"the plan of {plan.name} names neither a front end nor an engine")
     return FrontendRole(plan.make_frontend(), plan.stages, allocate)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from dataclasses import asdict, replace
@@ -23,6 +23,7 @@ from harness.corpus.load import load_audio_set
 from harness.corpus.manifest import AudioItem, AudioSet, content_hash
 from harness.errors import UsageError
 from harness.paths import conf_dir, datasets_dir
+from harness.protocols.folders import OwnFolder
 
 from .conftest import WriteSpec
 
@@ -246,17 +247,17 @@ def test_an_interruption_leaves_nothing_that_looks_finished(
     assert len(render(specs_dir, cache).items) == 2
 
 
-def test_what_a_killed_process_left_is_swept_away_a_day_later(
+def test_what_a_killed_process_left_is_removed_and_what_another_works_in_is_not(
     write_spec: WriteSpec, specs_dir: Path, tmp_path: Path
 ) -> None:
-    fresh, stale = tmp_path / ".partial-fresh", tmp_path / ".partial-stale"
-    for folder, age_s in ((fresh, 60), (stale, 2 * 86400)):
-        (folder / "audio").mkdir(parents=True)
-        os.utime(folder, times=(time.time() - age_s,) * 2)
-    write_spec(items=1)
-    render(specs_dir, tmp_path)
-    assert fresh.exists()
-    assert not stale.exists()
+    abandoned = Path(tempfile.mkdtemp(prefix=".partial-some-", dir=tmp_path))
+    with OwnFolder(".partial-", tmp_path, "other-") as in_use:
+        assert not abandoned.exists()
+        abandoned.mkdir(mode=0o700)
+        write_spec(items=1)
+        render(specs_dir, tmp_path)
+        assert in_use.exists()
+    assert not abandoned.exists()
 
 
 def test_a_damaged_cache_is_refused_with_the_remedy(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import pytest
 
@@ -39,9 +39,36 @@ def fetch(index: int) -> Request:
 
 def test_a_closed_loop_sends_one_at_a_time() -> None:
     done: list[Completed] = []
-    closed_loop(SleepyService(0.001), fetch, 5, done.append)
+    closed_loop(SleepyService(0.001), fetch, range(5), done.append)
     assert [d.index for d in done] == [0, 1, 2, 3, 4]
     assert all(later.scheduled_ns >= earlier.reply.finished_ns for earlier, later in pairwise(done))
+
+
+def test_every_client_of_a_closed_loop_sends_when_its_last_is_answered() -> None:
+    done: list[Completed] = []
+    fetched: list[int] = []
+
+    def fetch_and_note(index: int) -> Request:
+        fetched.append(index)
+        return fetch(index)
+
+    closed_loop(SleepyService(0.02), fetch_and_note, range(3, 15), done.append, clients=4)
+    assert sorted(d.index for d in done) == fetched == list(range(3, 15))
+    moments = sorted([(d.scheduled_ns, 1) for d in done] + [(d.reply.finished_ns, -1) for d in done])
+    assert max(accumulate(change for _, change in moments)) == 4
+
+
+@pytest.mark.parametrize("clients", [1, 3])
+def test_an_error_ends_a_closed_loop(clients: int) -> None:
+    def broken(index: int) -> Request:
+        if index == 5:
+            raise ValueError("no such recording")
+        return fetch(index)
+
+    done: list[Completed] = []
+    with pytest.raises(ValueError, match="no such recording"):
+        closed_loop(SleepyService(0.001), broken, range(1000), done.append, clients)
+    assert len(done) < 500
 
 
 def test_an_open_loop_charges_a_stall_to_every_request_it_delayed() -> None:

@@ -24,7 +24,7 @@ CHOICES = {
 def processes() -> ForkServerContext:
     """Children are forked from a small server that knows NumPy and the links: a few ms each."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.variants.ipc.children", "variants.ipc.shared_memory"])
+    context.set_forkserver_preload(["pytest", "tests.variants.ipc.children", "variants.ipc.shared_memory"])
     return context
 
 

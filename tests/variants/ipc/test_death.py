@@ -21,7 +21,6 @@ from tests.variants.ipc import children
 from variants.ipc.choice import transport_of
 from variants.ipc.types import PeerGoneError, Receiver, Sender, Transport
 
-DEATHS = {"shared_memory": 150, "uds_copy": 50}
 LARGEST = 400_000
 Spawn = Callable[..., BaseProcess]
 Address = Callable[[str], str]
@@ -32,6 +31,11 @@ def link(request: pytest.FixtureRequest) -> Transport:
     options: dict[str, float] = {"capacity_mb": 4, "slot_kb": 16} if request.param == "shared_memory" else {}
     options["connect_timeout_s"] = 0.05  # a sender that finds nobody says so soon
     return transport_of({"name": request.param, "options": options})
+
+
+@pytest.fixture(params=[30, pytest.param(150, marks=pytest.mark.slow)])
+def deaths(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
 
 
 def open_files_and_mappings() -> tuple[int, int]:
@@ -79,13 +83,13 @@ def send_when_up(sender: Sender, number: int) -> None:
             continue
 
 
-def test_the_writer_dies(link: Transport, address: Address, spawn: Spawn) -> None:
+def test_the_writer_dies(link: Transport, address: Address, spawn: Spawn, deaths: int) -> None:
     receiver, moments = link.receiver(address("a")), random.Random(1)
     kill(spawn(children.send_for_ever, link, address("a"), LARGEST, 0))
     read_whole_messages(receiver, time.monotonic() + 0.05)
     before, names, whole = open_files_and_mappings(), set(Path("/dev/shm").iterdir()), 0
     earlier = receiver.traffic.broken_links
-    for seed in range(DEATHS[link.name]):
+    for seed in range(deaths):
         child = spawn(children.send_for_ever, link, address("a"), LARGEST, seed)
         while (lease := receiver.receive(1)) is None:
             pass
@@ -94,19 +98,19 @@ def test_the_writer_dies(link: Transport, address: Address, spawn: Spawn) -> Non
         whole += read_whole_messages(receiver, time.monotonic() + moments.uniform(0, 0.01))
         kill(child)
         whole += read_until_broken(receiver, earlier + seed + 1)
-    assert whole > DEATHS[link.name]  # it was under load
-    assert receiver.traffic.broken_links == earlier + DEATHS[link.name]
+    assert whole > deaths  # it was under load
+    assert receiver.traffic.broken_links == earlier + deaths
     read_whole_messages(receiver, time.monotonic() + 0.05)
     assert open_files_and_mappings() == before
     assert set(Path("/dev/shm").iterdir()) <= names
     receiver.close()
 
 
-def test_the_reader_dies(link: Transport, address: Address, spawn: Spawn) -> None:
+def test_the_reader_dies(link: Transport, address: Address, spawn: Spawn, deaths: int) -> None:
     sender, moments = link.sender(address("a")), random.Random(2)
     report, reported = multiprocessing.Pipe(duplex=False)
     sent = deaths_seen = 0
-    for _ in range(DEATHS[link.name]):
+    for _ in range(deaths):
         child = spawn(children.receive_for_ever, link, address("a"), reported)
         send_when_up(sender, sent)
         until = time.monotonic() + moments.uniform(0, 0.01)
@@ -121,19 +125,19 @@ def test_the_reader_dies(link: Transport, address: Address, spawn: Spawn) -> Non
             except PeerGoneError:
                 deaths_seen += 1
                 break
-    assert deaths_seen == DEATHS[link.name] and sent > DEATHS[link.name]
+    assert deaths_seen == deaths and sent > deaths
     os.set_blocking(report.fileno(), False)
     assert set(os.read(report.fileno(), 1 << 20)) == {ord(".")}  # whole messages, and none torn
     sender.close()
     assert open_files_and_mappings()[1] == 0
 
 
-def test_the_one_in_the_middle_dies(address: Address, spawn: Spawn) -> None:
+def test_the_one_in_the_middle_dies(address: Address, spawn: Spawn, deaths: int) -> None:
     """Its reader keeps what was forwarded, although its writer has begun again with fresh memory."""
     link = transport_of({"name": "shared_memory", "options": {"capacity_mb": 4, "slot_kb": 16}})
     end, moments, whole = link.receiver(address("end")), random.Random(3), 0
     spawn(children.send_again_and_again, link, address("middle"), LARGEST)
-    for _ in range(DEATHS[link.name]):
+    for _ in range(deaths):
         child = spawn(children.forward_for_ever, link, address("middle"), address("end"))
         while (lease := end.receive(1)) is None:
             pass
@@ -144,7 +148,7 @@ def test_the_one_in_the_middle_dies(address: Address, spawn: Spawn) -> None:
         assert zlib.crc32(payload) == checksum  # held through the death
         del payload
         lease.release()
-    assert whole > DEATHS[link.name]
+    assert whole > deaths
     del lease
     read_whole_messages(end, time.monotonic() + 0.05)
     assert open_files_and_mappings()[1] == 0

@@ -236,7 +236,7 @@ class TestStartUp:
 
     def test_a_process_that_dies_while_starting_is_named(self, topology: object) -> None:
         spec = ServiceSpec(parts.make_frontend, parts.crash, ipc={"name": "shared_memory"})
-        with pytest.raises(Exception, match="inference did not come up: exit status 9"):
+        with pytest.raises(Exception, match="inference process ended unexpectedly: exit status 9"):
             topology.build(spec).start()  # type: ignore[attr-defined]
 
     def test_parts_that_cannot_travel_are_refused(self, topology: object) -> None:
