@@ -21,6 +21,7 @@ from harness.corpus.noise import mix
 from harness.corpus.speech import VOICES, Voice, speak
 from harness.measure.wer import NO_ERRORS, WordErrors, count_errors
 from harness.protocols import Audio, FeatureBatch, Segment, SegmentFeatures, ShapePlan
+from harness.protocols.options import NoOptions
 from training.data import SAMPLE_RATE, through_codec, trim
 from training.model import served
 from training.text import held_out_sentences
@@ -138,8 +139,8 @@ def transcribe(model: TdtModel, segments: Sequence[Segment]) -> Iterator[str]:
     """Texts of a batch of segments, through the eager encoder and the reference decoder."""
     plan = ShapePlan((_LONGEST_S,), len(segments))
     features = LogMel(FeatureConfig(n_mels=model.feature_bins), SAMPLE_RATE)(segments)
-    encoded = eager.build(model, {}, plan).encode(_batch(features))
-    for hypothesis in cpu_synced.build(model, {}, plan).decode(encoded).hypotheses:
+    encoded = eager.build(model, NoOptions(), plan).encode(_batch(features))
+    for hypothesis in cpu_synced.build(model, NoOptions(), plan).decode(encoded).hypotheses:
         yield model.tokenizer.decode(hypothesis.tokens)
 
 

@@ -14,7 +14,6 @@ from harness.claims.services import Served, recording_spec, serve_closed
 from harness.claims.speech import audio_set
 from harness.measure.stats import Measured, percentiles
 from harness.measure.text import duration
-from variants.frontend.config import FrontendConfig
 
 CLAIM = Claim(
     number=8,
@@ -36,7 +35,7 @@ def test(bench: Bench) -> Finding:
     """Whole recordings, one at a time, through both topologies; the model costs nothing."""
     recordings = [item.read() for item in audio_set("voice_agent", _ITEMS, bench.seed, bench.cache_dir).items]
     payloads = [recordings[i % len(recordings)] for i in range(bench.requests)]
-    config = FrontendConfig(vad="webrtc", denoise="webrtc")
+    config = {"vad": "webrtc", "denoise": "webrtc"}
     found: dict[str, list[Served]] = {topology: [] for topology in TOPOLOGIES}
     for topology in interleaved(*TOPOLOGIES, bench.repeats):
         bench.say(f"claim 8: topology={topology}, {len(payloads)} recordings")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -13,14 +13,13 @@ from harness.errors import HarnessError, InvalidMeasurementError, RequestError
 from harness.protocols import Engine, Evidence, Frontend, Reply, Request, SegmentFeatures, ServiceSpec
 from harness.spans import SpanRecorder
 from variants import registry
-from variants.frontend.config import FrontendConfig
 
 
 @dataclass(frozen=True)
 class EngineOptions:
     """The part of a model's options that the engine of fixed cost reads."""
 
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Any
 
 
 class NoFrontend:
@@ -35,12 +34,14 @@ class NoFrontend:
 
 
 def fixed_cost_engine(**options: Any) -> Engine:
-    engine: Engine = registry.load("model", "fixed_cost")(EngineOptions(options))
+    engine: Engine = registry.load("model", "fixed_cost")(
+        EngineOptions(registry.options("model", "fixed_cost", options))
+    )
     return engine
 
 
-def frontend_of(config: FrontendConfig) -> Frontend:
-    frontend: Frontend = registry.load("frontend", "host")(config)
+def frontend_of(options: Mapping[str, Any]) -> Frontend:
+    frontend: Frontend = registry.load("frontend", "host")(registry.options("frontend", "host", options))
     return frontend
 
 
@@ -49,10 +50,10 @@ def stream_spec(topology_options: Mapping[str, Any], **cost: Any) -> ServiceSpec
     return ServiceSpec(NoFrontend, partial(fixed_cost_engine, **cost), options=topology_options)
 
 
-def recording_spec(ipc: str, config: FrontendConfig) -> ServiceSpec:
+def recording_spec(ipc: str, frontend: Mapping[str, Any]) -> ServiceSpec:
     """A service for recordings, with the real front end."""
     return ServiceSpec(
-        partial(frontend_of, config), fixed_cost_engine, ipc={"name": ipc, "options": {}}, options={}
+        partial(frontend_of, frontend), fixed_cost_engine, ipc={"name": ipc, "options": {}}, options={}
     )
 
 

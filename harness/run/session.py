@@ -257,7 +257,7 @@ def take_turns(configs: Sequence[RunConfig]) -> bool:
     others would then work beside."""
     turns = {(c.workload.requests, c.runner.turn_requests) for c in configs}
     return len(turns) == 1 and all(
-        c.workload.mode == Mode.CLOSED and c.profiler.name == "none" and c.runner.turn_requests > 0
+        c.workload.mode == "closed" and c.profiler.name == "none" and c.runner.turn_requests > 0
         for c in configs
     )
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UnavailableError, UsageError
+from harness.errors import UnavailableError
+from variants.serving.window import StreamingOptions
 
 if TYPE_CHECKING:
     import torch
 
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +28,8 @@ class ModelOptions:
     precision: str = "fp32"
     seed: int = 0
     tokens_per_speech_s: float = 4.0
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.device not in DEVICES:
-            raise UsageError(f"model.device={self.device} is none of {', '.join(DEVICES)}")
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"model.precision={self.precision} is none of {', '.join(PRECISIONS)}")
-        if not self.tokens_per_speech_s > 0:
-            raise UsageError(f"model.tokens_per_speech_s={self.tokens_per_speech_s} has to be above 0")
+    options: Any = field(default_factory=StreamingOptions)
+    """``Options`` of the choice's module."""
 
 
 def resolve_device(options: ModelOptions) -> torch.device:

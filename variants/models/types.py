@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from variants.serving.window import StreamingOptions
+
 if TYPE_CHECKING:
     import torch
 
@@ -41,7 +43,7 @@ class TdtModel:
     """Seconds between two feature frames."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Weights hash, seed, achieved token rate: whatever identifies the numbers behind the model."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """``model.options`` of the configuration, streaming's contexts among them."""
+    options: StreamingOptions = field(default_factory=StreamingOptions)
+    """``model.options`` of the configuration: streaming's contexts."""
     synchronize: Callable[[], None] = field(default=lambda: None)
     """Waits for the device; nothing on the CPU."""

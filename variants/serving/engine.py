@@ -56,7 +56,7 @@ class EngineModel(Protocol):
     def provenance(self) -> Mapping[str, Any]: ...
 
     @property
-    def options(self) -> Mapping[str, Any]: ...
+    def options(self) -> StreamingOptions: ...
 
     def synchronize(self) -> None:
         """Wait until the device has finished."""
@@ -111,13 +111,12 @@ class AsrEngine:
     def open_stream(self) -> Stream:
         """A rolling window with the contexts of ``model.options`` (see ``variants.serving.window``)."""
         model = self._model
-        options = StreamingOptions.from_mapping(model.options)
         return RollingStream(
             encoder=self._encoder,
             decoder=self._decoder,
             features=self._features,
             text=model.tokenizer.decode,
-            contexts=options.in_samples(round(model.frame_s * SAMPLE_RATE), SAMPLE_RATE),
+            contexts=model.options.in_samples(round(model.frame_s * SAMPLE_RATE), SAMPLE_RATE),
         )
 
     def _features(self, samples: np.ndarray) -> np.ndarray | None:

@@ -24,12 +24,14 @@ def serve(plan: ServerPlan, control: Connection) -> None:
 
 def _serve(plan: ServerPlan, control: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    policy = registry.load("gc", plan.gc)(plan.gc_options)
+    policy = registry.load("gc", plan.gc)(registry.options("gc", plan.gc, plan.gc_options))
     backend = registry.load("topology", plan.topology)(plan.spec)
     backend.start()
     try:
         backend.warm_up(plan.warm_up_s)
-        server = registry.load("io", plan.io)(policy.watch(backend), plan.io_options)
+        server = registry.load("io", plan.io)(
+            policy.watch(backend), registry.options("io", plan.io, plan.io_options)
+        )
         signal.signal(signal.SIGTERM, lambda _signal, _frame: server.stop())
         address = server.bind()
         policy.after_startup()

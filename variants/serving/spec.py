@@ -9,7 +9,6 @@ from typing import Any
 from harness.protocols import Engine, Frontend, ServiceSpec, ShapePlan
 from harness.spans import SpanRecorder
 from variants import registry
-from variants.frontend.config import FeatureConfig, FrontendConfig, SegmentConfig
 
 Choice = Mapping[str, Any]
 """A leaf of ``conf/``: ``name``, ``options`` and what else its axis has, in plain types."""
@@ -32,11 +31,12 @@ def service_spec(
     )
 
 
-def make_frontend(config: Choice) -> Frontend:
-    from variants.frontend.host import build as build_frontend
-
-    nested = {"segment": SegmentConfig(**config["segment"]), "features": FeatureConfig(**config["features"])}
-    return build_frontend(FrontendConfig(**{**config, **nested}))
+def make_frontend(choice: Choice) -> Frontend:
+    """The front end's options stand beside its name."""
+    given = {key: value for key, value in choice.items() if key != "name"}
+    build = registry.load("frontend", choice["name"])
+    frontend: Frontend = build(registry.options("frontend", choice["name"], given))
+    return frontend
 
 
 def make_engine(model: Choice, encoder: Choice, decoder: Choice, lengths_s: Sequence[float]) -> Engine:
@@ -50,7 +50,7 @@ def make_engine(model: Choice, encoder: Choice, decoder: Choice, lengths_s: Sequ
         precision=model["precision"],
         seed=model["seed"],
         tokens_per_speech_s=model["tokens_per_speech_s"],
-        options=dict(model["options"]),
+        options=registry.options("model", model["name"], model["options"]),
     )
     built: Any = registry.load("model", model["name"])(options)
     if isinstance(built, Engine):
@@ -60,7 +60,11 @@ def make_engine(model: Choice, encoder: Choice, decoder: Choice, lengths_s: Sequ
     plan = ShapePlan(tuple(model["buckets_s"]), model["max_batch"], tuple(lengths_s))
     return AsrEngine(
         model=built,
-        encoder=registry.load("encoder", encoder["name"])(built, encoder["options"], plan),
-        decoder=registry.load("decoder", decoder["name"])(built, decoder["options"], plan),
+        encoder=registry.load("encoder", encoder["name"])(
+            built, registry.options("encoder", encoder["name"], encoder["options"]), plan
+        ),
+        decoder=registry.load("decoder", decoder["name"])(
+            built, registry.options("decoder", decoder["name"], decoder["options"]), plan
+        ),
         plan=plan,
     )

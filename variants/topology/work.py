@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -10,9 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from harness.errors import RequestError, UsageError
+from harness.errors import RequestError
 from harness.protocols import Allocate, Engine, Evidence, Frontend, SegmentFeatures
 from harness.spans import SpanRecorder, now_ns
+from variants import registry
 from variants.topology.item import Item
 from variants.topology.streams import StreamTable, describe
 from variants.topology.types import FEATURE_HOP_S
@@ -133,11 +133,8 @@ class InferenceWork:
 
 def _gc_policy(gc: Mapping[str, Any]) -> Any:
     """The collector's policy, in force in this process from here on; None where none is configured."""
-    name = gc.get("name")
-    if name is None:
+    if not gc:
         return None
-    if not str(name).isidentifier():
-        raise UsageError(f"gc={name} does not exist; the choices are the leaves of conf/gc")
-    policy = importlib.import_module(f"variants.gc.{name}").build(dict(gc.get("options") or {}))
+    policy = registry.load("gc", gc["name"])(registry.options("gc", gc["name"], gc.get("options", {})))
     policy.after_startup()
     return policy

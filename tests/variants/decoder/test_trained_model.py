@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import cycle, islice
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,8 +12,9 @@ from harness.audio.resample import resample
 from harness.corpus.grammar import Grammar
 from harness.corpus.speech import VOICES, speak
 from harness.protocols import EncoderOutput, FeatureBatch, Segment, ShapePlan
+from harness.protocols.options import NoOptions
 from tests.variants.decoder.gpu_cases import NEEDS_GPU, check_same
-from variants.decoder import conditional_graph, megakernel
+from variants import registry
 from variants.encoder import eager
 from variants.frontend.config import FeatureConfig
 from variants.models import parakeet_tiny
@@ -52,14 +52,15 @@ def encoded(model: TdtModel) -> EncoderOutput:
     values = np.zeros((len(features), features[0].shape[0], lengths.max()), dtype=np.float32)
     for row, each in zip(values, features, strict=True):
         row[:, : each.shape[1]] = each
-    encoder = eager.build(model, {}, ShapePlan((), len(features)))
+    encoder = eager.build(model, NoOptions(), ShapePlan((), len(features)))
     return encoder.encode(FeatureBatch(values, lengths))
 
 
-@pytest.mark.parametrize("decoder", [conditional_graph, megakernel])
+@pytest.mark.parametrize("decoder", ["conditional_graph", "megakernel"])
 def test_same_labels_on_real_speech(
-    decoder: ModuleType, model: TdtModel, encoded: EncoderOutput, tmp_path: Path
+    decoder: str, model: TdtModel, encoded: EncoderOutput, tmp_path: Path
 ) -> None:
-    found = decoder.build(model, {"cache_dir": str(tmp_path)}, ShapePlan((), 1)).decode(encoded)
+    options = registry.options("decoder", decoder, {"cache_dir": str(tmp_path)})
+    found = registry.load("decoder", decoder)(model, options, ShapePlan((), 1)).decode(encoded)
     assert sum(len(hypothesis.tokens) for hypothesis in found.hypotheses) > 5 * SENTENCES
     check_same(model, encoded, found)

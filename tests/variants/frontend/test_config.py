@@ -8,6 +8,7 @@ import pytest
 
 from harness.config.load import compose_run
 from harness.errors import UsageError
+from harness.protocols.options import plain
 from variants.frontend.config import FeatureConfig, FrontendConfig, SegmentConfig
 
 
@@ -90,11 +91,11 @@ def test_a_choice_differs_from_the_defaults_in_what_it_names_alone(
     choice: str, denoise: str, vad: str
 ) -> None:
     config = compose_run([f"frontend={choice}"]).frontend
-    assert config == FrontendConfig(denoise=denoise, vad=vad)
+    assert config == {"name": "host", **plain(FrontendConfig(denoise=denoise, vad=vad))}
 
 
 def test_overrides_reach_every_level() -> None:
     config = compose_run(
         ["frontend=whole", "frontend.segment.padding_s=1", "frontend.features.n_mels=80"]
     ).frontend
-    assert (config.segment.padding_s, config.features.n_mels) == (1.0, 80)
+    assert (config["segment"]["padding_s"], config["features"]["n_mels"]) == (1.0, 80)

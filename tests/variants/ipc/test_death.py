@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.variants.ipc import children
-from variants.ipc.choice import transport_of
+from variants import registry
 from variants.ipc.types import PeerGoneError, Receiver, Sender, Transport
 
 DEATHS = {"shared_memory": 150, "uds_copy": 50}
@@ -31,7 +31,7 @@ Address = Callable[[str], str]
 def link(request: pytest.FixtureRequest) -> Transport:
     options: dict[str, float] = {"capacity_mb": 4, "slot_kb": 16} if request.param == "shared_memory" else {}
     options["connect_timeout_s"] = 0.05  # a sender that finds nobody says so soon
-    return transport_of({"name": request.param, "options": options})
+    return registry.transport({"name": request.param, "options": options})
 
 
 def open_files_and_mappings() -> tuple[int, int]:
@@ -130,7 +130,7 @@ def test_the_reader_dies(link: Transport, address: Address, spawn: Spawn) -> Non
 
 def test_the_one_in_the_middle_dies(address: Address, spawn: Spawn) -> None:
     """Its reader keeps what was forwarded, although its writer has begun again with fresh memory."""
-    link = transport_of({"name": "shared_memory", "options": {"capacity_mb": 4, "slot_kb": 16}})
+    link = registry.transport({"name": "shared_memory", "options": {"capacity_mb": 4, "slot_kb": 16}})
     end, moments, whole = link.receiver(address("end")), random.Random(3), 0
     spawn(children.send_again_and_again, link, address("middle"), LARGEST)
     for _ in range(DEATHS[link.name]):

@@ -6,8 +6,8 @@ import io
 import os
 import wave
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,18 +24,13 @@ from variants.topology.types import Backend
 TOPOLOGIES = {"inprocess": inprocess, "collapsed": collapsed, "microservices": microservices}
 
 
-@dataclass(frozen=True)
-class Options:
-    options: dict[str, Any] = field(default_factory=dict)
-
-
 def make_frontend(**options: Any) -> Frontend:
     return build_frontend(FrontendConfig(**{"vad": "webrtc", **options}))
 
 
 def make_engine(**options: Any) -> Engine:
     """Its text is a checksum of the features it was given: a byte that differs anywhere changes it."""
-    return fixed_cost.build(Options(options))
+    return fixed_cost.build(SimpleNamespace(options=fixed_cost.Options(**options)))
 
 
 class MortalEngine(fixed_cost.FixedCostEngine):
@@ -48,7 +43,7 @@ class MortalEngine(fixed_cost.FixedCostEngine):
 
 
 def make_mortal_engine() -> Engine:
-    return MortalEngine(fixed_cost.FixedCost())
+    return MortalEngine(fixed_cost.Options())
 
 
 def refuse() -> Engine:

@@ -1,0 +1,1 @@
+"""How the work of several requests is put together before the model sees it."""
