@@ -72,5 +72,5 @@ def test_a_mistake_is_named_by_its_full_key(
 def test_a_package_that_is_missing_makes_the_choice_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvloop", None)
     monkeypatch.delitem(sys.modules, "variants.io.asyncio_loop", raising=False)
-    with pytest.raises(UnavailableError, match="io=asyncio_loop: .*'uvloop' is not installed"):
+    with pytest.raises(UnavailableError, match=r"io=asyncio_loop: .*'uvloop' is not installed"):
         registry.options("io", "asyncio_loop", {})
