@@ -36,7 +36,7 @@ from harness.command import command
 from harness.measure.stats import percentiles
 from harness.run.provenance import git_state
 from harness.spans import now_ns
-from variants.ipc.choice import transport_of
+from variants import registry
 from variants.ipc.serialize import address_of
 from variants.ipc.shared_memory import SharedLease
 from variants.ipc.types import Lease, Sender, Transport
@@ -105,7 +105,7 @@ class Pair:
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
-        transport = transport_of({"name": name})
+        transport = registry.transport({"name": name})
         self._answers, theirs = multiprocessing.Pipe(duplex=False)
         address = str(folder / name)
         context = multiprocessing.get_context("spawn")

@@ -17,16 +17,15 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.command import INTERRUPTED, end_on_signals, guarded
-from harness.config import schema
 from harness.config.explain import one_line
-from harness.config.load import from_node
+from harness.config.load import from_node, register
 from harness.errors import ExitCode
 from harness.paths import conf_dir
 
 
 def main() -> int:
     """Run the command line of this process. Returns the exit code."""
-    schema.register()
+    register()
     end_on_signals()
     codes: list[int] = []
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from harness.errors import NotComparableError
 from harness.record import Comparability, Provenance, Run, content_hash
 
-VARIANT_AXES = ("variant", "encoder", "decoder", "topology", "ipc", "io", "gc")
+VARIANT_AXES = ("variant", "encoder", "decoder", "batching", "topology", "ipc", "io", "gc")
 """Subjects of any comparison: the variant's name and the choices it is made of."""
 
 _GROUND_GROUPS = ("model", "frontend", "workload", "runner")
@@ -31,7 +32,9 @@ _IGNORED = frozenset(
         "runner.processes",  # more processes narrow the interval, they do not move it
     }
 )
-_IGNORED_LEAVES = frozenset({"needs", "tolerance"})
+_IGNORED_LEAVES = frozenset({"needs", "tolerance", "family", "families"})
+_IMPLIED = MappingProxyType({"frontend.name": "host"})
+"""What runs of earlier schema versions do not state, because there was no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,7 @@ def _configured(config: Mapping[str, Any]) -> dict[str, Any]:
     flat = _flat({key: config[key] for key in (*VARIANT_AXES, *_GROUND_GROUPS) if key in config})
     return {
         name: value
-        for name, value in flat.items()
+        for name, value in {**_IMPLIED, **flat}.items()
         if name not in _IGNORED and not _IGNORED_LEAVES & set(name.split("."))
     }
 

@@ -21,6 +21,7 @@ from harness.corpus.noise import mix
 from harness.corpus.speech import VOICES, Voice, speak
 from harness.measure.wer import NO_ERRORS, WordErrors, count_errors
 from harness.protocols import Audio, Segment, ShapePlan
+from harness.protocols.options import NoOptions
 from training.data import SAMPLE_RATE, through_codec, trim
 from training.model import served
 from training.text import held_out_sentences
@@ -135,8 +136,8 @@ def _in_order(model: TdtModel, segments: Sequence[Segment], bar: tqdm[None]) -> 
 def transcribe(model: TdtModel, segments: Sequence[Segment]) -> Iterator[str]:
     """Texts of a batch of segments, through the eager encoder and the reference decoder."""
     plan = ShapePlan((_LONGEST_S,), len(segments))
-    encoded = eager.build(model, {}, plan).encode(model.features(segments))
-    for hypothesis in cpu_synced.build(model, {}, plan).decode(encoded).hypotheses:
+    encoded = eager.build(model, NoOptions(), plan).encode(model.features(segments))
+    for hypothesis in cpu_synced.build(model, NoOptions(), plan).decode(encoded).hypotheses:
         yield model.tokenizer.decode(hypothesis.tokens)
 
 

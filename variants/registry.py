@@ -1,6 +1,7 @@
 """The only door from the harness to the variants: choices by name, and the service made of them.
 
-A choice ``NAME`` of axis ``AXIS`` is the module ``variants.AXIS.NAME`` with a callable ``build``.
+A choice ``NAME`` of axis ``AXIS`` is the module ``variants.AXIS.NAME`` with a callable ``build`` and,
+where it has options, a frozen dataclass ``Options``.
 Nothing outside the package ``variants`` can be reached from a configuration, and a new choice
 needs no entry anywhere: its module and its configuration leaf are the registration.
 """
@@ -12,12 +13,18 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from types import MappingProxyType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from harness.errors import UsageError
+from harness.errors import UnavailableError, UsageError
 from harness.protocols import ServiceSpec
+from harness.protocols.options import NoOptions, convert
 from harness.protocols.server import ServerPlan
 from harness.spans import SpanRecorder
+from variants.decoder import options as decoder_options
+from variants.encoder import options as encoder_options
+
+if TYPE_CHECKING:
+    from variants.ipc.types import Transport
 
 #: Axis in the configuration -> package that holds its choices.
 AXES = MappingProxyType(
@@ -34,6 +41,9 @@ AXES = MappingProxyType(
     }
 )
 
+#: Where the options of choices are declared whose own modules import torch.
+_OPTIONS = MappingProxyType({"encoder": encoder_options, "decoder": decoder_options})
+
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -48,6 +58,33 @@ def load(axis: str, name: str) -> Callable[..., Any]:
     if not callable(build):
         raise UsageError(f"{axis}.name={name}: {module.__name__} offers no build()")
     return build  # type: ignore[no-any-return]
+
+
+def options_type(axis: str, name: str) -> type:
+    """The dataclass of a choice's options (``harness.protocols.options``): ``Options`` in its module.
+
+    Choices whose module imports torch declare theirs in the axis' module ``options``, under their name
+    in camel case: a configuration is composed without torch. Raises ``UnavailableError`` where a package
+    is missing that the choice's module imports.
+    """
+    if name == "none":  # the leaf that chooses nothing
+        return NoOptions
+    kind: type | None = getattr(_OPTIONS.get(axis), name.title().replace("_", ""), None)
+    if kind is None:
+        kind = getattr(_importable(axis, name), "Options", NoOptions)
+    return kind
+
+
+def options(axis: str, name: str, given: Mapping[str, Any]) -> Any:
+    """A choice's options as its ``build`` takes them. Raises ``UsageError`` naming the key."""
+    return convert(options_type(axis, name), given, axis if axis == "frontend" else f"{axis}.options")
+
+
+def transport(ipc: Mapping[str, Any]) -> Transport:
+    """The transport of an ipc leaf ``{name: ..., options: {...}}``; an empty mapping is the default."""
+    name = ipc.get("name", "shared_memory")
+    made: Transport = load("ipc", name)(options("ipc", name, ipc.get("options", {})))
+    return made
 
 
 def preload(axis: str, name: str) -> None:
@@ -89,3 +126,12 @@ def _module(axis: str, name: str) -> ModuleType:
         if error.name != module_name:
             raise
         raise UsageError(f"{axis}.name={name}: there is no module {module_name}") from error
+
+
+def _importable(axis: str, name: str) -> ModuleType:
+    try:
+        return _module(axis, name)
+    except ModuleNotFoundError as error:
+        raise UnavailableError(
+            f"{axis}={name}: the Python package {error.name!r} is not installed"
+        ) from error

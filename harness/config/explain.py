@@ -5,21 +5,20 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
+from typing import Any
 
-from omegaconf import DictConfig
-
-from harness.config import schema
+from harness.config.options import AXES, defaults, place
+from harness.config.schema import RunConfig
 from harness.files import expanded
+from harness.protocols.options import plain
 
 _UNKNOWN_CHOICE = re.compile(r"Could not find '(?P<group>[^'/]+)/(?P<choice>[^']*)'.*: (?P<known>.+)")
 _UNKNOWN_KEY = re.compile(r"Could not override '(?P<key>[^']+)'")
 _SEVERAL_VALUES = re.compile(r"Ambiguous value for argument '(?P<override>.*?)'\n", re.DOTALL)
 _NUMBER_AS_CHOICE = "Config group override must be a string"
 _RENAMED = MappingProxyType({"runner.start_timeout_s": "runner.silence_timeout_s"})
-_OPTIONS = ".options."
-"""Below it a choice has keys of its own, which the schema does not know."""
 
 
 def one_line(error: Exception) -> str:
@@ -40,7 +39,8 @@ def one_line(error: Exception) -> str:
     key = _UNKNOWN_KEY.search(line)
     if key is None:
         return line
-    return _no_option(key["key"]) if _OPTIONS in key["key"] else no_key(key["key"])
+    axis = next((axis for axis in AXES if key["key"].startswith(f"{place(axis)}.")), None)
+    return _no_key(key["key"]) if axis is None else _no_option(key["key"], axis)
 
 
 def _unquoted(override: str) -> str:
@@ -55,25 +55,25 @@ def _unquoted(override: str) -> str:
     return f"{key}: the value {value} has to be quoted, for Hydra and for the shell: {typed}"
 
 
-def no_key(key: str) -> str:
+def _no_key(key: str) -> str:
     if key in _RENAMED:
         return f"{key}: is called {_RENAMED[key]} now"
-    known = _keys(schema.writable_schema())
-    return f"{key}: no such key{_meant(key, known)}; python -m harness --cfg job prints every key"
+    known = _keys(plain(RunConfig()))
+    return f"{key}: no such key{_meant(key, known)}; python -m harness.options prints every key"
 
 
-def _no_option(key: str) -> str:
-    group, _, name = key.partition(_OPTIONS)
+def _no_option(key: str, axis: str) -> str:
+    name = key.removeprefix(f"{place(axis)}.")
+    keys = {leaf: set(_keys(values)) for (group, leaf), values in defaults().items() if group == axis}
+    owners = [leaf for leaf, known in keys.items() if name in known]
+    if owners:
+        remedy = f"; it is one of {axis}={', '.join(owners)}"
+    else:
+        remedy = _meant(key, (f"{place(axis)}.{known}" for known in sorted(set().union(*keys.values()))))
     return (
-        f"{key}: the chosen {group} has no option {name}; choose another, or see its options with "
-        f"python -m harness {group}=NAME --cfg job"
+        f"{key}: the chosen {axis} has no option {name}{remedy}; "
+        f"python -m harness.options {axis}=NAME prints those of a choice"
     )
-
-
-def unknown_key(node: DictConfig) -> str | None:
-    """The first key of ``node`` that the schema does not have: Hydra lets ``+key=value`` add any."""
-    known = set(_keys(schema.writable_schema()))
-    return next((key for key in _keys(node) if key not in known and _OPTIONS not in key), None)
 
 
 def _no_choice(group: str, choice: str, known: list[str]) -> str:
@@ -85,10 +85,9 @@ def _meant(given: str, known: Iterable[str]) -> str:
     return f", did you mean {close[0]}?" if close else ""
 
 
-def _keys(node: DictConfig, prefix: str = "") -> Iterator[str]:
+def _keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Dotted names of every key, groups included."""
-    for key in map(str, node):
-        name = f"{prefix}{key}"
-        yield name
-        if isinstance(child := node._get_node(key), DictConfig) and not child._is_missing():
-            yield from _keys(child, f"{name}.")
+    for key, value in tree.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{prefix}{key}.")

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.config import schema
-from harness.config.explain import no_key, one_line, unknown_key
+from harness.config import options
+from harness.config.explain import one_line
 from harness.config.schema import RunConfig
 from harness.errors import UsageError
-from harness.paths import conf_dir
+from harness.paths import conf_dir, datasets_dir
+from harness.protocols.options import convert, plain
+
+
+def register() -> None:
+    """Offer Hydra what no file states: the schema's defaults, each choice's options with theirs, and
+    every audio set's specification as a ``dataset`` choice."""
+    store = ConfigStore.instance()
+    store.store(name="schema", node=plain(RunConfig()))
+    for (axis, leaf), values in options.defaults().items():
+        store.store(name=f"{axis}_options_{leaf}", node=values)
+    chosen = [f"{axis}_options_${{{axis}}}@{options.place(axis)}" for axis in options.AXES]
+    store.store(name="options", node={"defaults": chosen})
+    for path in sorted(datasets_dir().glob("*.yaml")):
+        store.store(group="dataset", name=path.stem, node={"name": path.stem})
 
 
 def compose_run(overrides: Sequence[str]) -> RunConfig:
@@ -25,7 +39,7 @@ def compose_run(overrides: Sequence[str]) -> RunConfig:
 
     Raises ``UsageError`` with Hydra's own explanation for an unknown group, choice or key.
     """
-    schema.register()
+    register()
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -35,15 +49,12 @@ def compose_run(overrides: Sequence[str]) -> RunConfig:
 
 
 def from_node(node: DictConfig) -> RunConfig:
-    """Type-checked values of a composed configuration. Raises ``UsageError`` naming the key."""
-    if (unknown := unknown_key(node)) is not None:
-        raise UsageError(no_key(unknown))
+    """Checked values of a composed configuration. Raises ``UsageError`` naming the key."""
     try:
-        config = OmegaConf.to_object(node)
+        values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise UsageError(one_line(error)) from error
-    if not isinstance(config, RunConfig):
-        raise UsageError("conf/config.yaml must list `schema` first in its defaults")
+    config = from_dict(values)  # type: ignore[arg-type]
     if config.dataset.manifest is not None:
         # The user's recordings replace the set that the defaults name.
         return replace(config, dataset=replace(config.dataset, name=None))
@@ -52,9 +63,9 @@ def from_node(node: DictConfig) -> RunConfig:
 
 def from_dict(values: Mapping[str, Any]) -> RunConfig:
     """The inverse of ``to_dict``."""
-    return from_node(OmegaConf.merge(schema.writable_schema(), OmegaConf.create(dict(values))))  # type: ignore[arg-type]
+    return options.checked(convert(RunConfig, values))
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """Plain JSON types, with every key spelled out."""
-    return dataclasses.asdict(config)
+    return asdict(config)

@@ -1,35 +1,38 @@
-"""The structured schema of a run. Every key a user can set is a field here or an option of a leaf.
+"""The schema of a run. Every key a user can set is a field here or an option of the chosen leaf.
 
-Hydra checks types and spelling against it; ``harness.config.rules`` checks combinations.
+``harness.protocols.options`` checks values against it; ``harness.config.rules`` checks combinations.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from msgspec import Meta
 
-from harness.paths import datasets_dir
-from variants.frontend.config import FrontendConfig
+from harness.protocols.options import Count, Positive, PositiveSeconds, Seconds, Share
+
+MISSING = "???"
+"""Hydra's mark of a value that a leaf has to give."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
     """How far a choice's output may differ from the eager reference before its speed is withheld."""
 
-    kind: str = "exact"
-    """``exact`` (the same tokens) or ``wer``."""
-    max_wer_difference: float = 0.0
+    kind: Literal["exact", "wer"] = "exact"
+    """``exact``: the same tokens; ``wer``: word error rates this close."""
+    max_wer_difference: Share = 0.0
 
 
 @dataclass(frozen=True)
 class ChoiceConfig:
-    """One option of a variant axis. ``needs`` is checked before anything is imported."""
+    """One choice of a variant axis. ``needs`` is checked before anything is built."""
 
     name: str = MISSING
     needs: list[str] = field(default_factory=list)
+    families: list[str] = field(default_factory=list)
+    """Families of models that an encoder or decoder serves; empty: every one."""
     tolerance: Tolerance = field(default_factory=Tolerance)
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -37,20 +40,25 @@ class ChoiceConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     name: str = MISSING
+    family: Literal["tdt", "external"] = "tdt"
+    """What its encoder and decoder have to serve; ``external`` is an engine with its own."""
     needs: list[str] = field(default_factory=list)
     weights: str = "synthetic"
-    """``synthetic``, ``embedded``, or the path of a checkpoint."""
-    device: str = "auto"
-    precision: str = "fp32"
-    seed: int = 0
-    tokens_per_speech_s: float = 4.0
-    layers: int | None = None
-    """Cut the encoder to its first so many layers; null: the whole model."""
-    max_batch: int = 8
+    """``synthetic``, ``embedded`` (trained, in this repository), or the path of a checkpoint."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto``: the GPU where there is one."""
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32"
+    seed: Count = 0
+    """Of synthetic weights."""
+    tokens_per_speech_s: Annotated[float, Meta(gt=0)] = 4.0
+    """The label rate that synthetic weights are calibrated to."""
+    layers: Positive | None = None
+    """Cut the encoder to its first so many layers, to try a path in a minute; null: the whole model."""
+    max_batch: Positive = 8
     """Segments that are encoded at once, of one request or of those that a batching choice puts together."""
-    features: str = "host"
-    """Where log-mel features are computed: ``host``, or ``device``, which is given samples."""
-    buckets_s: list[float] = field(default_factory=lambda: [1.0, 2.0, 5.0, 10.0, 20.0, 30.0])
+    features: Literal["host", "device"] = "host"
+    """Where log-mel features are computed; ``device`` is given samples."""
+    buckets_s: list[PositiveSeconds] = field(default_factory=lambda: [1.0, 2.0, 5.0, 10.0, 20.0, 30.0])
     """Upper edges of segment length for which shapes are captured and warmed up."""
     tolerance: Tolerance = field(default_factory=Tolerance)
     options: dict[str, Any] = field(default_factory=dict)
@@ -67,68 +75,71 @@ class DatasetConfig:
     """An audio set of ``datasets/``; null with ``manifest``."""
     manifest: str | None = None
     """JSONL manifest of the user's own recordings (NeMo's fields)."""
-    items: int | None = None
+    items: Positive | None = None
     """Use a set of this many recordings instead of the specification's number."""
-    seed: int | None = None
+    seed: Count | None = None
 
 
 @dataclass(frozen=True)
 class WorkloadConfig:
     name: str = MISSING
-    mode: str = MISSING
-    """``closed`` (the next when the last is answered), ``open`` (absolute schedule) or ``streaming``."""
-    requests: int = 60
-    """Measured requests per process."""
-    seed: int = 0
-    clients: int = 1
+    mode: Literal["closed", "open", "streaming"] = "closed"
+    """``closed``: the next when the last is answered; ``open``: on a schedule; ``streaming``: live."""
+    requests: Positive = 60
+    """Measured requests per process; connections, of live streams."""
+    seed: Count = 0
+    clients: Positive = 1
     """Requests in service at once."""
-    arrivals: str = "poisson"
-    """``poisson`` or ``constant`` (open loop)."""
-    rate_per_s: float = 2.0
-    lag_budget_s: float = 0.005
-    """The p99 lag of the load generator above which the run is INVALID (open loop)."""
-    search: str = "none"
+    arrivals: Literal["poisson", "constant"] = "poisson"
+    """Open loop only."""
+    rate_per_s: Seconds = 2.0
+    """Arrivals of an open loop."""
+    lag_budget_s: Seconds = 0.005
+    """The p99 lag of the load generator above which the run is INVALID (open loop, streaming)."""
+    search: Literal["none", "slo"] = "none"
     """``slo``: look for the largest number of live streams under a latency limit first (streaming)."""
     options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class WarmupConfig:
-    min_passes: int = 2
-    max_passes: int = 12
+    min_passes: Positive = 2
+    max_passes: Positive = 12
     """Passes over one request of every length bucket."""
-    steady_within: float = 0.10
+    steady_within: Share = 0.10
     """Steady when the older and the newer half of every bucket's latest passes agree within this share."""
     every_recording: bool = False
-    """Serve every recording once before the passes: for parts that pay for each new length."""
+    """First serve each recording once: on a GPU, eager pays for every new length."""
 
 
 @dataclass(frozen=True)
 class RunnerConfig:
-    processes: int = 3
+    processes: Positive = 3
+    """Measured processes; the bootstrap resamples them first."""
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
-    threads: int = 1
+    threads: Count = 1
     """Threads of the numerical libraries (OpenMP, BLAS) in every process; 0 leaves it to them. Their
     threads spin while they wait for each other: on shared cores two can take ten times as long as one."""
-    turn_requests: int = 5
+    turn_requests: Count = 5
     """Requests that a process serves before the next variant's turn (harness.interleave, closed loop);
     0: whole processes take turns."""
     results_dir: str = "results"
     cache_dir: str = ".cache"
+    """Rendered audio sets, compiled engines."""
     resume: bool = False
     """Skip a run of the same content that is complete already. Sweeps (-m) always do."""
     reference: bool = True
     """Check the output against the eager reference in a process of its own."""
-    silence_timeout_s: float = 900.0
+    silence_timeout_s: PositiveSeconds = 900.0
     """Seconds in which a process may come no further, neither in its requests nor in what it builds."""
     label: str = ""
-    """Appended to the run folder's name."""
+    """Names the run in its folder and in reports, beside others of its variant."""
 
 
 @dataclass(frozen=True)
 class ProfilerConfig:
-    name: str = "none"
-    """``none``, ``torch`` (Chrome/Perfetto trace) or ``nsys``. A profiled run is never compared."""
+    name: Literal["none", "torch", "nsys"] = "none"
+    """``torch`` writes a Chrome/Perfetto trace. A profiled run is never compared."""
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -138,8 +149,9 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     encoder: ChoiceConfig = field(default_factory=ChoiceConfig)
     decoder: ChoiceConfig = field(default_factory=ChoiceConfig)
-    frontend: FrontendConfig = field(default_factory=FrontendConfig)
     batching: ChoiceConfig = field(default_factory=ChoiceConfig)
+    frontend: dict[str, Any] = field(default_factory=dict)
+    """``name``, and beside it the options of that front end."""
     topology: ChoiceConfig = field(default_factory=ChoiceConfig)
     ipc: ChoiceConfig = field(default_factory=ChoiceConfig)
     io: ChoiceConfig = field(default_factory=ChoiceConfig)
@@ -148,25 +160,3 @@ class RunConfig:
     workload: WorkloadConfig = field(default_factory=WorkloadConfig)
     runner: RunnerConfig = field(default_factory=RunnerConfig)
     profiler: ProfilerConfig = field(default_factory=ProfilerConfig)
-
-
-def register() -> None:
-    """Offer the schema, and every audio set's specification as a ``dataset`` choice, to Hydra."""
-    store = ConfigStore.instance()
-    store.store(name="schema", node=writable_schema())
-    for path in sorted(datasets_dir().glob("*.yaml")):
-        store.store(group="dataset", name=path.stem, node={"name": path.stem})
-
-
-def writable_schema() -> DictConfig:
-    """A node of type ``RunConfig`` that can be merged into, with every default filled in."""
-    return _writable(OmegaConf.structured(RunConfig))
-
-
-def _writable(node: DictConfig) -> DictConfig:
-    """Frozen dataclasses become read-only nodes; overrides have to reach them all the same."""
-    OmegaConf.set_readonly(node, None)
-    for key in node:
-        if not OmegaConf.is_missing(node, key) and isinstance(child := node._get_node(key), DictConfig):
-            _writable(child)
-    return node

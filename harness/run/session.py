@@ -69,7 +69,7 @@ class RunSession:
             items=config.dataset.items,
             seed=config.dataset.seed,
             progress=True,
-            max_audio_s=config.frontend.max_audio_s,
+            max_audio_s=config.frontend["max_audio_s"],
         )
         self._overrides = tuple(overrides)
         self._series = series
@@ -265,7 +265,7 @@ def take_turns(configs: Sequence[RunConfig]) -> bool:
     others would then work beside."""
     turns = {(c.workload.requests, c.runner.turn_requests) for c in configs}
     return len(turns) == 1 and all(
-        c.workload.mode == Mode.CLOSED and c.profiler.name == "none" and c.runner.turn_requests > 0
+        c.workload.mode == "closed" and c.profiler.name == "none" and c.runner.turn_requests > 0
         for c in configs
     )
 

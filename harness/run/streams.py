@@ -39,7 +39,6 @@ from harness.workload.streaming import (
 Samples = npt.NDArray[np.float32]
 _STREAM_RATE = 16_000
 _LONGEST_S = 600.0
-_SEARCH_KEYS = ("slo_p95_s", "slo_most")
 
 
 @dataclass(frozen=True)
@@ -66,15 +65,12 @@ class StreamRun:
     ) -> None:
         self._config = config
         self._server = server_plan(config, lengths_s, warm_up_s)
-        self._recordings, self._items = _audible(items, config.frontend.resample_quality)
-        options = {k: v for k, v in config.workload.options.items() if k not in _SEARCH_KEYS}
-        self._plan = StreamingPlan.of(
-            {
-                **options,
-                "connections": config.workload.requests,
-                "lag_budget_s": config.workload.lag_budget_s,
-                "seed": seed,
-            }
+        self._recordings, self._items = _audible(items, config.frontend["resample_quality"])
+        self._plan = StreamingPlan(
+            **config.workload.options,
+            connections=config.workload.requests,
+            lag_budget_s=config.workload.lag_budget_s,
+            seed=seed,
         )
 
     def measure(self, reporter: Reporter, memory_of: Callable[[int], Memory]) -> StreamOutcome:
@@ -111,22 +107,21 @@ class StreamRun:
         return texts
 
     def _search(self, reporter: Reporter, memory_of: Callable[[int], Memory]) -> dict[str, Any] | None:
-        options = self._config.workload.options
+        plan = self._plan
         if self._config.workload.search == "none":
             return None
-        limit_s = float(options["slo_p95_s"])
 
         def measured(connections: int) -> StreamingSummary:
             reporter.stage(f"searching: {connections} live streams")
-            plan = replace(self._plan, connections=connections)
-            return self._stream(plan, reporter, memory_of)[0].summary()
+            wanted = replace(plan, connections=connections)
+            return self._stream(wanted, reporter, memory_of)[0].summary()
 
         def told(step: SloStep) -> None:
             reporter.stage(f"{step.connections} streams {'pass' if step.passed else 'fail'}: p95 {step.p95}")
 
-        found = search_slo(measured, limit_s, self._plan.connections, int(options["slo_most"]), on_step=told)
+        found = search_slo(measured, plan.slo_p95_s, plan.connections, plan.slo_most, on_step=told)
         if found.largest:
-            self._plan = replace(self._plan, connections=found.largest)
+            self._plan = replace(plan, connections=found.largest)
         return {"largest": found.largest, "smallest_failed": found.smallest_failed, **asdict(found)}
 
     def _stream(

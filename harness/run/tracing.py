@@ -6,10 +6,23 @@ import contextlib
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from harness.config.schema import RunConfig
 from harness.errors import UnavailableError
+
+
+@dataclass(frozen=True)
+class TorchOptions:
+    record_shapes: bool = True
+    """Note the shapes of each operator's inputs."""
+
+
+@dataclass(frozen=True)
+class NsysOptions:
+    trace: str = "cuda,nvtx,osrt"
+    """What ``nsys profile --trace`` takes."""
 
 
 @contextlib.contextmanager
@@ -23,8 +36,7 @@ def traced(config: RunConfig, path: str | None) -> Iterator[None]:
     activities = [torch.profiler.ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    record_shapes = bool(config.profiler.options.get("record_shapes", True))
-    with torch.profiler.profile(activities=activities, record_shapes=record_shapes) as profile:
+    with torch.profiler.profile(activities=activities, **config.profiler.options) as profile:
         yield
     profile.export_chrome_trace(path)
 
@@ -35,7 +47,7 @@ def nsys_command(options: Mapping[str, Any], output: str, command: Sequence[str]
     wrapped = [
         "nsys",
         "profile",
-        f"--trace={options.get('trace', 'cuda,nvtx,osrt')}",
+        f"--trace={options['trace']}",
         "--sample=none",
         "--force-overwrite=true",
         f"--output={output}",

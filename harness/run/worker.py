@@ -246,7 +246,8 @@ class Worker:
         """Apply the collector's policy to this process where the service itself lives in it."""
         if not self._serves_itself:
             return None
-        policy = registry.load("gc", self._config.gc.name)(self._config.gc.options)
+        gc = self._config.gc
+        policy = registry.load("gc", gc.name)(registry.options("gc", gc.name, gc.options))
         policy.after_startup()
         return policy
 

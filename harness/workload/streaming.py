@@ -7,9 +7,9 @@ of their own, one epoll loop each. A run whose clients themselves were late is I
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -24,57 +24,25 @@ from harness.protocols.wire import Encoding
 from harness.spans import now_ns
 from harness.workload.client import Script, StreamRecords
 from harness.workload.intervals import block_percentiles
+from harness.workload.options import StreamingOptions
 
 Samples = npt.NDArray[np.float32]
 QS = (0.5, 0.95, 0.99)
 _START_MARGIN_S = 0.2
 _STOP_S = 3.0
 """For a client to stop and to say what it has seen."""
-_CHUNK_RANGE_S = (0.020, 1.120)
 _STEP = {Encoding.S16LE.name: np.float32(1 / 32768), Encoding.F32LE.name: np.float32(1)}
 
 
 @dataclass(frozen=True)
-class StreamingPlan:
+class StreamingPlan(StreamingOptions):
     """A live-stream workload. Its schedule depends on these values alone."""
 
     connections: int = 100
-    duration_s: float = 30.0
-    """Speech of each stream; recordings are repeated or cut to it."""
-    chunk_s: float = 0.1
-    ack_every: int = 1
-    """Chunks between two acknowledgements. Above 1, a chunk's latency includes its wait for the next."""
-    encoding: str = "s16le"
-    client_processes: int = 1
-    start_spread_s: float = 0.0
-    """Streams begin at random within this time; 0 takes one chunk, so that no two phases agree."""
     seed: int = 0
     lag_budget_s: float = 0.005
     """The p99 lag of the clients above which the run is INVALID."""
-    final_timeout_s: float = 10.0
     sample_rate: int = 16_000
-
-    def __post_init__(self) -> None:
-        low, high = _CHUNK_RANGE_S
-        if not low <= self.chunk_s <= high:
-            raise UsageError(f"workload.options.chunk_s={self.chunk_s}: chunks last {low} to {high} seconds")
-        if self.encoding.upper() not in (Encoding.S16LE.name, Encoding.F32LE.name):
-            raise UsageError(f"workload.options.encoding={self.encoding!r}: use s16le or f32le")
-        for name in ("connections", "client_processes", "ack_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"workload.options.{name}={getattr(self, name)}: at least 1")
-        if self.duration_s < self.chunk_s:
-            raise UsageError(f"workload.options.duration_s={self.duration_s} is shorter than one chunk")
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> StreamingPlan:
-        """From the leaf's options. Raises ``UsageError`` for a key that does not exist."""
-        known = {item.name for item in fields(cls)}
-        if unknown := sorted(set(options) - known):
-            raise UsageError(
-                f"workload.options.{unknown[0]} does not exist; there are {', '.join(sorted(known))}"
-            )
-        return cls(**options)
 
 
 # ---------------------------------------------------------------- the load

@@ -20,7 +20,7 @@ from variants.models.types import TdtModel
 
 
 def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> "Forgetful":
-    return Forgetful(cpu_synced.build(model, {}, plan))
+    return Forgetful(cpu_synced.build(model, options, plan))
 
 
 class Forgetful:
@@ -48,14 +48,13 @@ from variants.models.types import TdtModel
 
 def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> Encoder:
     del model.encoder.layers[-2]
-    return eager.build(model, {}, plan)
+    return eager.build(model, options, plan)
 '''
 
 LEAF = """\
 name: {name}
 needs: []
 tolerance: {{kind: exact}}
-options: {{}}
 """
 
 QUICK = ("model=parakeet_tiny", "model.weights=embedded", "runner.processes=1", "runner.warmup.max_passes=2")

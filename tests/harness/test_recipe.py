@@ -10,16 +10,23 @@ from tests.harness.project_copy import ProjectCopy
 TOY_DECODER = '''\
 """The host-driven decoder under another name, which counts its batches."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from harness.protocols import Decoded, EncoderOutput, Evidence, ShapePlan
+from harness.protocols.options import NoOptions
 from variants.decoder import cpu_synced
 from variants.models.types import TdtModel
 
 
-def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> "Toy":
-    return Toy(cpu_synced.build(model, {}, plan), options["greeting"])
+@dataclass(frozen=True)
+class Options:
+    greeting: str = "hello"
+    """What the evidence says."""
+
+
+def build(model: TdtModel, options: Options, plan: ShapePlan) -> "Toy":
+    return Toy(cpu_synced.build(model, NoOptions(), plan), options.greeting)
 
 
 class Toy:
@@ -37,9 +44,8 @@ class Toy:
 TOY_LEAF = """\
 name: toy
 needs: []
+families: [tdt]
 tolerance: {kind: exact}
-options:
-  greeting: hello
 """
 
 TOY_TEST = """\

@@ -47,9 +47,17 @@ def test_another_ground_has_another_key_and_is_named(origin, field):
     assert raised.value.exit_code is ExitCode.NOT_COMPARABLE
 
 
-@pytest.mark.parametrize("axis", ["encoder", "decoder", "topology", "ipc", "io", "gc"])
+@pytest.mark.parametrize("axis", ["encoder", "decoder", "batching", "topology", "ipc", "io", "gc"])
 def test_the_variants_own_axes_are_the_subject_anyway(axis):
     assert differences(run(), run(**{axis: {"name": "other", "options": {"depth": 2}}})) == ()
+
+
+def test_a_run_from_before_front_ends_and_families_had_names_compares_with_one_from_after():
+    base = run().config
+    named = {"frontend": {"name": "host", **base["frontend"]}, "model": {"family": "tdt", **base["model"]}}
+    assert differences(run(), run(**named, batching={"name": "alone"})) == ()
+    other = {"frontend": {"name": "device", **base["frontend"]}}
+    assert [d.field for d in differences(run(), run(**other))] == ["frontend.name"]
 
 
 def test_a_declared_subject_covers_what_lies_below_it():

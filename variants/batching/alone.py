@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
-from harness.errors import UsageError
 from harness.protocols import Evidence, Transcript, Work
+from harness.protocols.options import NoOptions as Options
 from variants.batching.types import Inference
 from variants.serving.streams import StreamTable, describe
 
+__all__ = ["Alone", "Options", "build"]
 
-def build(inference: Inference, options: Mapping[str, Any]) -> Alone:
-    if options:
-        raise UsageError(f"batching.options.{next(iter(options))} does not exist: alone has no options")
+
+def build(inference: Inference, options: Options) -> Alone:  # noqa: ARG001
     return Alone(inference)
 
 

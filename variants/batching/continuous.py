@@ -13,10 +13,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from harness.errors import UsageError
+from msgspec import Meta
+
 from harness.protocols import Evidence, Transcript, Work
+from harness.protocols.options import Positive
 from harness.spans import SpanRecorder, now_ns
 from variants.batching.types import Inference
 from variants.serving.streams import StreamTable, describe
@@ -24,20 +26,12 @@ from variants.serving.streams import StreamTable, describe
 
 @dataclass(frozen=True)
 class Options:
-    max_batch: int = 64
+    max_batch: Positive = 64
     """Segments that one batch may have; one work of more is a batch by itself."""
-    max_padding: float = 0.2
+    max_padding: Annotated[float, Meta(ge=0, lt=1)] = 0.2
     """Share of a batch that may be padding: what is shorter than its longest segment."""
-    max_pending: int = 512
+    max_pending: Positive = 512
     """Works to hold; more wait in the link, which slows their senders down."""
-
-    def __post_init__(self) -> None:
-        if self.max_batch < 1:
-            raise UsageError(f"batching.options.max_batch={self.max_batch} has to be at least 1")
-        if not 0.0 <= self.max_padding < 1.0:
-            raise UsageError(f"batching.options.max_padding={self.max_padding} has to be from 0 to below 1")
-        if self.max_pending < 1:
-            raise UsageError(f"batching.options.max_pending={self.max_pending} has to be at least 1")
 
 
 def build(inference: Inference, options: Options) -> Continuous:

@@ -27,8 +27,10 @@ from harness.command import command
 from harness.errors import HarnessError, UnavailableError
 from harness.files import write_text
 from harness.protocols import Decoder, EncoderOutput, Hypothesis, ShapePlan
+from harness.protocols.options import NoOptions
 from variants.decoder import conditional_graph, cpu_synced, megakernel, nemo
 from variants.decoder.gpu.decoding import GpuDecoder
+from variants.decoder.options import ConditionalGraph, Megakernel, Nemo
 from variants.models.types import TdtModel
 
 FRAME_S = 0.08
@@ -267,12 +269,12 @@ def _next_frame(model: TdtModel, hypothesis: Hypothesis, count: int) -> int:
 def make_decoders(model: TdtModel, plan: ShapePlan, names: Sequence[str]) -> dict[str, Decoder | str]:
     """Decoders by name; in place of one that cannot be built here, the reason."""
     builders: dict[str, Callable[[], Decoder]] = {
-        "cpu_synced": lambda: cpu_synced.build(model, {}, plan),
-        "conditional_graph": lambda: conditional_graph.build(model, {}, plan),
-        "megakernel": lambda: megakernel.build(model, {}, plan),
+        "cpu_synced": lambda: cpu_synced.build(model, NoOptions(), plan),
+        "conditional_graph": lambda: conditional_graph.build(model, ConditionalGraph(), plan),
+        "megakernel": lambda: megakernel.build(model, Megakernel(), plan),
     }
     for mode in ("full_graph", "no_while_loops"):
-        builders[f"nemo.{mode}"] = lambda mode=mode: nemo.build(model, {"mode": mode}, plan)  # type: ignore[misc]
+        builders[f"nemo.{mode}"] = lambda mode=mode: nemo.build(model, Nemo(mode), plan)  # type: ignore[misc]
     made: dict[str, Decoder | str] = {}
     for name in names:
         try:
@@ -363,7 +365,9 @@ def bench_batch(model: TdtModel, batch: int, options: argparse.Namespace) -> dic
     inputs = [random_states(batch, frames, FIRST_UTTERANCE + i * batch, model) for i in range(count)]
     made = make_decoders(model, ShapePlan((options.seconds,), batch), options.decoders)
     decoders = {name: decoder for name, decoder in made.items() if not isinstance(decoder, str)}
-    references = [cpu_synced.build(model, {}, ShapePlan((), batch)).decode(x).hypotheses for x in inputs]
+    references = [
+        cpu_synced.build(model, NoOptions(), ShapePlan((), batch)).decode(x).hypotheses for x in inputs
+    ]
     agreements = {}
     for name, decoder in decoders.items():
         found = [decoder.decode(x).hypotheses for x in inputs]

@@ -13,24 +13,21 @@ Greedy TDT (Xu et al. 2023, arXiv:2304.06795, algorithm 2):
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.errors import UsageError
 from harness.protocols import Decoded, Hypothesis
+from harness.protocols.options import NoOptions
 
 if TYPE_CHECKING:
     from harness.protocols import EncoderOutput, Evidence, ShapePlan
     from variants.models.types import TdtModel
 
 
-def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> CpuSyncedDecoder:  # noqa: ARG001
+def build(model: TdtModel, options: NoOptions, plan: ShapePlan) -> CpuSyncedDecoder:  # noqa: ARG001
     """The decoder of ``model``; it has no options and needs no shapes ahead of time."""
-    if options:
-        raise UsageError(f"decoder.options: cpu_synced takes none, remove {', '.join(sorted(options))}")
     return CpuSyncedDecoder(model)
 
 

@@ -14,28 +14,23 @@ comes from a pool that lives as long as the decoder.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.errors import UnavailableError, UsageError
+from harness.errors import UnavailableError
 from harness.protocols import Decoded, Hypothesis
+from variants.decoder.options import Nemo
 
 if TYPE_CHECKING:
     from harness.protocols import EncoderOutput, Evidence, ShapePlan
     from variants.models.types import TdtModel
 
-MODES = ("full_graph", "no_while_loops", "no_graphs", "torch_impl")
 
-
-def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> NemoDecoder:
+def build(model: TdtModel, options: Nemo, plan: ShapePlan) -> NemoDecoder:
     """The decoder of ``model``, captured for ``plan``. Raises ``UnavailableError`` without the GPU."""
-    unknown = sorted(set(options) - {"mode"})
-    mode = options.get("mode", MODES[0])
-    if unknown or mode not in MODES:
-        raise UsageError(f"decoder.options: nemo takes mode, one of {', '.join(MODES)}; got {dict(options)}")
+    mode = options.mode
     if mode != "torch_impl" and (model.device.type != "cuda" or not torch.cuda.is_available()):
         raise UnavailableError(
             f"decoder=nemo decoder.options.mode={mode} needs the model on an NVIDIA GPU; "

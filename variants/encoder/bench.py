@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,10 @@ from harness.errors import ExitCode, HarnessError, UnavailableError, UsageError
 from harness.files import write_text
 from harness.measure.stats import nearest_rank
 from harness.protocols import Encoder, FeatureBatch, ShapePlan
+from harness.protocols.options import NoOptions
 from variants.encoder import compiled, eager
 from variants.encoder.memory import DeviceMemory, module_bytes
+from variants.encoder.options import Compiled
 from variants.encoder.parity import probe
 from variants.encoder.planner import seconds_to_frames
 from variants.encoder.shapes import output_frames
@@ -43,7 +46,7 @@ ARCHITECTURES: Mapping[str, TdtArchitecture] = {
 MATRIX_FLOP_PER_S = 8.0e14
 MEMORY_BYTES_PER_S = 3.0e12
 """An H100's bf16 matrix product and device memory, as measured there: the floor beside each time."""
-NAMES = ("eager", *compiled.BACKENDS, compiled.BEST)
+NAMES = ("eager", "graph", "inductor", "fused", "best")
 
 
 class NoTokenizer:
@@ -106,13 +109,17 @@ def make_encoders(
     longest_s = max(plan.buckets_s)
     frames = seconds_to_frames(longest_s, model.hop_s)
     largest = probe(plan.max_batch, frames, frames, model.feature_bins)
-    shared = {"longest_s": longest_s, "mode": options.mode, "batches": list(options.batches)}
-    shared["any_length"] = not options.each_length
-    shared["token_agreement"] = 0.0  # random weights decode to near ties
-    builders: dict[str, Callable[[], Encoder]] = {"eager": lambda: eager.build(model, {}, plan)}
+    shared = Compiled(
+        longest_s=longest_s,
+        token_agreement=0.0,  # random weights decode to near ties
+        mode=options.mode,
+        any_length=not options.each_length,
+        batches=tuple(options.batches),
+    )
+    builders: dict[str, Callable[[], Encoder]] = {"eager": lambda: eager.build(model, NoOptions(), plan)}
     for backend in NAMES[1:]:
         builders[backend] = lambda backend=backend: compiled.build(  # type: ignore[misc]
-            model, {**shared, "backend": backend}, plan
+            model, replace(shared, backend=backend), plan
         )
     made: dict[str, Encoder] = {}
     notes: dict[str, Any] = {}
@@ -236,7 +243,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--layers", type=positive_integer, help="the first so many layers (default: all)")
     parser.add_argument("--precision", default="fp16", choices=tuple(PRECISIONS))
     parser.add_argument("--encoders", nargs="+", default=["eager", "graph"], choices=NAMES)
-    parser.add_argument("--mode", default="default", choices=compiled.MODES, help="of inductor")
+    parser.add_argument(
+        "--mode", default="default", choices=("default", "max-autotune-no-cudagraphs"), help="of inductor"
+    )
     parser.add_argument("--each-length", action="store_true", help="fused: compile for each length, not once")
     parser.add_argument(
         "--lengths", nargs="+", type=positive_seconds, default=[1.0, 2.0, 5.0, 10.0, 30.0], help="seconds"

@@ -26,7 +26,7 @@ from variants.encoder.bucketed import BucketedEncoder, Call, StaticInputs
 from variants.encoder.eager import extend_positions
 from variants.encoder.fused import FusedConformer
 from variants.encoder.memory import DeviceMemory, module_bytes
-from variants.encoder.options import choose, positive, read_options, share
+from variants.encoder.options import Compiled
 from variants.encoder.planner import AffineCost, CostCurve, MeasuredCost, seconds_to_frames
 from variants.encoder.shapes import ShapeGrid, Slot, make_grid, output_frames
 
@@ -35,21 +35,6 @@ if TYPE_CHECKING:
     from variants.models.types import TdtModel
 
 NAME = "compiled"
-DEFAULTS: Mapping[str, Any] = {
-    "backend": "fused",
-    "candidates": ["graph", "inductor", "fused"],
-    "mode": "default",
-    "any_length": True,
-    "buckets": 6,
-    "longest_s": 30.0,
-    "batches": None,
-    "cost": "modelled",
-    "token_agreement": 0.5,  # see parity.label_agreement
-}
-BACKENDS = ("graph", "inductor", "fused")
-BEST = "best"
-MODES = ("default", "max-autotune-no-cudagraphs")
-
 Forward = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 """float32 features ``[B, F, T]`` and lengths ``[B]`` to states ``[B, T', D]`` and lengths ``[B]``."""
 
@@ -75,42 +60,33 @@ class Recorder(Protocol):
         ...
 
 
-def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> BucketedEncoder:
+def build(model: TdtModel, options: Compiled, plan: ShapePlan) -> BucketedEncoder:
     """Plan buckets, capture every shape, hold each to the eager encoder.
 
     Raises ``UnavailableError`` without a GPU, ``InvalidMeasurementError`` naming a bucket that differs.
     """
-    chosen = read_options(options, NAME, DEFAULTS)
-    positive(chosen, NAME, "buckets", "longest_s")
-    agreement = share(chosen, NAME, "token_agreement")
-    backends(chosen)
-    choose(chosen, NAME, "mode", MODES)
-    choose(chosen, NAME, "cost", ("modelled", "measured"))
     if model.device.type != "cuda":
         raise UnavailableError(
             f"encoder={NAME} captures CUDA graphs and the model is on {model.device}: use a GPU"
         )
-    encoder = build_with(model, chosen, plan, GraphRecorder(model.device))
-    encoder.verify(NAME, agreement)
+    encoder = build_with(model, options, plan, GraphRecorder(model.device))
+    encoder.verify(NAME, options.token_agreement)
     return encoder
 
 
-def build_with(
-    model: TdtModel, chosen: Mapping[str, Any], plan: ShapePlan, recorder: Recorder
-) -> BucketedEncoder:
+def build_with(model: TdtModel, chosen: Compiled, plan: ShapePlan, recorder: Recorder) -> BucketedEncoder:
     """``build`` over any recorder, not verified yet."""
-    positive(chosen, NAME, "buckets", "longest_s")
-    longest_s = float(chosen["longest_s"])
+    longest_s = chosen.longest_s
     extend_positions(model, max((longest_s, *plan.buckets_s, *plan.segment_lengths_s)) + 1.0)
     before = DeviceMemory.read(model.device)
     cost = _cost(model, chosen, recorder)
     grid = make_grid(
         plan,
-        k=int(chosen["buckets"]),
+        k=chosen.buckets,
         longest_s=longest_s,
         hop_s=model.hop_s,
         cost=cost,
-        batches=_batches(chosen["batches"], plan.max_batch),
+        batches=_batches(chosen.batches, plan.max_batch),
     )
     inputs = StaticInputs(grid, model.feature_bins, model.device)
     captured = _capture(model, chosen, grid, inputs, recorder)
@@ -122,21 +98,9 @@ def build_with(
     }
 
     def describe() -> Mapping[str, Any]:
-        return {"backend": chosen["backend"], "mode": chosen["mode"], **captured.evidence(), "memory": memory}
+        return {"backend": chosen.backend, "mode": chosen.mode, **captured.evidence(), "memory": memory}
 
     return BucketedEncoder(model, grid, inputs, captured.calls.__getitem__, describe)
-
-
-def backends(chosen: Mapping[str, Any]) -> tuple[str, ...]:
-    """The one to capture with, or those to try. Raises ``UsageError`` naming the option."""
-    if choose(chosen, NAME, "backend", (*BACKENDS, BEST)) != BEST:
-        return (str(chosen["backend"]),)
-    candidates = tuple(chosen["candidates"])
-    if not candidates or not set(candidates) <= set(BACKENDS):
-        raise UsageError(
-            f"encoder.options.candidates={chosen['candidates']}: {NAME} tries any of {', '.join(BACKENDS)}"
-        )
-    return candidates
 
 
 # ---------------------------------------------------------------- capture
@@ -222,14 +186,14 @@ class Captured:
 
 
 def _capture(
-    model: TdtModel, chosen: Mapping[str, Any], grid: ShapeGrid, inputs: StaticInputs, recorder: Recorder
+    model: TdtModel, chosen: Compiled, grid: ShapeGrid, inputs: StaticInputs, recorder: Recorder
 ) -> Captured:
     encoder: Any = model.encoder
     calls: dict[Slot, Call] = {}
     kept: dict[Slot, str] = {}
     seconds: dict[Slot, Mapping[str, float]] = {}
     with compilations(len(grid.slots())):
-        forwards = {backend: _forward(model, backend, chosen, grid.longest) for backend in backends(chosen)}
+        forwards = {backend: _forward(model, backend, chosen, grid.longest) for backend in chosen.backends}
         for slot in grid.slots():
             kept[slot] = next(iter(forwards))
             if len(forwards) > 1:
@@ -250,12 +214,12 @@ def _tried(
     return median_run_s(calls, synchronize)
 
 
-def _forward(model: TdtModel, backend: str, chosen: Mapping[str, Any], longest: int) -> Forward:
+def _forward(model: TdtModel, backend: str, chosen: Compiled, longest: int) -> Forward:
     """The encoder without NeMo's type checks and its growing table, as a graph can hold it, for at most
     ``longest`` feature frames."""
     if backend == "fused":
         return _fused(model, chosen, longest)
-    mode = str(chosen["mode"])
+    mode = chosen.mode
     encoder: Any = model.encoder if backend == "graph" else with_compiled_layers(model.encoder, mode=mode)
 
     def forward(features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -265,9 +229,9 @@ def _forward(model: TdtModel, backend: str, chosen: Mapping[str, Any], longest: 
     return forward
 
 
-def _fused(model: TdtModel, chosen: Mapping[str, Any], longest: int) -> Forward:
+def _fused(model: TdtModel, chosen: Compiled, longest: int) -> Forward:
     encoder: Any = model.encoder
-    any_length, mode = bool(chosen["any_length"]), str(chosen["mode"])
+    any_length, mode = chosen.any_length, chosen.mode
     compile = partial(torch.compile, dynamic=None if any_length else False, fullgraph=True, mode=mode)
     fused = FusedConformer(encoder, output_frames(longest, encoder.subsampling_factor), compile, any_length)
 
@@ -334,13 +298,13 @@ def median_run_s(
 # ---------------------------------------------------------------- options
 
 
-def _cost(model: TdtModel, chosen: Mapping[str, Any], recorder: Recorder) -> CostCurve:
+def _cost(model: TdtModel, chosen: Compiled, recorder: Recorder) -> CostCurve:
     """The model of a cost curve, or one measured here: five lengths at batch 1, in what will run them, or
     in the first candidate."""
-    if chosen["cost"] == "modelled":
+    if chosen.cost == "modelled":
         return AffineCost()
-    longest = seconds_to_frames(float(chosen["longest_s"]), model.hop_s)
-    backend, *_ = backends(chosen)
+    longest = seconds_to_frames(chosen.longest_s, model.hop_s)
+    backend, *_ = chosen.backends
     points = []
     with compilations(len(_COST_SHARES)):
         forward = _forward(model, backend, chosen, longest)

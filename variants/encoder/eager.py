@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.errors import UsageError
 from harness.protocols import EncoderOutput
+from harness.protocols.options import NoOptions
 from variants.encoder.memory import DeviceMemory, module_bytes
 
 if TYPE_CHECKING:
@@ -17,10 +16,8 @@ if TYPE_CHECKING:
     from variants.models.types import TdtModel
 
 
-def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> EagerEncoder:
+def build(model: TdtModel, options: NoOptions, plan: ShapePlan) -> EagerEncoder:  # noqa: ARG001
     """The encoder of ``model``, its positional table long enough for every segment of ``plan``."""
-    if options:
-        raise UsageError(f"encoder.options: eager takes none, remove {', '.join(sorted(options))}")
     extend_positions(model, max((*plan.buckets_s, *plan.segment_lengths_s), default=0.0))
     return EagerEncoder(model)
 

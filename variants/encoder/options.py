@@ -1,57 +1,77 @@
-"""Options of an encoder: what a leaf of ``conf/encoder`` says, over the defaults of the code."""
+"""Options of the encoders. They stand apart from what they configure, which imports torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from harness.errors import UsageError
+from harness.protocols.options import NoOptions, Positive, PositiveSeconds, Share
+
+Eager = NoOptions
+
+Backend = Literal["graph", "inductor", "fused"]
 
 
-def read_options(options: Mapping[str, Any], encoder: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """``options`` over ``defaults``. Raises ``UsageError`` for a key or a value that means nothing."""
-    unknown = sorted(set(options) - set(defaults))
-    if unknown:
-        known = ", ".join(sorted(defaults))
-        raise UsageError(f"encoder.options: {encoder} has no {', '.join(unknown)}; it has {known}")
-    merged = {**defaults, **options}
-    for name, default in defaults.items():
-        _check(encoder, name, merged[name], default)
-    return merged
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What every encoder takes that prepares its shapes before it serves."""
+
+    longest_s: PositiveSeconds = 30.0
+    """Of a segment; longer ones would run eagerly and void the run."""
+    token_agreement: Share = 0.5
+    """Least share of labels that decode as from the eager encoder, in every bucket."""
 
 
-def choose(options: Mapping[str, Any], encoder: str, name: str, allowed: Sequence[str]) -> str:
-    """A word of ``allowed``."""
-    value = options[name]
-    if value not in allowed:
-        raise UsageError(f"encoder.options.{name}={value}: {encoder} takes {', '.join(allowed)}")
-    return str(value)
+@dataclass(frozen=True, slots=True)
+class Compiled(Prepared):
+    backend: Backend | Literal["best"] = "fused"
+    """``fused``: our layers compiled; ``inductor``: NeMo's compiled; ``graph``: NeMo's kernels as they are;
+    ``best``: the fastest of each shape."""
+    candidates: tuple[Backend, ...] = ("graph", "inductor", "fused")
+    """What ``best`` tries."""
+    mode: Literal["default", "max-autotune-no-cudagraphs"] = "default"
+    """Of inductor; the second takes minutes more to build."""
+    any_length: bool = True
+    """``fused``: one compilation for all lengths (quick to build), or one for each."""
+    buckets: Positive = 6
+    """Length buckets, placed by the planner over the audio set's lengths."""
+    batches: tuple[Positive, ...] | None = None
+    """Batch sizes to capture; null: powers of two up to ``model.max_batch``."""
+    cost: Literal["modelled", "measured"] = "modelled"
+    """What the planner minimizes; ``measured``: on this GPU, at start-up."""
+
+    def __post_init__(self) -> None:
+        if self.backend == "best" and not self.candidates:
+            raise UsageError("encoder.options.candidates=[] leaves encoder.options.backend=best none to try")
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """The one to capture with, or those to try."""
+        return self.candidates if self.backend == "best" else (self.backend,)
 
 
-def share(options: Mapping[str, Any], encoder: str, name: str) -> float:
-    """A number from 0 to 1."""
-    value = options[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
-        raise UsageError(f"encoder.options.{name}={value}: {encoder} takes a number from 0 to 1")
-    return float(value)
+@dataclass(frozen=True, slots=True)
+class SingleProfile(Prepared):
+    padding: Literal["profile", "none"] = "profile"
+    """``profile``: to the profile's maximum; ``none``: every request at its own length."""
+    cuda_graphs: bool = True
+    """Capture each padded shape; without padding there are too many."""
+    optimization_level: Annotated[int, Meta(ge=0, le=5)] = 3
+    """How long the builder searches for kernels."""
+    opt_batch: Positive = 1
+    """Batch size that kernels are chosen for."""
+    workspace_mib: Positive = 4096
+    """The builder's scratch memory."""
+    tactic_sources: tuple[str, ...] | None = None
+    """TensorRT's ``TacticSource`` names; null: its choice."""
+    cache_dir: str | None = None
+    """Graphs, engines and timings; null: in the user's cache folder."""
 
 
-def positive(options: Mapping[str, Any], encoder: str, *names: str) -> None:
-    """Refuse a zero where it means nothing."""
-    for name in names:
-        if not options[name] > 0:
-            raise UsageError(f"encoder.options.{name}={options[name]}: {encoder} takes a number above 0")
-
-
-def _check(encoder: str, name: str, value: Any, default: Any) -> None:
-    where = f"encoder.options.{name}={value}: {encoder} takes"
-    if isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise UsageError(f"{where} true or false")
-    elif isinstance(default, int):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise UsageError(f"{where} a whole number, not below 0")
-    elif isinstance(default, float) and (
-        not isinstance(value, int | float) or isinstance(value, bool) or value < 0
-    ):
-        raise UsageError(f"{where} a number, not below 0")
+@dataclass(frozen=True, slots=True)
+class MultiProfile(SingleProfile):
+    profiles: Positive = 5
+    """At most; placed by the planner over the audio set's lengths."""

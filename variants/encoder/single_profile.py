@@ -6,13 +6,12 @@ at its own, on kernels that were chosen for the longest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from variants.encoder.options import read_options
+from variants.encoder.options import SingleProfile
 from variants.encoder.planner import Profile
 from variants.encoder.shapes import ShapeGrid, batch_sizes, reached_frames
-from variants.encoder.tensorrt.encoder import OPTIONS, build_encoder, require
+from variants.encoder.tensorrt.encoder import build_encoder, require
 
 if TYPE_CHECKING:
     from harness.protocols import ShapePlan
@@ -22,15 +21,14 @@ if TYPE_CHECKING:
 NAME = "single_profile"
 
 
-def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> BucketedEncoder:
+def build(model: TdtModel, options: SingleProfile, plan: ShapePlan) -> BucketedEncoder:
     """Raises ``UnavailableError`` without a GPU or TensorRT, ``InvalidMeasurementError`` without parity."""
-    chosen = read_options(options, NAME, OPTIONS)
-    require(NAME, model, chosen)
-    return build_encoder(NAME, model, chosen, make_single_grid(plan, chosen, model.hop_s))
+    require(NAME, model)
+    return build_encoder(NAME, model, options, make_single_grid(plan, options, model.hop_s))
 
 
-def make_single_grid(plan: ShapePlan, chosen: Mapping[str, Any], hop_s: float) -> ShapeGrid:
+def make_single_grid(plan: ShapePlan, chosen: SingleProfile, hop_s: float) -> ShapeGrid:
     """One profile from one frame to the longest, tuned for the longest."""
-    longest = reached_frames(plan, float(chosen["longest_s"]), hop_s)
+    longest = reached_frames(plan, chosen.longest_s, hop_s)
     profile = Profile(1, longest, longest)
-    return ShapeGrid((profile,), batch_sizes(plan.max_batch), pad=chosen["padding"] == "profile")
+    return ShapeGrid((profile,), batch_sizes(plan.max_batch), pad=chosen.padding == "profile")

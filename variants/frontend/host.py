@@ -36,6 +36,9 @@ class Chain:
         return segments
 
 
+Options = FrontendConfig
+
+
 def build(config: FrontendConfig) -> Chain:
     """The chain that ``config`` describes; a stage that is ``none`` is no stage at all.
 

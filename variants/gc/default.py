@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from variants.gc.types import HeapOptions, Policy
 
-from variants.gc.types import Policy, parse_options
+Options = HeapOptions
 
 
-def build(options: Mapping[str, Any]) -> DefaultPolicy:
-    """Raises ``UsageError`` for options that ``HeapOptions`` does not have."""
-    return DefaultPolicy(parse_options(options))
+def build(options: Options) -> DefaultPolicy:
+    return DefaultPolicy(options)
 
 
 class DefaultPolicy(Policy):

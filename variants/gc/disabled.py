@@ -7,15 +7,15 @@ evidence of a run shows its memory.
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from variants.gc.types import Pause, Policy, parse_options
+from variants.gc.types import HeapOptions, Pause, Policy
+
+Options = HeapOptions
 
 
-def build(options: Mapping[str, Any]) -> DisabledPolicy:
-    """Raises ``UsageError`` for options that ``HeapOptions`` does not have."""
-    return DisabledPolicy(parse_options(options))
+def build(options: Options) -> DisabledPolicy:
+    return DisabledPolicy(options)
 
 
 class DisabledPolicy(Policy):

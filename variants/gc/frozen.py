@@ -7,15 +7,15 @@ A full collection comes first, so that no garbage is frozen with the rest (the d
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from variants.gc.types import Pause, Policy, parse_options
+from variants.gc.types import HeapOptions, Pause, Policy
+
+Options = HeapOptions
 
 
-def build(options: Mapping[str, Any]) -> FrozenPolicy:
-    """Raises ``UsageError`` for options that ``HeapOptions`` does not have."""
-    return FrozenPolicy(parse_options(options))
+def build(options: Options) -> FrozenPolicy:
+    return FrozenPolicy(options)
 
 
 class FrozenPolicy(Policy):

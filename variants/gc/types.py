@@ -13,11 +13,11 @@ import gc
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from harness.errors import UsageError
 from harness.protocols import Evidence
+from harness.protocols.options import Count
 from harness.spans import now_ns
 from variants.topology.types import (
     AbandonStream,
@@ -37,24 +37,13 @@ CONTAINERS_PER_SESSION = 10
 class HeapOptions:
     """The long-lived objects of a production server, made at start-up and during service."""
 
-    objects: int = 0
+    objects: Count = 0
     """Containers that exist once the process has started: sessions and the slots of their pools."""
-    words_per_answer: int = 0
+    words_per_answer: Count = 0
     """Containers that a live session adds to its history at each answer."""
-    answers_kept: int = 50
+    answers_kept: Count = 50
     """Answers after which a session drops its history all at once, as at the end of an utterance; 0
     keeps it to the session's end."""
-
-
-def parse_options(options: Mapping[str, Any]) -> HeapOptions:
-    """Raises ``UsageError`` for an unknown key or a negative or fractional number."""
-    known = {item.name for item in fields(HeapOptions)}
-    if unknown := sorted(set(options) - known):
-        raise UsageError(f"gc.options.{unknown[0]} does not exist; there are {', '.join(sorted(known))}")
-    for name, value in options.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise UsageError(f"gc.options.{name}={value!r} is not a number of objects")
-    return HeapOptions(**options)
 
 
 class GcPolicy(Protocol):

@@ -19,7 +19,8 @@ import os
 import platform
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import uvloop
 
@@ -29,7 +30,7 @@ from harness.spans import now_ns
 from variants.io.conversation import Conversation, Shared
 from variants.io.intake import Intake
 from variants.io.service import Service
-from variants.io.types import IoOptions, Switches, Traffic, parse_options
+from variants.io.types import IoOptions, Switches, Traffic
 from variants.topology.types import Backend, CompletionQueue
 
 _SCRATCH_BYTES = 256 << 10
@@ -38,9 +39,14 @@ _ACCEPT_AGAIN_S = 1.0
 _LINGER_S = 1.0
 
 
-def build(backend: Backend, options: Mapping[str, Any]) -> AsyncioServer:
-    """Raises ``UsageError`` for options that ``IoOptions`` does not have."""
-    return AsyncioServer(backend, parse_options(options))
+@dataclass(frozen=True, slots=True)
+class Options(IoOptions):
+    loop: Literal["uvloop", "asyncio"] = "uvloop"
+    """``uvloop``: libuv's; ``asyncio``: the standard library's."""
+
+
+def build(backend: Backend, options: Options) -> AsyncioServer:
+    return AsyncioServer(backend, options)
 
 
 class _Connection(asyncio.BufferedProtocol):
@@ -221,8 +227,9 @@ class _Connection(asyncio.BufferedProtocol):
 class AsyncioServer(Service):
     """See ``variants.io.types.Server``."""
 
-    def __init__(self, backend: Backend, options: IoOptions) -> None:
+    def __init__(self, backend: Backend, options: Options) -> None:
         super().__init__(backend, options)
+        self._make_loop = _LOOPS[options.loop]
         self.completions = CompletionQueue()
         self.scratch = memoryview(bytearray(_SCRATCH_BYTES))
         """Every read goes here first: the loop calls for a buffer and fills it in one breath."""
@@ -241,7 +248,7 @@ class AsyncioServer(Service):
     def serve(self) -> None:
         self._door.bind()
         self._started_switches = Switches.now()
-        with asyncio.Runner(loop_factory=_LOOPS[self._options.loop]) as runner:
+        with asyncio.Runner(loop_factory=self._make_loop) as runner:
             runner.run(self._serve())
 
     def close(self) -> None:

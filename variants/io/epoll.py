@@ -11,7 +11,7 @@ import errno
 import os
 import select
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from harness.protocols import Evidence
@@ -20,7 +20,7 @@ from harness.spans import now_ns
 from variants.io.conversation import Conversation, Shared
 from variants.io.intake import Intake
 from variants.io.service import Service
-from variants.io.types import IoOptions, Switches, Traffic, parse_options
+from variants.io.types import IoOptions, Switches, Traffic
 from variants.topology.types import Backend, Completion, CompletionQueue
 
 _SCRATCH_BYTES = 256 << 10
@@ -30,9 +30,11 @@ _EVENTS_PER_WAKE_UP = 128
 _LINGER_S = 1.0
 
 
-def build(backend: Backend, options: Mapping[str, Any]) -> EpollServer:
-    """Raises ``UsageError`` for options that ``IoOptions`` does not have."""
-    return EpollServer(backend, parse_options(options))
+Options = IoOptions
+
+
+def build(backend: Backend, options: Options) -> EpollServer:
+    return EpollServer(backend, options)
 
 
 class _Connection:

@@ -13,14 +13,15 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from harness.protocols import Evidence
+from harness.protocols.options import Count
 from harness.protocols.wire import ErrorCode, Frame, FrameReader, FramingError, WireError
 from variants.io.conversation import Conversation, Shared
 from variants.io.service import Service
-from variants.io.types import IoOptions, Switches, Traffic, parse_options
+from variants.io.types import IoOptions, Switches, Traffic
 from variants.topology.types import Backend, Busy, Completion
 
 _SCRATCH_BYTES = 16 << 10
@@ -28,16 +29,22 @@ _BUSY_WAIT_S = 0.002
 _LINGER_S = 1.0
 
 
-def build(backend: Backend, options: Mapping[str, Any]) -> ThreadServer:
-    """Raises ``UsageError`` for options that ``IoOptions`` does not have."""
-    return ThreadServer(backend, parse_options(options))
+@dataclass(frozen=True, slots=True)
+class Options(IoOptions):
+    thread_stack_bytes: Count = 0
+    """Of each connection's thread; 0: the system's default."""
+
+
+def build(backend: Backend, options: Options) -> ThreadServer:
+    return ThreadServer(backend, options)
 
 
 class ThreadServer(Service):
     """See ``variants.io.types.Server``."""
 
-    def __init__(self, backend: Backend, options: IoOptions) -> None:
+    def __init__(self, backend: Backend, options: Options) -> None:
         super().__init__(backend, options)
+        self._stack_bytes = options.thread_stack_bytes
         self._lock = threading.Lock()
         self._clients: set[_Client] = set()
         self._draining = False
@@ -46,7 +53,7 @@ class ThreadServer(Service):
     def serve(self) -> None:
         self._door.bind()
         self._started_switches = Switches.now()
-        with _stack_size(self._options.thread_stack_bytes):
+        with _stack_size(self._stack_bytes):
             try:
                 self._accept_until_stopped()
             finally:

@@ -5,71 +5,59 @@ from __future__ import annotations
 import resource
 import threading
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from harness.errors import UsageError
+from msgspec import Meta
+
 from harness.protocols import Evidence
+from harness.protocols.options import Count, Positive, Seconds
 from harness.protocols.sockets import Address
 from harness.protocols.wire import Limits
 
 
 @dataclass(frozen=True, slots=True)
 class IoOptions:
-    """Every knob of a connection server; the YAML leaves show the same names and defaults."""
+    """What every connection server takes."""
 
-    transport: str = "unix"
+    transport: Literal["unix", "tcp"] = "unix"
+    """``tcp``: loopback only."""
     path: str = ""
     """Of the Unix socket; empty: in a temporary folder of its own."""
     host: str = "127.0.0.1"
-    port: int = 0
-    backlog: int = 4096
-    max_connections: int = 10_000
-    max_frame_bytes: int = 1 << 20
-    max_session_bytes: int = 256 << 20
-    max_sessions: int = 16
-    max_buffered_bytes: int = 1 << 30
+    """With ``transport=tcp``."""
+    port: Annotated[int, Meta(ge=0, lt=1 << 16)] = 0
+    """With ``transport=tcp``; 0: the system chooses."""
+    backlog: Count = 4096
+    """Connections that may wait to be accepted."""
+    max_connections: Count = 10_000
+    """One more is told so and turned away."""
+    max_frame_bytes: Count = 1 << 20
+    """Of payload."""
+    max_session_bytes: Count = 256 << 20
+    """Audio of one recording or stream."""
+    max_sessions: Count = 16
+    """Open at once on one connection."""
+    max_buffered_bytes: Count = 1 << 30
     """Bytes of unfinished recordings that all connections together may hold; one holds at most as much as
     it leaves to the others."""
-    max_jobs: int = 64
+    max_jobs: Count = 64
     """Of one connection that the backend may hold at once, so that no client fills it alone."""
-    sample_rate: int = 16_000
+    sample_rate: Positive = 16_000
     """The rate of the engine, and so the only one at which a live stream is accepted."""
-    idle_timeout_s: float = 60.0
-    slow_peer_timeout_s: float = 10.0
+    idle_timeout_s: Seconds = 60.0
+    """Silence after which a connection is closed."""
+    slow_peer_timeout_s: Seconds = 10.0
     """How long a frame may take to arrive whole, and an answer to be read."""
-    high_water_bytes: int = 256 << 10
+    high_water_bytes: Count = 256 << 10
     """Unsent answers above which a connection is not read."""
-    drain_timeout_s: float = 10.0
-    thread_stack_bytes: int = 0
-    """Of each connection's thread (``threads`` only); 0 is the system's default."""
-    loop: str = "uvloop"
-    """Which loop runs (``asyncio_loop`` only): uvloop, or asyncio's own."""
+    drain_timeout_s: Seconds = 10.0
+    """For open sessions to finish after SIGTERM."""
 
     @property
     def limits(self) -> Limits:
         session_bytes = min(self.max_session_bytes, self.max_buffered_bytes // 2)
         return Limits(self.max_frame_bytes, session_bytes, self.max_sessions)
-
-
-def parse_options(options: Mapping[str, Any]) -> IoOptions:
-    """Raises ``UsageError`` for an unknown key, a wrong type or a value out of range."""
-    known: dict[str, Any] = {item.name: item.default for item in fields(IoOptions)}
-    if unknown := sorted(set(options) - set(known)):
-        raise UsageError(f"io.options.{unknown[0]} does not exist; there are {', '.join(sorted(known))}")
-    given = {name: value for name, value in options.items() if value is not None}
-    for name, value in given.items():
-        kind = type(known[name])
-        if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
-            raise UsageError(f"io.options.{name}={value!r} is not a value of type {kind.__name__}")
-        if not isinstance(value, str) and value < 0:
-            raise UsageError(f"io.options.{name}={value} is negative")
-    if given.get("transport", "unix") not in ("unix", "tcp"):
-        raise UsageError(f"io.options.transport={given['transport']!r}: use unix or tcp")
-    if given.get("loop", "uvloop") not in ("uvloop", "asyncio"):
-        raise UsageError(f"io.options.loop={given['loop']!r}: use uvloop or asyncio")
-    return IoOptions(**given)
 
 
 class Server(Protocol):

@@ -26,7 +26,7 @@ import select
 import socket
 import struct
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -34,19 +34,30 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from harness.errors import UsageError
+from harness.protocols.options import Count, Positive
 from harness.spans import now_ns
-from variants.ipc.choice import only_known
 from variants.ipc.segment import Geometry, Run, Segment, SlotTable, array_over
 from variants.ipc.serialize import Packed, address_of, pack, unpack
-from variants.ipc.types import Lease, PayloadTooLargeError, PeerGoneError, TornReadError, Traffic
+from variants.ipc.types import Connecting, Lease, PayloadTooLargeError, PeerGoneError, TornReadError, Traffic
 from variants.ipc.unix import UnixReceiver, connect
 
-DEFAULTS: Mapping[str, Any] = {
-    "capacity_mb": 1024,
-    "slot_kb": 64,
-    "inline_bytes": 16384,
-    "connect_timeout_s": 5.0,
-}
+
+@dataclass(frozen=True)
+class Options(Connecting):
+    capacity_mb: Positive = 1024
+    """Address space of a sender's slots; memory is used as far as it is touched. An hour is 230 MB."""
+    slot_kb: Positive = 64
+    """Granularity; a payload takes as many consecutive slots as it needs."""
+    inline_bytes: Count = 16384
+    """Of a message, as much travels in the packet itself (a chunk of a live stream)."""
+
+    def __post_init__(self) -> None:
+        if self.slot_kb % (mmap.PAGESIZE >> 10) or self.slot_kb > self.capacity_mb << 10:
+            raise UsageError(
+                f"ipc.options.slot_kb={self.slot_kb} has to be a multiple of {mmap.PAGESIZE >> 10} "
+                f"and fit ipc.options.capacity_mb={self.capacity_mb}"
+            )
+
 
 _SEGMENT, _FORGET, _MESSAGE = 1, 2, 3
 _SEGMENT_PACKET = struct.Struct("<BQQQ")  # kind, identity, capacity, slot bytes; the memfd rides along
@@ -61,16 +72,10 @@ _ARENA_BYTES = 1 << 20
 _ALIGNMENT = 64  # bytes, a cache line, between arrays that share a run of slots
 
 
-def build(options: Mapping[str, Any]) -> SharedMemory:
-    chosen = only_known(options, DEFAULTS, "ipc=shared_memory")
-    slot_bytes, capacity_bytes = int(chosen["slot_kb"]) << 10, int(chosen["capacity_mb"]) << 20
-    if slot_bytes < 1 or slot_bytes % mmap.PAGESIZE or capacity_bytes < slot_bytes:
-        raise UsageError(
-            f"ipc=shared_memory: options.slot_kb is {chosen['slot_kb']}; it has to be a multiple of "
-            f"{mmap.PAGESIZE >> 10} and fit options.capacity_mb ({chosen['capacity_mb']})"
-        )
+def build(options: Options) -> SharedMemory:
+    slot_bytes, capacity_bytes = options.slot_kb << 10, options.capacity_mb << 20
     geometry = Geometry(capacity_bytes // slot_bytes * slot_bytes, slot_bytes)
-    return SharedMemory(geometry, int(chosen["inline_bytes"]), float(chosen["connect_timeout_s"]))
+    return SharedMemory(geometry, options.inline_bytes, options.connect_timeout_s)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from harness.errors import HarnessError, UsageError
+from harness.protocols.options import Seconds
 
 
 class PeerGoneError(HarnessError):
@@ -134,6 +135,14 @@ class Transport(Protocol):
     def not_engaged(self, sent: Traffic) -> str | None:
         """Why what was ``sent`` over a link did not use this choice, or None where it did."""
         ...
+
+
+@dataclass(frozen=True)
+class Connecting:
+    """What every transport takes."""
+
+    connect_timeout_s: Seconds = 5.0
+    """How long a sender waits for a peer that is not there."""
 
 
 @dataclass(slots=True)

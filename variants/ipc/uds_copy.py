@@ -8,20 +8,19 @@ import contextlib
 import select
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from harness.spans import now_ns
-from variants.ipc.choice import only_known
 from variants.ipc.serialize import pack, unpack
-from variants.ipc.types import Lease, PeerGoneError, Traffic
+from variants.ipc.types import Connecting, Lease, PeerGoneError, Traffic
 from variants.ipc.unix import UnixReceiver, connect
 from variants.ipc.zeromq import CopiedLease
 
-DEFAULTS: Mapping[str, Any] = {"connect_timeout_s": 5.0}
+Options = Connecting
 
 # magic, metadata bytes, number of buffers, sent_ns; then one length per buffer, metadata, buffers
 _HEADER = struct.Struct("<4sIIQ")
@@ -30,8 +29,8 @@ _LENGTH = struct.Struct("<Q")
 _MAX_PARTS = 512  # of one sendmsg; the kernel takes 1024
 
 
-def build(options: Mapping[str, Any]) -> UdsCopy:
-    return UdsCopy(**only_known(options, DEFAULTS, "ipc=uds_copy"))
+def build(options: Options) -> UdsCopy:
+    return UdsCopy(options.connect_timeout_s)
 
 
 @dataclass(frozen=True)

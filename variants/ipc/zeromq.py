@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,20 +17,24 @@ import numpy as np
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from harness.protocols.options import Positive
 from harness.spans import now_ns
-from variants.ipc.choice import only_known
-from variants.ipc.types import Lease, PeerGoneError, Sender, Traffic
-
-DEFAULTS: Mapping[str, Any] = {"high_water_messages": 1000, "connect_timeout_s": 5.0}
+from variants.ipc.types import Connecting, Lease, PeerGoneError, Sender, Traffic
 
 
-def build(options: Mapping[str, Any]) -> ZeroMq:
-    return ZeroMq(**only_known(options, DEFAULTS, "ipc=zeromq"))
+@dataclass(frozen=True)
+class Options(Connecting):
+    high_water_messages: Positive = 1000
+    """Messages that may wait in each direction of a link."""
+
+
+def build(options: Options) -> ZeroMq:
+    return ZeroMq(options.high_water_messages, options.connect_timeout_s)
 
 
 @dataclass(frozen=True)
 class ZeroMq:
-    """Transport over ``ipc://``; ``high_water_messages`` may wait in each direction of a link."""
+    """Transport over ``ipc://``."""
 
     high_water_messages: int
     connect_timeout_s: float

@@ -9,53 +9,44 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import numpy as np
 
-from harness.errors import UsageError
 from harness.protocols import Evidence, Hypothesis, Segment, Stream, Transcript
+from harness.protocols.options import Positive, Seconds
 from harness.spans import SpanRecorder
 
-_METHODS = ("sleep", "spin")
 _SMALLEST_SLEEP_S = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The stated service time."""
+
+    per_request_s: Seconds = 0.0
+    """Service time of a request's end."""
+    per_audio_s: Seconds = 0.0
+    """Service time of one second of audio."""
+    method: Literal["sleep", "spin"] = "sleep"
+    """``sleep`` leaves the core free, as a GPU does; ``spin`` holds it, as a CPU engine does."""
+    partial_every_s: Seconds = 1.0
+    """Audio between two changes of a live stream's text; 0 never changes it before the end."""
+    sample_rate: Positive = 16_000
+    """Of live streams."""
 
 
 class HasOptions(Protocol):
     """The part of ``ModelOptions`` that this choice reads."""
 
     @property
-    def options(self) -> Mapping[str, Any]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class FixedCost:
-    """The stated service time, in seconds: of a request, and of one second of its audio."""
-
-    per_request_s: float = 0.0
-    per_audio_s: float = 0.0
-    method: str = "sleep"
-    """``sleep`` leaves the core free, as a GPU does; ``spin`` holds it, as a CPU engine does."""
-    partial_every_s: float = 1.0
-    """Audio between two changes of a live stream's text; 0 never changes it before the end."""
-    sample_rate: int = 16_000
-    """Of live streams."""
+    def options(self) -> Options: ...
 
 
 def build(options: HasOptions) -> FixedCostEngine:
-    """Raises ``UsageError`` for an option that does not exist or is out of range."""
-    known = {item.name for item in fields(FixedCost)}
-    if unknown := sorted(set(options.options) - known):
-        raise UsageError(f"model.options.{unknown[0]} does not exist; there are {', '.join(sorted(known))}")
-    cost = FixedCost(**options.options)
-    if cost.method not in _METHODS:
-        raise UsageError(f"model.options.method={cost.method!r}: use one of {', '.join(_METHODS)}")
-    for name in ("per_request_s", "per_audio_s", "partial_every_s"):
-        if not getattr(cost, name) >= 0:
-            raise UsageError(f"model.options.{name}={getattr(cost, name)} is not a duration of 0 or more")
-    return FixedCostEngine(cost)
+    return FixedCostEngine(options.options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +102,7 @@ class Debt:
 class FixedCostEngine:
     """See ``variants.batching.types.Inference``."""
 
-    def __init__(self, cost: FixedCost) -> None:
+    def __init__(self, cost: Options) -> None:
         self._cost = cost
         self._debt = Debt(cost.method)
         self._requests = 0
@@ -160,7 +151,7 @@ def _checked(segments: Sequence[Segment]) -> Transcript:
 class FixedCostStream:
     """See ``harness.protocols.Stream``."""
 
-    def __init__(self, engine: FixedCostEngine, cost: FixedCost) -> None:
+    def __init__(self, engine: FixedCostEngine, cost: Options) -> None:
         self._engine = engine
         self._rate = cost.sample_rate
         self._samples_per_text = round(cost.partial_every_s * cost.sample_rate)

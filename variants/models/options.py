@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UnavailableError, UsageError
+from harness.errors import UnavailableError
 from harness.protocols import BuildProgress, silent
+from variants.serving.window import StreamingOptions
 
 if TYPE_CHECKING:
     import torch
 
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +33,10 @@ class ModelOptions:
     tokens_per_speech_s: float = 4.0
     layers: int | None = None
     features: str = "host"
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Any = field(default_factory=StreamingOptions)
+    """``Options`` of the choice's module."""
     progress: BuildProgress = field(default=silent, compare=False, repr=False)
     """Hears of what building the model does."""
-
-    def __post_init__(self) -> None:
-        if self.device not in DEVICES:
-            raise UsageError(f"model.device={self.device} is none of {', '.join(DEVICES)}")
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"model.precision={self.precision} is none of {', '.join(PRECISIONS)}")
-        if not self.tokens_per_speech_s > 0:
-            raise UsageError(f"model.tokens_per_speech_s={self.tokens_per_speech_s} has to be above 0")
-        if self.layers is not None and self.layers < 1:
-            raise UsageError(f"model.layers={self.layers} has to be at least 1")
 
 
 def resolve_device(options: ModelOptions) -> torch.device:

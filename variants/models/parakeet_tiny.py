@@ -6,8 +6,11 @@ from variants.models.assemble import assemble
 from variants.models.options import ModelOptions
 from variants.models.parakeet import PARAKEET_TINY, preload
 from variants.models.types import TdtModel
+from variants.serving.window import StreamingOptions
 
 __all__ = ["build", "preload"]
+
+Options = StreamingOptions
 
 
 def build(options: ModelOptions) -> TdtModel:

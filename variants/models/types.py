@@ -81,8 +81,8 @@ class TdtModel:
     """Seconds between two feature frames."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Weights hash, seed, achieved token rate: whatever identifies the numbers behind the model."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """``model.options`` of the configuration, streaming's contexts among them."""
+    options: StreamingOptions = field(default_factory=StreamingOptions)
+    """``model.options`` of the configuration: streaming's contexts."""
     synchronize: Callable[[], None] = field(default=lambda: None)
     """Waits for the device; nothing on the CPU."""
     family: str = "tdt"
@@ -103,6 +103,5 @@ class TdtModel:
 
     def open_stream(self, encoder: Encoder, decoder: Decoder) -> Stream:
         """A rolling window with the contexts of ``model.options`` (see ``variants.serving.window``)."""
-        options = StreamingOptions.from_mapping(self.options)
-        contexts = options.in_samples(round(self.frame_s * self.sample_rate), self.sample_rate)
+        contexts = self.options.in_samples(round(self.frame_s * self.sample_rate), self.sample_rate)
         return RollingStream(encoder, decoder, self.features, self.tokenizer.decode, contexts)

@@ -22,12 +22,14 @@ def serve(plan: ServerPlan, control: Connection) -> None:
     """The server's process: build, say where, serve until SIGTERM, say what happened. Where the control
     connection closes instead, there is nobody to serve any more."""
     when_closed(control, partial(os.kill, os.getpid(), signal.SIGTERM), _GRACE_S)
-    policy = registry.load("gc", plan.gc)(plan.gc_options)
+    policy = registry.load("gc", plan.gc)(registry.options("gc", plan.gc, plan.gc_options))
     backend = registry.load("topology", plan.topology)(plan.spec)
     backend.start(teller(control))
     try:
         backend.warm_up(plan.warm_up_s)
-        server = registry.load("io", plan.io)(policy.watch(backend), plan.io_options)
+        server = registry.load("io", plan.io)(
+            policy.watch(backend), registry.options("io", plan.io, plan.io_options)
+        )
         signal.signal(signal.SIGTERM, lambda _signal, _frame: server.stop())
         address = server.bind()
         policy.after_startup()

@@ -10,7 +10,6 @@ from harness.protocols import BuildProgress, Engine, Frontend, ServiceSpec, Shap
 from harness.spans import SpanRecorder
 from variants import registry
 from variants.batching.types import Inference
-from variants.frontend.config import FrontendConfig, SegmentConfig
 
 Choice = Mapping[str, Any]
 """A leaf of ``conf/``: ``name``, ``options`` and what else its axis has, in plain types."""
@@ -38,10 +37,12 @@ def service_spec(
     )
 
 
-def make_frontend(config: Choice) -> Frontend:
-    from variants.frontend.host import build as build_frontend
-
-    return build_frontend(FrontendConfig(**{**config, "segment": SegmentConfig(**config["segment"])}))
+def make_frontend(choice: Choice) -> Frontend:
+    """The front end's options stand beside its name."""
+    given = {key: value for key, value in choice.items() if key != "name"}
+    build = registry.load("frontend", choice["name"])
+    frontend: Frontend = build(registry.options("frontend", choice["name"], given))
+    return frontend
 
 
 def make_engine(
@@ -64,7 +65,7 @@ def make_engine(
         tokens_per_speech_s=model["tokens_per_speech_s"],
         layers=model["layers"],
         features=model["features"],
-        options=dict(model["options"]),
+        options=registry.options("model", model["name"], model["options"]),
         progress=progress,
     )
     progress(f"model {model['name']}")
@@ -72,7 +73,7 @@ def make_engine(
     inference = (
         built if isinstance(built, Inference) else _parts(built, model, encoder, decoder, lengths_s, progress)
     )
-    engine: Engine = registry.load("batching", batching["name"])(inference, batching["options"])
+    engine: Engine = _chosen("batching", batching)(inference)
     return engine
 
 
@@ -88,7 +89,13 @@ def _parts(
 
     plan = ShapePlan(tuple(chosen["buckets_s"]), chosen["max_batch"], tuple(lengths_s), progress)
     progress(f"encoder {encoder['name']}")
-    states = registry.load("encoder", encoder["name"])(model, encoder["options"], plan)
+    states = _chosen("encoder", encoder)(model, plan=plan)
     progress(f"decoder {decoder['name']}")
-    tokens = registry.load("decoder", decoder["name"])(model, decoder["options"], plan)
+    tokens = _chosen("decoder", decoder)(model, plan=plan)
     return EncoderDecoder(model, states, tokens, plan)
+
+
+def _chosen(axis: str, choice: Choice) -> Callable[..., Any]:
+    """A choice's ``build``, given its options."""
+    options = registry.options(axis, choice["name"], choice["options"])
+    return partial(registry.load(axis, choice["name"]), options=options)

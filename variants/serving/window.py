@@ -12,7 +12,7 @@ another ``Stream``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,28 +29,19 @@ from harness.protocols import (
     Segment,
     Transcript,
 )
+from harness.protocols.options import PositiveSeconds, Seconds
 
 
 @dataclass(frozen=True, slots=True)
 class StreamingOptions:
     """Seconds of audio, each a whole number of encoder frames: ``model.options`` of the configuration."""
 
-    left_context_s: float = 10.0
-    chunk_s: float = 0.64
-    right_context_s: float = 0.64
-
-    @classmethod
-    def from_mapping(cls, options: Mapping[str, Any]) -> StreamingOptions:
-        """Raises ``UsageError`` naming a key that is unknown or no number of seconds."""
-        unknown = sorted(set(options) - set(cls.__slots__))
-        if unknown:
-            raise UsageError(
-                f"model.options: unknown {', '.join(unknown)}; known are {', '.join(cls.__slots__)}"
-            )
-        for key, value in options.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-                raise UsageError(f"model.options.{key}={value!r} has to be a number of seconds from 0")
-        return cls(**options)
+    left_context_s: Seconds = 10.0
+    """Streaming: audio before the chunk that the encoder sees again."""
+    chunk_s: PositiveSeconds = 0.64
+    """Streaming: audio decoded per step, a multiple of one encoder frame."""
+    right_context_s: Seconds = 0.64
+    """Streaming: audio after the chunk, which the text waits for."""
 
     def in_samples(self, frame_samples: int, sample_rate: int) -> Contexts:
         """Raises ``UsageError`` for a length that is no whole number of encoder frames."""

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.protocols import ServiceSpec
-from variants.ipc.choice import transport_of
+from harness.protocols.options import Positive
+from variants import registry
 from variants.ipc.types import Transport
-from variants.topology.options import checked, pipeline_options
-from variants.topology.pipeline import Layout, Pipeline
+from variants.topology.pipeline import Layout, Pipeline, PipelineOptions
 from variants.topology.worker import WorkerPlan
 
 
+@dataclass(frozen=True, slots=True)
+class Options(PipelineOptions):
+    frontend_workers: Positive = 1
+    """Processes that decode and preprocess."""
+    inference_workers: Positive = 1
+    """Processes that hold an engine, each on a CUDA device of its own."""
+
+
 def build(spec: ServiceSpec) -> Pipeline:
-    """Options: ``frontend_workers``, ``inference_workers``, and those of ``options.py``."""
-    chosen = checked(spec.options, {"frontend_workers": 1, "inference_workers": 1})
-    transport = transport_of(spec.ipc)
-    frontends = tuple(f"frontend{index}" for index in range(int(chosen["frontend_workers"])))
-    inference = _inference_names(int(chosen["inference_workers"]))
+    options: Options = registry.options("topology", "collapsed", spec.options)
+    transport = registry.transport(spec.ipc)
+    frontends = tuple(f"frontend{index}" for index in range(options.frontend_workers))
+    inference = _inference_names(options.inference_workers)
 
     def plans(folder: Path) -> Sequence[WorkerPlan]:
         return plans_of(spec, transport, frontends, inference, folder)
 
     layout = Layout("collapsed", plans, entries=frontends, hops=3, inference=inference)
-    return Pipeline(layout, transport, pipeline_options(chosen))
+    return Pipeline(layout, transport, options)
 
 
 def _inference_names(count: int) -> tuple[str, ...]:

@@ -6,8 +6,9 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
-from harness.errors import UsageError
 from harness.protocols import (
     BuildProgress,
     Engine,
@@ -21,7 +22,9 @@ from harness.protocols import (
     silent,
 )
 from harness.protocols.engine import finish, ignore
+from harness.protocols.options import Positive
 from harness.spans import SpanRecorder, now_ns
+from variants import registry
 from variants.serving.streams import describe
 from variants.topology.roles import speech_seconds, telling
 from variants.topology.types import (
@@ -35,21 +38,21 @@ from variants.topology.types import (
 )
 from variants.topology.warmup import tone_wav
 
-DEFAULT_MAX_PENDING = 8192
 _NO_SPANS = SpanRecorder()  # for live audio, which records none
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    max_pending: Positive = 8192
+    """Jobs that ``submit`` holds before a connection server has to slow its clients down."""
+    worker: Literal["thread", "caller"] = "thread"
+    """Submitted jobs run in a thread of their own, or in the connection's: that isolates a connection
+    server from the interpreter lock which it would share with a worker."""
+
+
 def build(spec: ServiceSpec) -> InProcess:
-    """Options: ``max_pending``, the jobs that ``submit`` holds before it raises ``Busy``; ``worker``,
-    the thread that works on submitted jobs: ``thread`` (one of its own) or ``caller``, which
-    isolates a connection server from the interpreter lock that it would share with a worker."""
-    max_pending = int(spec.options.get("max_pending", DEFAULT_MAX_PENDING))
-    if max_pending < 1:
-        raise UsageError(f"topology.options.max_pending is {max_pending}; it has to be at least 1")
-    worker = spec.options.get("worker", "thread")
-    if worker not in ("thread", "caller"):
-        raise UsageError(f"topology.options.worker={worker!r}: use thread or caller")
-    return InProcess(spec, max_pending, worker == "caller")
+    options: Options = registry.options("topology", "inprocess", spec.options)
+    return InProcess(spec, options.max_pending, options.worker == "caller")
 
 
 class InProcess:

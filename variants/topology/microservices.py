@@ -7,10 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from harness.protocols import ServiceSpec
-from variants.ipc.choice import transport_of
+from variants import registry
 from variants.ipc.types import Transport
-from variants.topology.options import checked, pipeline_options
-from variants.topology.pipeline import Layout, Pipeline
+from variants.topology.pipeline import Layout, Pipeline, PipelineOptions
 from variants.topology.worker import WorkerPlan
 
 #: Process to the stages that it runs, in the order of the path.
@@ -21,16 +20,18 @@ SERVICES = {
 }
 
 
+Options = PipelineOptions
+
+
 def build(spec: ServiceSpec) -> Pipeline:
-    """Options: those of ``options.py``."""
-    chosen = checked(spec.options)
-    transport = transport_of(spec.ipc)
+    options: Options = registry.options("topology", "microservices", spec.options)
+    transport = registry.transport(spec.ipc)
 
     def plans(folder: Path) -> Sequence[WorkerPlan]:
         return plans_of(spec, transport, folder)
 
     layout = Layout("microservices", plans, entries=(next(iter(SERVICES)),), hops=len(SERVICES) + 2)
-    return Pipeline(layout, transport, pipeline_options(chosen))
+    return Pipeline(layout, transport, options)
 
 
 def plans_of(spec: ServiceSpec, transport: Transport, folder: Path) -> list[WorkerPlan]:

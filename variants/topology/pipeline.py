@@ -24,6 +24,7 @@ import numpy as np
 from harness.errors import HarnessError, UsageError
 from harness.protocols import BuildProgress, Evidence, Reply, Request, Transcript, silent
 from harness.protocols.folders import SOCKETS, OwnFolder
+from harness.protocols.options import Count, Positive, PositiveSeconds
 from harness.spans import Span, now_ns
 from variants.ipc.types import Lease, PeerGoneError, Receiver, Sender, Traffic, Transport, total
 from variants.serving.streams import describe
@@ -73,9 +74,23 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class PipelineOptions:
-    max_pending: int = 8192
-    max_pending_bytes: int = 2 << 30
-    restart: RestartPolicy = field(default_factory=RestartPolicy)
+    """What every topology of several processes takes."""
+
+    max_pending: Positive = 8192
+    """Jobs that a connection server may have waiting before it has to slow its clients down."""
+    max_pending_mb: Positive = 2048
+    """And their bytes."""
+    max_restarts: Count = 5
+    """Deaths of one process within the window after which the service is given up."""
+    restart_window_s: PositiveSeconds = 60.0
+
+    @property
+    def max_pending_bytes(self) -> int:
+        return self.max_pending_mb << 20
+
+    @property
+    def restart(self) -> RestartPolicy:
+        return RestartPolicy(max_restarts=self.max_restarts, window_s=self.restart_window_s)
 
 
 @dataclass(slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -10,9 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from harness.errors import UsageError
 from harness.protocols import Allocate, BuildProgress, Engine, Evidence, Frontend, Segment, Work
 from harness.spans import SpanRecorder, now_ns
+from variants import registry
 from variants.serving.streams import describe
 from variants.topology.item import Item
 
@@ -196,11 +195,8 @@ def _answered(item: Item, work: Work) -> Item:
 
 def _gc_policy(gc: Mapping[str, Any]) -> Any:
     """The collector's policy, in force in this process from here on; None where none is configured."""
-    name = gc.get("name")
-    if name is None:
+    if not gc:
         return None
-    if not str(name).isidentifier():
-        raise UsageError(f"gc={name} does not exist; the choices are the leaves of conf/gc")
-    policy = importlib.import_module(f"variants.gc.{name}").build(dict(gc.get("options") or {}))
+    policy = registry.load("gc", gc["name"])(registry.options("gc", gc["name"], gc.get("options", {})))
     policy.after_startup()
     return policy

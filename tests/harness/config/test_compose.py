@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from harness.config.load import compose_run, from_dict, to_dict
 from harness.config.needs import Machine
@@ -20,6 +24,8 @@ LEAVES = sorted(
         "model",
         "encoder",
         "decoder",
+        "batching",
+        "frontend",
         "topology",
         "ipc",
         "io",
@@ -95,11 +101,28 @@ def test_own_recordings_replace_the_set(tmp_path: Path) -> None:
         ("decoder.options.no_such_knob=1", "no_such_knob"),
         ("workload.requests=many", "many"),
         ("frontend.vad=ears", "ears"),
+        ("frontend.vda=silero", "did you mean frontend.vad"),
+        ("io.options.port=1", "io=asyncio_loop, epoll, threads"),
+        (
+            "profiler=torch profiler.options.record_shapes=3",
+            "profiler.options.record_shapes=3 has to be true",
+        ),
+        ("workload=streaming workload.options.chunk_s=2", "workload.options.chunk_s=2 has to be"),
+        (
+            "workload=streaming workload.options.encoding=mp3",
+            "workload.options.encoding='mp3' has to be s16le",
+        ),
+        ("workload=streaming workload.options.duration_s=0.05", "duration_s=0.05 is shorter than one chunk"),
+        ("model.device=tpu", "model.device='tpu' has to be auto, cpu or cuda"),
+        ("model.precision=int3", "model.precision='int3' has to be"),
+        ("model.tokens_per_speech_s=0.0", "model.tokens_per_speech_s=0.0 has to be a number above 0"),
+        ("runner.start_timeout_s=.inf", "runner.start_timeout_s"),
+        ("runner.processes=0", "runner.processes=0 has to be a whole number of at least 1"),
     ],
 )
 def test_a_mistake_is_named(override: str, names: str) -> None:
     with pytest.raises(UsageError, match=names) as error:
-        compose_run([override])
+        compose_run(override.split())
     assert "\n" not in str(error.value)
 
 
@@ -138,7 +161,8 @@ def test_a_home_folder_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
         (["workload=open", "workload.rate_per_s=0"], ("workload.mode=open", "workload.rate_per_s=0")),
         (["model.device=cpu", "model.precision=fp16"], ("model.device=cpu", "model.precision=fp16")),
         (["model.buckets_s=[5,1]"], ("model.buckets_s",)),
-        (["runner.processes=0"], ("runner.processes=0",)),
+        (["model=fixed_cost", "encoder=compiled"], ("encoder=compiled serves family tdt", "external")),
+        (["model=fixed_cost", "decoder=nemo"], ("decoder=nemo serves family tdt", "decoder=cpu_synced")),
         (["dataset.manifest=nowhere.jsonl"], ("dataset.manifest=nowhere.jsonl",)),
     ],
 )
@@ -158,10 +182,58 @@ def test_what_the_machine_lacks_is_named() -> None:
         def has_package(self, name: str) -> bool:  # noqa: ARG002
             return False
 
-    config = from_dict(
-        {**to_dict(compose_run([])), "encoder": {"name": "x", "needs": ["gpu", "package:tensorrt"]}}
-    )
+    config = compose_run(["encoder=multi_profile"])
     with pytest.raises(UnavailableError, match="no NVIDIA GPU") as error:
         check(config, Laptop())
     assert "tensorrt" in str(error.value)
-    assert "encoder=x" in str(error.value)
+    assert "encoder=multi_profile" in str(error.value)
+
+
+def test_every_option_shows_its_default_and_takes_another_as_it_is_called() -> None:
+    shown = compose_run(["io=epoll", "io.options.port=1234", "variant=gc_frozen", "frontend=whole"])
+    assert shown.io.options["port"] == 1234
+    assert shown.io.options["max_frame_bytes"] == 1 << 20
+    assert shown.gc.options == {"objects": 1_000_000, "words_per_answer": 0, "answers_kept": 50}
+    assert (shown.frontend["vad"], shown.frontend["segment"]["padding_s"]) == ("none", 0.25)
+
+
+@pytest.mark.parametrize("override", ["model=fixed_cost", "frontend=webrtc", "workload=streaming"])
+def test_no_leaf_states_what_its_options_say(override: str) -> None:
+    axis, _, leaf = override.partition("=")
+    stated = yaml.safe_load((conf_dir() / axis / f"{leaf}.yaml").read_text())
+    assert "options" not in stated
+    assert compose_run([override])
+
+
+def test_a_preset_s_mistake_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    conf = tmp_path / "conf"
+    shutil.copytree(conf_dir(), conf)
+    preset = conf / "variant" / "gc_frozen.yaml"
+    preset.write_text(preset.read_text().replace("objects", "objcets"))
+    monkeypatch.setattr("harness.config.load.conf_dir", lambda: conf)
+    with pytest.raises(
+        UsageError, match=r"gc\.options\.objcets: no such key, did you mean gc.options.objects"
+    ):
+        compose_run(["variant=gc_frozen"])
+
+
+def test_composing_every_variant_imports_no_torch() -> None:
+    code = (
+        "import sys; from harness.config.load import compose_run; "
+        f"[compose_run([f'variant={{name}}']) for name in {VARIANTS}]; "
+        "print(sorted({'torch', 'nemo', 'tensorrt', 'onnxruntime'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_manual_names_every_key_of_a_choice() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.options", "io=epoll", "frontend=whole"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for text in ("io.options.port=0", "below 65,536", "the system chooses", "frontend.segment.threshold=0.3"):
+        assert text in done.stdout
+    assert "runner." not in done.stdout

@@ -44,7 +44,7 @@ def test_variants_know_only_the_seams_of_the_harness(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(HARNESS.rglob("*.py")), ids=lambda p: str(p.relative_to(HARNESS)))
 def test_the_harness_reaches_variants_through_the_registry(path: Path) -> None:
-    allowed = {"variants", "variants.registry", "variants.frontend.config"}
+    allowed = {"variants", "variants.registry"}
     assert {name for name in imported(path) if name.split(".")[0] == "variants"} <= allowed
 
 

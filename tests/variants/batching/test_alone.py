@@ -10,6 +10,7 @@ import pytest
 from harness.errors import HarnessError, RequestError
 from harness.protocols import Engine, Evidence, Segment, Stream, Transcript, Work, WorkKind
 from harness.protocols.engine import hear, ignore, transcribe
+from harness.protocols.options import NoOptions
 from harness.spans import SpanRecorder
 from variants.batching import alone
 
@@ -56,7 +57,7 @@ def _count(segments: Sequence[Segment]) -> int:
 
 @pytest.fixture
 def engine() -> Engine:
-    return alone.build(Counting(), {})
+    return alone.build(Counting(), NoOptions())
 
 
 def segment(samples: int, level: float = 1.0) -> Segment:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from harness.protocols import Decoded, Decoder, EncoderOutput, ShapePlan
+from harness.protocols.options import NoOptions
 from variants.decoder import bench, cpu_synced
 from variants.decoder.bench import compare, margin_after, random_states
 from variants.decoder.gpu.decoding import StreamState
@@ -49,7 +50,7 @@ def ragged(model: TdtModel, batch: int, frames: int) -> EncoderOutput:
 
 def check_same(model: TdtModel, encoded: EncoderOutput, found: Decoded, coarseness: int = 1) -> None:
     """Token, frame and duration exact against the host-driven search; a difference has to be a tie."""
-    reference = cpu_synced.build(model, {}, ShapePlan((), 1)).decode(encoded)
+    reference = cpu_synced.build(model, NoOptions(), ShapePlan((), 1)).decode(encoded)
     agreement = compare(model, encoded, reference.hypotheses, found.hypotheses)
     assert agreement.largest_margin < NEAR_TIE * coarseness
     assert agreement.differences <= max(1, agreement.labels_compared * coarseness // 200)
@@ -70,7 +71,7 @@ def check_overruns(
 
 def check_chunks(model: TdtModel, decoder: Decoder, chunk: int) -> None:
     """Streams in chunks, beside the host-driven search in the same chunks; a tie may part one of them."""
-    reference = cpu_synced.build(model, {}, ShapePlan((), 1))
+    reference = cpu_synced.build(model, NoOptions(), ShapePlan((), 1))
     whole = random_states(4, 6 * chunk, 7, model)
     lengths = torch.full((4,), chunk, device=model.device)
     expected_state = state = None

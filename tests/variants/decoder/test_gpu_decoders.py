@@ -18,8 +18,10 @@ from tests.variants.decoder.gpu_cases import (
     full_size,
     ragged,
 )
+from variants import registry
 from variants.decoder import conditional_graph, megakernel
 from variants.decoder.gpu.decoding import GpuDecoder
+from variants.decoder.options import ConditionalGraph, Megakernel
 from variants.models.types import TdtModel
 
 pytestmark = [pytest.mark.gpu, NEEDS_GPU]
@@ -27,14 +29,13 @@ pytestmark = [pytest.mark.gpu, NEEDS_GPU]
 Build = Callable[..., GpuDecoder]
 
 
-@pytest.fixture(params=[conditional_graph, megakernel], ids=lambda decoder: decoder.NAME)
+@pytest.fixture(params=["conditional_graph", "megakernel"])
 def build(request: pytest.FixtureRequest, tmp_path: Path) -> Build:
     """``build(model, **options)``, with kernels compiled into a folder of the test's own."""
 
     def made(model: TdtModel, **options: int) -> GpuDecoder:
-        decoder: GpuDecoder = request.param.build(
-            model, {"cache_dir": str(tmp_path), **options}, ShapePlan((), 1)
-        )
+        given = registry.options("decoder", request.param, {"cache_dir": str(tmp_path), **options})
+        decoder: GpuDecoder = registry.load("decoder", request.param)(model, given, ShapePlan((), 1))
         return decoder
 
     return made
@@ -82,7 +83,7 @@ def test_the_same_call_twice_is_bit_for_bit_the_same(build: Build) -> None:
 
 def test_one_graph_serves_every_shape_without_the_host_in_the_loop() -> None:
     model = full_size()
-    decoder = conditional_graph.build(model, {}, ShapePlan((), 1))
+    decoder = conditional_graph.build(model, ConditionalGraph(), ShapePlan((), 1))
     for batch, frames in ((2, 40), (130, 10), (1, 300)):
         decoder.decode(ragged(model, batch, frames))
     evidence = decoder.evidence()
@@ -95,7 +96,7 @@ def test_one_graph_serves_every_shape_without_the_host_in_the_loop() -> None:
 
 def test_the_persistent_kernel_is_launched_once_with_all_weights_resident() -> None:
     model = full_size()
-    decoder = megakernel.build(model, {}, ShapePlan((), 1))
+    decoder = megakernel.build(model, Megakernel(), ShapePlan((), 1))
     decoder.decode(ragged(model, 2, 40))
     evidence = decoder.evidence()
     assert evidence["host_syncs"] == evidence["calls"] == 1

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from harness.errors import UnavailableError, UsageError
+from harness.errors import UnavailableError
 from harness.protocols import Hypothesis, ShapePlan
 from tests.variants.models.small import small_model
 from variants.decoder import conditional_graph, megakernel
 from variants.decoder.gpu.decoding import hypotheses
-from variants.decoder.gpu.options import read_options
 from variants.decoder.gpu.shape import KernelShape
+from variants.decoder.options import ConditionalGraph, Megakernel
 
 PARAKEET = KernelShape(
     hidden=640,
@@ -47,23 +49,13 @@ def test_an_empty_log_is_empty_hypotheses() -> None:
     assert hypotheses(np.array([], dtype=np.int64), 1) == [Hypothesis(())]
 
 
-@pytest.mark.parametrize("decoder", [conditional_graph, megakernel])
-def test_unknown_option_is_a_usage_error(decoder: object) -> None:
-    with pytest.raises(UsageError, match=r"has no speed; it has cache_dir, columns"):
-        read_options({"speed": 2}, decoder.NAME, decoder.DEFAULTS)  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(("key", "value"), [("slots", 0), ("columns", "many"), ("lookahead", 3)])
-def test_impossible_option_is_a_usage_error(key: str, value: object) -> None:
-    with pytest.raises(UsageError, match=rf"decoder.options.{key}={value}"):
-        read_options({key: value}, megakernel.NAME, megakernel.DEFAULTS)
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-@pytest.mark.parametrize("decoder", [conditional_graph, megakernel])
-def test_without_a_gpu_the_decoder_says_so(decoder: object) -> None:
+@pytest.mark.parametrize(
+    ("build", "options"), [(conditional_graph.build, ConditionalGraph()), (megakernel.build, Megakernel())]
+)
+def test_without_a_gpu_the_decoder_says_so(build: Any, options: Any) -> None:
     with pytest.raises(UnavailableError, match="needs an NVIDIA GPU"):
-        decoder.build(small_model(), {}, ShapePlan((), 1))  # type: ignore[attr-defined]
+        build(small_model(), options, ShapePlan((), 1))
 
 
 def test_parakeet_fits_into_an_h100() -> None:

@@ -7,11 +7,13 @@ import random
 import pytest
 import torch
 
-from harness.errors import UnavailableError, UsageError
+from harness.errors import UnavailableError
 from harness.protocols import EncoderOutput, ShapePlan
+from harness.protocols.options import NoOptions
 from tests.variants.decoder.gpu_cases import NEEDS_GPU, check_same, full_size, ragged
 from tests.variants.models.small import SMALL, small_model
 from variants.decoder import cpu_synced, nemo
+from variants.decoder.options import Nemo
 
 PLAN = ShapePlan((2.0,), 4)
 
@@ -26,15 +28,15 @@ def states(batch: int, frames: int, seed: int) -> EncoderOutput:
 @pytest.mark.parametrize("seed", range(10))
 def test_same_labels_frames_and_durations_as_the_host_driven_search(seed: int) -> None:
     model = small_model()
-    decoder = nemo.build(model, {"mode": "torch_impl"}, PLAN)
+    decoder = nemo.build(model, Nemo("torch_impl"), PLAN)
     encoded = states(5, 30, seed)
-    expected = cpu_synced.build(model, {}, PLAN).decode(encoded).hypotheses
+    expected = cpu_synced.build(model, NoOptions(), PLAN).decode(encoded).hypotheses
     assert decoder.decode(encoded).hypotheses == expected
 
 
 def test_frames_of_a_chunk_count_from_its_own_beginning() -> None:
     model = small_model()
-    ours, theirs = cpu_synced.build(model, {}, PLAN), nemo.build(model, {"mode": "torch_impl"}, PLAN)
+    ours, theirs = cpu_synced.build(model, NoOptions(), PLAN), nemo.build(model, Nemo("torch_impl"), PLAN)
     a = b = None
     for seed in range(4):
         chunk = states(3, 10, seed)
@@ -47,12 +49,7 @@ def test_frames_of_a_chunk_count_from_its_own_beginning() -> None:
 @pytest.mark.parametrize("mode", ["full_graph", "no_while_loops", "no_graphs"])
 def test_a_graph_mode_without_a_gpu_is_unavailable(mode: str) -> None:
     with pytest.raises(UnavailableError, match=f"mode={mode}"):
-        nemo.build(small_model(), {"mode": mode}, PLAN)
-
-
-def test_unknown_mode_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="one of full_graph"):
-        nemo.build(small_model(), {"mode": "fast"}, PLAN)
+        nemo.build(small_model(), Nemo(mode), PLAN)
 
 
 @pytest.mark.gpu
@@ -60,7 +57,7 @@ def test_unknown_mode_is_a_usage_error() -> None:
 @pytest.mark.parametrize("mode", ["full_graph", "no_while_loops", "no_graphs"])
 def test_forced_mode_engages_and_captures_once(mode: str) -> None:
     model = full_size()
-    decoder = nemo.build(model, {"mode": mode}, ShapePlan((4.0,), 8))
+    decoder = nemo.build(model, Nemo(mode), ShapePlan((4.0,), 8))
     for batch in (8, 3):
         encoded = ragged(model, batch, 40)
         check_same(model, encoded, decoder.decode(encoded))
@@ -74,7 +71,7 @@ def test_forced_mode_engages_and_captures_once(mode: str) -> None:
 @NEEDS_GPU
 def test_the_whole_graphs_memory_is_nobody_elses() -> None:
     model = full_size()
-    decoder = nemo.build(model, {"mode": "full_graph"}, ShapePlan((10.0,), 128))
+    decoder = nemo.build(model, Nemo("full_graph"), ShapePlan((10.0,), 128))
     torch.cuda.empty_cache()  # what any later capture in the process begins with
     sizes = [mebibytes << 20 for mebibytes in (2, 20, 64) * 40]
     others = [torch.full((size,), 7, dtype=torch.uint8, device=model.device) for size in sizes]

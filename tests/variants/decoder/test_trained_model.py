@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import cycle, islice
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,8 +12,9 @@ from harness.audio.resample import resample
 from harness.corpus.grammar import Grammar
 from harness.corpus.speech import VOICES, speak
 from harness.protocols import EncoderOutput, Segment, ShapePlan
+from harness.protocols.options import NoOptions
 from tests.variants.decoder.gpu_cases import NEEDS_GPU, check_same
-from variants.decoder import conditional_graph, megakernel
+from variants import registry
 from variants.encoder import eager
 from variants.models import parakeet_tiny
 from variants.models.options import ModelOptions
@@ -45,14 +45,15 @@ def encoded(model: TdtModel) -> EncoderOutput:
         )
         for voice in voices
     ]
-    encoder = eager.build(model, {}, ShapePlan((), len(segments)))
+    encoder = eager.build(model, NoOptions(), ShapePlan((), len(segments)))
     return encoder.encode(model.features(segments))
 
 
-@pytest.mark.parametrize("decoder", [conditional_graph, megakernel])
+@pytest.mark.parametrize("decoder", ["conditional_graph", "megakernel"])
 def test_same_labels_on_real_speech(
-    decoder: ModuleType, model: TdtModel, encoded: EncoderOutput, tmp_path: Path
+    decoder: str, model: TdtModel, encoded: EncoderOutput, tmp_path: Path
 ) -> None:
-    found = decoder.build(model, {"cache_dir": str(tmp_path)}, ShapePlan((), 1)).decode(encoded)
+    options = registry.options("decoder", decoder, {"cache_dir": str(tmp_path)})
+    found = registry.load("decoder", decoder)(model, options, ShapePlan((), 1)).decode(encoded)
     assert sum(len(hypothesis.tokens) for hypothesis in found.hypotheses) > 5 * SENTENCES
     check_same(model, encoded, found)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,16 @@ from torch._inductor.async_compile import AsyncCompile
 
 from harness.errors import InvalidMeasurementError, UnavailableError, UsageError
 from harness.protocols import Encoder, FeatureBatch, ShapePlan
+from harness.protocols.options import NoOptions
 from tests.variants.encoder.parts import DeafRecorder, DirectRecorder, small_model
 from variants.encoder import compiled, eager
 from variants.encoder.bucketed import BucketedEncoder
+from variants.encoder.options import Compiled
 from variants.encoder.parity import LIMITS, Agreement, States, compare, probe
 from variants.models.types import TdtModel
 
 PLAN = ShapePlan((0.5, 1.0, 2.0), 4, (0.3, 0.4, 0.8, 1.1, 1.8))
-PLAIN = {**compiled.DEFAULTS, "backend": "graph", "longest_s": 2.0}  # nothing here needs a compiler
+PLAIN = Compiled(backend="graph", longest_s=2.0)  # nothing here needs a compiler
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +43,12 @@ def encoder(model: TdtModel) -> BucketedEncoder:
 
 
 def bucketed(model: TdtModel, plan: ShapePlan = PLAN, **options: Any) -> BucketedEncoder:
-    chosen = {**PLAIN, "buckets": 3, **options}
-    return compiled.build_with(model, chosen, plan, DirectRecorder())
+    chosen = {"buckets": 3, **options}
+    return compiled.build_with(model, replace(PLAIN, **chosen), plan, DirectRecorder())
 
 
 def agreement(model: TdtModel, encoder: Encoder, batch: FeatureBatch) -> Agreement:
-    found, expected = encoder.encode(batch), eager.build(model, {}, PLAN).encode(batch)
+    found, expected = encoder.encode(batch), eager.build(model, NoOptions(), PLAN).encode(batch)
     assert found.values.shape == expected.values.shape
     assert found.values.dtype == expected.values.dtype
     return compare(
@@ -100,8 +103,7 @@ def test_every_shape_is_prepared_once_and_counted(model: TdtModel, encoder: Buck
 
 def test_a_capture_after_the_build_voids_the_run(model: TdtModel) -> None:
     recorder = DirectRecorder()
-    chosen = {**PLAIN, "buckets": 2}
-    encoder = compiled.build_with(model, chosen, PLAN, recorder)
+    encoder = compiled.build_with(model, replace(PLAIN, buckets=2), PLAN, recorder)
     recorder.record(lambda x, lengths: (x, lengths), torch.zeros(1, 32, 8), torch.zeros(1))
     evidence = encoder.evidence()
     assert evidence["captures_after_build"] == 1
@@ -161,8 +163,7 @@ def test_other_labels_are_invalid_and_name_the_bucket(encoder: BucketedEncoder) 
 
 
 def test_a_wrong_mask_is_invalid_and_names_the_bucket(model: TdtModel) -> None:
-    chosen = {**PLAIN, "buckets": 2}
-    wrong = compiled.build_with(model, chosen, PLAN, DeafRecorder())
+    wrong = compiled.build_with(model, replace(PLAIN, buckets=2), PLAN, DeafRecorder())
     with pytest.raises(
         InvalidMeasurementError, match=r"encoder=compiled: bucket \d \(batch \d, .* float32\)"
     ):
@@ -188,33 +189,11 @@ def test_the_cost_is_measured_in_what_will_run(model: TdtModel, monkeypatch: pyt
 
 
 def test_captured_batch_sizes_can_be_chosen(model: TdtModel) -> None:
-    shapes = bucketed(model, batches=[1, 3]).evidence()["shapes"]
+    shapes = bucketed(model, batches=(1, 3)).evidence()["shapes"]
     assert {shape.split("x")[0] for shape in shapes} == {"1", "3"}
 
 
-@pytest.mark.parametrize(
-    ("options", "names"),
-    [
-        ({"bakend": "graph"}, "bakend"),
-        ({"backend": "cudnn"}, "backend"),
-        ({"backend": "best", "candidates": ["graph", "cudnn"]}, "candidates"),
-        ({"backend": "best", "candidates": []}, "candidates"),
-        ({"mode": "fastest"}, "mode"),
-        ({"cost": "guessed"}, "cost"),
-        ({"longest_s": -1.0}, "longest_s"),
-        ({"longest_s": 0.0}, "longest_s"),
-        ({"token_agreement": 1.5}, "token_agreement"),
-        ({"buckets": "many"}, "buckets"),
-    ],
-)
-def test_an_option_that_means_nothing_is_refused(
-    model: TdtModel, options: dict[str, Any], names: str
-) -> None:
-    with pytest.raises(UsageError, match=names):
-        compiled.build(model, options, PLAN)
-
-
-@pytest.mark.parametrize("options", [{"buckets": 0}, {"batches": [0]}, {"batches": [5]}, {"batches": "all"}])
+@pytest.mark.parametrize("options", [{"batches": (5,)}])
 def test_impossible_shapes_are_refused(model: TdtModel, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(options))):
         bucketed(model, **options)
@@ -222,7 +201,7 @@ def test_impossible_shapes_are_refused(model: TdtModel, options: dict[str, Any])
 
 def test_without_a_gpu_it_is_unavailable(model: TdtModel) -> None:
     with pytest.raises(UnavailableError, match="GPU"):
-        compiled.build(model, {}, PLAN)
+        compiled.build(model, Compiled(), PLAN)
 
 
 def test_layers_compiled_one_by_one_share_weights_and_answer_alike(model: TdtModel) -> None:
@@ -255,15 +234,16 @@ def test_the_compiler_s_workers_end_with_the_compilations() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("backend", [*compiled.BACKENDS, compiled.BEST])
+@pytest.mark.parametrize("backend", ["graph", "inductor", "fused", "best"])
 def test_graphs_answer_as_the_eager_encoder_does(dtype: torch.dtype, backend: str) -> None:
     on_gpu = small_model("cuda", dtype)
-    few = {"longest_s": 2.0, "buckets": 1, "batches": [1, 4]}  # each shape is a compilation, seconds long
-    encoder = compiled.build(on_gpu, {**few, "backend": backend}, PLAN)
+    # Each shape is a compilation, seconds long.
+    few = Compiled(backend=backend, longest_s=2.0, buckets=1, batches=(1, 4))
+    encoder = compiled.build(on_gpu, few, PLAN)
     batch = probe(3, 20, 150, 32)
     # What the graphs read must still be there once memory that nobody holds has been written to.
     rubble = [torch.full((1 << 20,), float("nan"), device="cuda") for _ in range(64)]
-    found, expected = encoder.encode(batch), eager.build(on_gpu, {}, PLAN).encode(batch)
+    found, expected = encoder.encode(batch), eager.build(on_gpu, NoOptions(), PLAN).encode(batch)
     assert torch.equal(found.lengths, expected.lengths)
     found_states, expected_states = (
         States(x.values.float().cpu().numpy(), x.lengths.cpu().numpy()) for x in (found, expected)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.errors import UsageError
 from harness.protocols import FeatureBatch, ShapePlan
+from harness.protocols.options import NoOptions
 from variants.encoder.eager import build
 from variants.models.options import ModelOptions
 from variants.models.parakeet_tiny import build as build_tiny
@@ -33,7 +33,7 @@ def pad(clips: list[np.ndarray]) -> FeatureBatch:
 
 
 def test_states_are_batch_time_width(model: TdtModel) -> None:
-    encoder = build(model, {}, PLAN)
+    encoder = build(model, NoOptions(), PLAN)
     encoded = encoder.encode(pad([clip(100), clip(37)]))
     assert encoded.values.shape == (2, 13, 176)
     assert encoded.lengths.tolist() == [13, 5]
@@ -44,7 +44,7 @@ def test_states_are_batch_time_width(model: TdtModel) -> None:
 
 
 def test_padding_changes_nothing(model: TdtModel) -> None:
-    encoder = build(model, {}, PLAN)
+    encoder = build(model, NoOptions(), PLAN)
     alone = encoder.encode(pad([clip(50)])).values
     padded = pad([clip(50), clip(200, seed=1)])
     padded.values[0, :, 50:] = 1e3  # whatever lies beyond the length
@@ -53,7 +53,7 @@ def test_padding_changes_nothing(model: TdtModel) -> None:
 
 
 def test_no_rows_and_no_frames(model: TdtModel) -> None:
-    encoder = build(model, {}, PLAN)
+    encoder = build(model, NoOptions(), PLAN)
     nobody = FeatureBatch(np.zeros((0, 128, 40), np.float32), np.zeros(0, np.int64))
     assert encoder.encode(nobody).values.shape == (0, 0, 176)
     nothing = FeatureBatch(np.zeros((2, 128, 0), np.float32), np.zeros(2, np.int64))
@@ -61,15 +61,15 @@ def test_no_rows_and_no_frames(model: TdtModel) -> None:
 
 
 def test_positions_are_ready_for_the_longest_segment_of_the_plan(model: TdtModel) -> None:
-    build(model, {}, ShapePlan((1.0,), 1, segment_lengths_s=(61.0,)))
+    build(model, NoOptions(), ShapePlan((1.0,), 1, segment_lengths_s=(61.0,)))
     ready = model.encoder.max_audio_length
     assert ready >= 6100
-    build(model, {}, PLAN).encode(pad([clip(6100)]))
+    build(model, NoOptions(), PLAN).encode(pad([clip(6100)]))
     assert model.encoder.max_audio_length == ready
 
 
 def test_evidence_counts_calls_by_shape(model: TdtModel) -> None:
-    encoder = build(model, {}, PLAN)
+    encoder = build(model, NoOptions(), PLAN)
     for frames in (40, 40, 24):
         encoder.encode(pad([clip(frames)]))
     evidence = dict(encoder.evidence())
@@ -81,8 +81,3 @@ def test_evidence_counts_calls_by_shape(model: TdtModel) -> None:
         "device": "cpu",
         "dtype": "float32",
     }
-
-
-def test_refuses_options(model: TdtModel) -> None:
-    with pytest.raises(UsageError, match="flash"):
-        build(model, {"flash": True}, PLAN)

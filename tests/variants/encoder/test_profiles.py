@@ -14,10 +14,11 @@ import torch
 from harness.config.load import compose_run
 from harness.config.needs import Machine
 from harness.config.rules import check
-from harness.errors import ExitCode, UnavailableError, UsageError
+from harness.errors import ExitCode, UnavailableError
 from harness.protocols import ShapePlan
 from tests.variants.encoder.parts import small_model
-from variants.encoder import compiled, multi_profile, single_profile
+from variants.encoder import multi_profile, single_profile
+from variants.encoder.options import MultiProfile, SingleProfile
 from variants.encoder.tensorrt.encoder import make_spec
 
 PLAN = ShapePlan((1.0, 2.0, 5.0, 10.0, 30.0), 8, (0.6, 0.9, 1.4, 2.2, 2.5, 4.0, 7.5))
@@ -58,20 +59,8 @@ def test_the_command_ends_with_3_before_anything_starts(variant: str, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "defaults"),
-    [
-        ("compiled", compiled.DEFAULTS),
-        ("single_profile", single_profile.OPTIONS),
-        ("multi_profile", multi_profile.DEFAULTS),
-    ],
-)
-def test_a_leaf_holds_every_knob_at_its_default(name: str, defaults: dict[str, Any]) -> None:
-    assert compose_run([f"encoder={name}"]).encoder.options == defaults
-
-
 def test_one_profile_is_tuned_for_the_longest_input_and_takes_all() -> None:
-    grid = single_profile.make_single_grid(PLAN, single_profile.OPTIONS, 0.01)
+    grid = single_profile.make_single_grid(PLAN, SingleProfile(), 0.01)
     (profile,) = grid.profiles
     assert (profile.min, profile.opt) == (1, profile.max)
     assert profile.max >= 1001  # the warm-up sends the bucket edge above 7.5 s
@@ -81,7 +70,7 @@ def test_one_profile_is_tuned_for_the_longest_input_and_takes_all() -> None:
 
 
 def test_one_profile_at_its_own_length_pads_nothing() -> None:
-    grid = single_profile.make_single_grid(PLAN, {**single_profile.OPTIONS, "padding": "none"}, 0.01)
+    grid = single_profile.make_single_grid(PLAN, SingleProfile(padding="none"), 0.01)
     slot = grid.slot(3, 50)
     assert slot is not None
     assert (slot.batch, slot.frames) == (3, 50)
@@ -89,7 +78,7 @@ def test_one_profile_at_its_own_length_pads_nothing() -> None:
 
 
 def test_several_profiles_follow_the_lengths_without_gaps() -> None:
-    grid = multi_profile.make_multi_grid(PLAN, {**multi_profile.DEFAULTS, "profiles": 3}, 0.01)
+    grid = multi_profile.make_multi_grid(PLAN, MultiProfile(profiles=3), 0.01)
     assert len(grid.profiles) == 4  # one more for the warm-up's longest clip
     assert grid.profiles[0].min == 1
     assert all(b.min == a.max + 1 for a, b in pairwise(grid.profiles))
@@ -97,7 +86,7 @@ def test_several_profiles_follow_the_lengths_without_gaps() -> None:
 
 
 def test_unpadded_profiles_are_tuned_for_what_falls_into_them() -> None:
-    options = {**multi_profile.DEFAULTS, "profiles": 1, "padding": "none"}
+    options = MultiProfile(profiles=1, padding="none")
     grid = multi_profile.make_multi_grid(PLAN, options, 0.01)
     assert grid.profiles[0].opt == 224  # of 2.2 s, the median
     assert not grid.pad
@@ -106,7 +95,7 @@ def test_unpadded_profiles_are_tuned_for_what_falls_into_them() -> None:
 def test_the_engine_gets_the_grid_s_profiles_with_any_batch(tmp_path: Path) -> None:
     graph = tmp_path / "encoder.onnx"
     graph.write_bytes(b"graph")
-    options = {**multi_profile.DEFAULTS, "opt_batch": 4, "tactic_sources": ["CUDNN"]}
+    options = MultiProfile(opt_batch=4, tactic_sources=("CUDNN",))
     grid = multi_profile.make_multi_grid(PLAN, options, 0.01)
     spec = make_spec(small_model(dtype=torch.float16), options, grid, graph)
     assert [shape.frames for shape in spec.profiles] == [(p.min, p.opt, p.max) for p in grid.profiles]
@@ -116,21 +105,9 @@ def test_the_engine_gets_the_grid_s_profiles_with_any_batch(tmp_path: Path) -> N
     assert spec.profiles[0].features(32)[0] == (1, 32, 1)
 
 
-@pytest.mark.parametrize("build", [single_profile.build, multi_profile.build])
-def test_a_model_on_the_cpu_is_unavailable(build: Any) -> None:
-    with pytest.raises(UnavailableError, match="GPU"):
-        build(small_model(), {}, PLAN)
-
-
 @pytest.mark.parametrize(
-    ("options", "names"),
-    [({"padding": "some"}, "padding"), ({"profile": 3}, "profile"), ({"cuda_graphs": 1}, "cuda_graphs")],
+    ("build", "options"), [(single_profile.build, SingleProfile()), (multi_profile.build, MultiProfile())]
 )
-def test_an_option_that_means_nothing_is_refused(options: dict[str, Any], names: str) -> None:
-    with pytest.raises(UsageError, match=names):
-        multi_profile.build(small_model(), options, PLAN)
-
-
-def test_no_profiles_are_refused() -> None:
-    with pytest.raises(UsageError, match="profiles=0"):
-        multi_profile.make_multi_grid(PLAN, {**multi_profile.DEFAULTS, "profiles": 0}, 0.01)
+def test_a_model_on_the_cpu_is_unavailable(build: Any, options: Any) -> None:
+    with pytest.raises(UnavailableError, match="GPU"):
+        build(small_model(), options, PLAN)

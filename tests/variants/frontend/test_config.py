@@ -8,6 +8,7 @@ import pytest
 
 from harness.config.load import compose_run
 from harness.errors import UsageError
+from harness.protocols.options import plain
 from variants.frontend.config import FrontendConfig, SegmentConfig
 
 
@@ -82,11 +83,11 @@ def test_a_choice_differs_from_the_defaults_in_what_it_names_alone(
     choice: str, denoise: str, vad: str
 ) -> None:
     config = compose_run([f"frontend={choice}"]).frontend
-    assert config == FrontendConfig(denoise=denoise, vad=vad)
+    assert config == {"name": "host", **plain(FrontendConfig(denoise=denoise, vad=vad))}
 
 
 def test_overrides_reach_every_level() -> None:
     config = compose_run(
         ["frontend=whole", "frontend.segment.padding_s=1", "frontend.denoise_level=3"]
     ).frontend
-    assert (config.segment.padding_s, config.denoise_level) == (1.0, 3)
+    assert (config["segment"]["padding_s"], config["denoise_level"]) == (1.0, 3)

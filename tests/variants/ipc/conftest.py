@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from variants.ipc.choice import transport_of
+from variants import registry
 from variants.ipc.types import Transport
 
 CHOICES = {
@@ -48,12 +48,12 @@ def spawn(processes: ForkServerContext) -> Iterator[Callable[..., BaseProcess]]:
 
 @pytest.fixture(params=CHOICES)
 def transport(request: pytest.FixtureRequest) -> Transport:
-    return transport_of({"name": request.param, "options": CHOICES[request.param]})
+    return registry.transport({"name": request.param, "options": CHOICES[request.param]})
 
 
 @pytest.fixture
 def shared() -> Transport:
-    return transport_of({"name": "shared_memory", "options": CHOICES["shared_memory"]})
+    return registry.transport({"name": "shared_memory", "options": CHOICES["shared_memory"]})
 
 
 @pytest.fixture

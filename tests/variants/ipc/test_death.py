@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.variants.ipc import children
-from variants.ipc.choice import transport_of
+from variants import registry
 from variants.ipc.types import PeerGoneError, Receiver, Sender, Transport
 
 LARGEST = 400_000
@@ -30,7 +30,7 @@ Address = Callable[[str], str]
 def link(request: pytest.FixtureRequest) -> Transport:
     options: dict[str, float] = {"capacity_mb": 4, "slot_kb": 16} if request.param == "shared_memory" else {}
     options["connect_timeout_s"] = 0.05  # a sender that finds nobody says so soon
-    return transport_of({"name": request.param, "options": options})
+    return registry.transport({"name": request.param, "options": options})
 
 
 @pytest.fixture(params=[30, pytest.param(150, marks=pytest.mark.slow)])
@@ -134,7 +134,7 @@ def test_the_reader_dies(link: Transport, address: Address, spawn: Spawn, deaths
 
 def test_the_one_in_the_middle_dies(address: Address, spawn: Spawn, deaths: int) -> None:
     """Its reader keeps what was forwarded, although its writer has begun again with fresh memory."""
-    link = transport_of({"name": "shared_memory", "options": {"capacity_mb": 4, "slot_kb": 16}})
+    link = registry.transport({"name": "shared_memory", "options": {"capacity_mb": 4, "slot_kb": 16}})
     end, moments, whole = link.receiver(address("end")), random.Random(3), 0
     spawn(children.send_again_and_again, link, address("middle"), LARGEST)
     for _ in range(deaths):

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from harness.errors import UsageError
 from tests.variants.ipc import children
-from variants.ipc.choice import transport_of
+from variants import registry
 from variants.ipc.types import PeerGoneError, Receiver, Sender, Transport
 
 Address = Callable[[str], str]
@@ -104,7 +103,7 @@ def test_a_sender_waits_for_a_reader_that_is_still_starting(transport: Transport
 
 @pytest.mark.parametrize("name", ["zeromq", "uds_copy", "shared_memory"])
 def test_nobody_there_is_said_and_not_waited_for(name: str, address: Address) -> None:
-    sender = transport_of({"name": name, "options": {"connect_timeout_s": 0.05}}).sender(address("x"))
+    sender = registry.transport({"name": name, "options": {"connect_timeout_s": 0.05}}).sender(address("x"))
     with pytest.raises(PeerGoneError, match=r"nobody .* at .*/x"):
         sender.send("hello")
     sender.close()
@@ -147,27 +146,11 @@ def test_copies_are_counted_where_they_happen(transport: Transport, address: Add
     sender.close(), receiver.close()
 
 
-@pytest.mark.parametrize(
-    ("leaf", "message"),
-    [
-        ({"name": "carrier_pigeon"}, "ipc=carrier_pigeon does not exist; the choices are"),
-        ({"name": "types"}, "ipc=types is not a transport"),
-        ({"name": "../../etc"}, "does not exist"),
-        ({"name": "uds_copy", "options": {"colour": 1}}, "ipc=uds_copy.options has no key 'colour'"),
-        (
-            {"name": "shared_memory", "options": {"slot_kb": 3}},
-            "options.slot_kb is 3; it has to be a multiple",
-        ),
-    ],
-)
-def test_a_wrong_choice_is_refused_with_its_key(leaf: dict[str, object], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        transport_of(leaf)
-
-
 def test_a_peer_that_is_behind_is_waited_for(address: Address) -> None:
     """Longer than the time after which an absent one is given up."""
-    link = transport_of({"name": "zeromq", "options": {"connect_timeout_s": 0.05, "high_water_messages": 2}})
+    link = registry.transport(
+        {"name": "zeromq", "options": {"connect_timeout_s": 0.05, "high_water_messages": 2}}
+    )
     receiver, sender = link.receiver(address("a")), link.sender(address("a"))
     thread = threading.Thread(target=lambda: [sender.send(np.zeros(500_000, np.uint8)) for _ in range(12)])
     thread.start()

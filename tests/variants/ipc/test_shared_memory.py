@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from variants.ipc.choice import transport_of
+from variants import registry
 from variants.ipc.segment import Geometry, Segment
 from variants.ipc.serialize import address_of
 from variants.ipc.shared_memory import SharedLease
@@ -57,7 +57,7 @@ def test_ordinary_memory_is_copied_once_and_counted(shared: Transport, address: 
 
 
 def test_an_hour_of_audio_passes_without_a_copy(address: Address) -> None:
-    link = transport_of({"name": "shared_memory"})
+    link = registry.transport({"name": "shared_memory"})
     receiver, sender = link.receiver(address("a")), link.sender(address("a"))
     hour = sender.allocate((3600 * 16_000,), np.float32)
     hour[::4096] = 7

@@ -15,16 +15,14 @@ import torch
 from safetensors.torch import save_file
 
 from harness.errors import UnavailableError, UsageError
-from harness.protocols import Segment, ShapePlan
+from harness.protocols import Segment
 from harness.spans import SpanRecorder
-from variants.decoder import cpu_synced
-from variants.encoder import eager
+from tests.variants.eager_parts import eager_parts
 from variants.models.embedded_weights import MODULE_PREFIXES, load_embedded
 from variants.models.options import ModelOptions
 from variants.models.parakeet import PARAKEET_TINY, build_modules
 from variants.models.parakeet_tiny import build
 from variants.models.types import TdtModel
-from variants.serving.inference import EncoderDecoder
 
 WORDS = (
     "speech",
@@ -147,8 +145,7 @@ def test_text_and_tokens_equal_nemos(saved: tuple[Path, Any], loaded: TdtModel) 
     nemo = saved[1]
     rng = np.random.default_rng(1)
     segments = [Segment(rng.standard_normal(160 * n, dtype=np.float32), 16_000, 0.0) for n in (300, 80, 161)]
-    plan = ShapePlan((), max_batch=1)
-    parts = EncoderDecoder(loaded, eager.build(loaded, {}, plan), cpu_synced.build(loaded, {}, plan), plan)
+    parts = eager_parts(loaded, max_batch=1)
     lengths_found = []
     for segment in segments:
         features = loaded.features([segment])

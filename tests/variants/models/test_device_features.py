@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from harness.protocols import Segment, ShapePlan
+from harness.protocols import Segment
 from harness.spans import SpanRecorder
 from tests.harness.audio.recordings import RATE, noise, speech
-from variants.decoder import cpu_synced
-from variants.encoder import eager
+from tests.variants.eager_parts import eager_parts
 from variants.models.device_features import DeviceLogMel
 from variants.models.features import FeatureConfig, LogMel
 from variants.models.options import ModelOptions
 from variants.models.parakeet_tiny import build
-from variants.serving.inference import EncoderDecoder
 
 
 def segments(*seconds: float) -> list[Segment]:
@@ -47,8 +45,7 @@ def test_a_longer_batch_leaves_nothing_in_a_shorter_one() -> None:
 
 def test_the_trained_model_hears_the_same_words() -> None:
     model = build(ModelOptions(name="parakeet_tiny", weights="embedded", device="cpu"))
-    plan = ShapePlan((5.0,), 4)
-    host = EncoderDecoder(model, eager.build(model, {}, plan), cpu_synced.build(model, {}, plan), plan)
+    host = eager_parts(model)
     device = dataclasses.replace(host, model=dataclasses.replace(model, features_on="device"))
     given = [segments(2.5), segments(1.2, 3.0)]
     one, other = (parts.transcribe(given, SpanRecorder()) for parts in (host, device))

@@ -10,6 +10,7 @@ from harness.config.load import compose_run, to_dict
 from harness.config.rules import check
 from harness.errors import UsageError
 from harness.protocols import FeatureBatch, ShapePlan
+from harness.protocols.options import NoOptions
 from harness.same_ground import comparability_of
 from tests.harness.runs import Recipe, unmeasured
 from variants.encoder import eager
@@ -27,7 +28,7 @@ def tiny(weights: str, layers: int | None) -> TdtModel:
 
 
 def states(model: TdtModel) -> torch.Tensor:
-    return eager.build(model, {}, ShapePlan((1.0,), 1)).encode(BATCH).values
+    return eager.build(model, NoOptions(), ShapePlan((1.0,), 1)).encode(BATCH).values
 
 
 def test_trained_weights_keep_their_first_layers() -> None:

@@ -13,17 +13,15 @@ import torch
 from harness.audio.resample import resample
 from harness.corpus.speech import VOICES, speak
 from harness.errors import UsageError
-from harness.protocols import Hypothesis, Segment, ShapePlan
+from harness.protocols import Hypothesis, Segment
 from harness.spans import SpanRecorder
+from tests.variants.eager_parts import eager_parts
 from tests.variants.models.calibration_clips import render
-from variants.decoder import cpu_synced
-from variants.encoder import eager
 from variants.models import parakeet_tdt_0_6b_v3, parakeet_tiny, synthetic
 from variants.models.options import ModelOptions
 from variants.models.parakeet import PARAKEET_TINY
 from variants.models.synthetic import CALIBRATION_STEP, build_synthetic, calibration_features
 from variants.models.types import TdtModel
-from variants.serving.inference import EncoderDecoder
 
 RATE = 16_000
 TEXTS = (
@@ -49,9 +47,7 @@ def spoken(voices: Sequence[str]) -> list[Segment]:
 
 
 def decode(model: TdtModel, segments: Sequence[Segment]) -> tuple[Hypothesis, ...]:
-    plan = ShapePlan((), max_batch=4)
-    parts = EncoderDecoder(model, eager.build(model, {}, plan), cpu_synced.build(model, {}, plan), plan)
-    (transcript,) = parts.transcribe([segments], SpanRecorder())
+    (transcript,) = eager_parts(model).transcribe([segments], SpanRecorder())
     return transcript.hypotheses
 
 

@@ -6,14 +6,15 @@ import io
 import os
 import wave
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from harness.errors import UnavailableError
 from harness.protocols import Engine, Frontend, Segment, ServiceSpec, Transcript
+from harness.protocols.options import NoOptions
 from harness.spans import SpanRecorder
 from variants.batching import alone
 from variants.frontend.config import FrontendConfig
@@ -25,18 +26,14 @@ from variants.topology.types import Backend
 TOPOLOGIES = {"inprocess": inprocess, "collapsed": collapsed, "microservices": microservices}
 
 
-@dataclass(frozen=True)
-class Options:
-    options: dict[str, Any] = field(default_factory=dict)
-
-
 def make_frontend(**options: Any) -> Frontend:
     return build_frontend(FrontendConfig(**{"vad": "webrtc", **options}))
 
 
 def make_engine(**options: Any) -> Engine:
     """Its text is a checksum of the samples it was given: a byte that differs anywhere changes it."""
-    return alone.build(fixed_cost.build(Options(options)), {})
+    cost = SimpleNamespace(options=fixed_cost.Options(**options))
+    return alone.build(fixed_cost.build(cost), NoOptions())
 
 
 class MortalEngine(fixed_cost.FixedCostEngine):
@@ -49,7 +46,7 @@ class MortalEngine(fixed_cost.FixedCostEngine):
 
 
 def make_mortal_engine() -> Engine:
-    return alone.build(MortalEngine(fixed_cost.FixedCost()), {})
+    return alone.build(MortalEngine(fixed_cost.Options()), NoOptions())
 
 
 def refuse() -> Engine:

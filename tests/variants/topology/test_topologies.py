@@ -15,7 +15,7 @@ from harness.protocols import Reply, Request, ServiceSpec
 from harness.protocols.engine import hear
 from harness.spans import SPAN_NAMES
 from tests.variants.topology import parts
-from variants.topology import collapsed, inprocess, microservices
+from variants.topology import collapsed, microservices
 from variants.topology.types import (
     AbandonStream,
     Backend,
@@ -243,20 +243,3 @@ class TestStartUp:
         spec = ServiceSpec(lambda: parts.make_frontend(), parts.make_engine, ipc={"name": "shared_memory"})
         with pytest.raises(UsageError, match="cannot be sent to another process"):
             topology.build(spec).start()  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(
-    ("topology", "options", "message"),
-    [
-        (inprocess, {"max_pending": 0}, "max_pending is 0"),
-        (collapsed, {"frontend_workers": 0}, "frontend_workers=0 has to be a number of at least 1"),
-        (collapsed, {"max_pending": "many"}, "max_pending='many'"),
-        (microservices, {"frontend_workers": 2}, "frontend_workers does not exist"),
-    ],
-)
-def test_wrong_options_are_refused_by_name(
-    topology: object, options: dict[str, object], message: str
-) -> None:
-    spec = ServiceSpec(parts.make_frontend, parts.make_engine, ipc={"name": "uds_copy"}, options=options)
-    with pytest.raises(UsageError, match=message):
-        topology.build(spec)  # type: ignore[attr-defined]

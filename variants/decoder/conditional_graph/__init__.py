@@ -8,9 +8,8 @@ a smaller call needs no new capture, and the work of an iteration follows the ut
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,9 +18,9 @@ from variants.content_cache import user_cache
 from variants.decoder.gpu.compiler import Cubin, compile_kernels
 from variants.decoder.gpu.decoding import BatchArguments, GpuDecoder, RunReport
 from variants.decoder.gpu.driver import KernelNode, Module, WhileGraph, bindings, call, require_gpu
-from variants.decoder.gpu.options import read_options
 from variants.decoder.gpu.packing import ModelArguments, PackedWeights, model_arguments, pack
 from variants.decoder.gpu.shape import KernelShape, kernel_shape
+from variants.decoder.options import ConditionalGraph
 from variants.decoder.weights import extract
 
 if TYPE_CHECKING:
@@ -29,34 +28,32 @@ if TYPE_CHECKING:
     from variants.models.types import TdtModel
 
 NAME = "conditional_graph"
-DEFAULTS: Mapping[str, Any] = {"slots": 128, "columns": 16, "lookahead": 8, "unroll": 8, "cache_dir": None}
 _CAPABILITY = (8, 0)
 _JOINT_TILES = 4
 _DRIVER_VERSION = 12040  # conditional nodes (12.3), and their handles in kernels of a loaded module
 
 
-def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> GpuDecoder:  # noqa: ARG001
+def build(model: TdtModel, options: ConditionalGraph, plan: ShapePlan) -> GpuDecoder:  # noqa: ARG001
     """The decoder of ``model``: compiles (or loads) its kernels, uploads weights, builds the graph.
 
     Raises ``UnavailableError`` where the GPU or the driver lacks what the graph needs.
     """
-    chosen = read_options(options, NAME, DEFAULTS)
     capability = require_gpu(NAME, model.device, _CAPABILITY)
     _require_driver()
     weights = extract(model)
     shape = kernel_shape(
-        weights, slots=chosen["slots"], columns=chosen["columns"], joint_tiles=_JOINT_TILES, decoder=NAME
+        weights, slots=options.slots, columns=options.columns, joint_tiles=_JOINT_TILES, decoder=NAME
     )
-    cache_dir = Path(chosen["cache_dir"]) if chosen["cache_dir"] else user_cache("kernels")
+    cache_dir = Path(options.cache_dir) if options.cache_dir else user_cache("kernels")
     cubin = compile_kernels(Path(__file__).with_name("kernels.cu"), shape.macros(), capability, cache_dir)
     packed = pack(weights, shape, _joint_blocks(shape))
     return GpuDecoder(
         model,
         weights,
         shape,
-        GraphLauncher(cubin, shape, packed, chosen["unroll"]),
-        columns=chosen["columns"],
-        lookahead=chosen["lookahead"],
+        GraphLauncher(cubin, shape, packed, options.unroll),
+        columns=options.columns,
+        lookahead=options.lookahead,
     )
 
 

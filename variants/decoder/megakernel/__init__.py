@@ -8,10 +8,9 @@ finished ones without another launch.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -27,9 +26,9 @@ from variants.decoder.gpu.driver import (
     require_gpu,
     shared_bytes_per_block,
 )
-from variants.decoder.gpu.options import read_options
 from variants.decoder.gpu.packing import PackedWeights, model_arguments, pack
 from variants.decoder.gpu.shape import KernelShape, kernel_shape
+from variants.decoder.options import Megakernel
 from variants.decoder.weights import extract
 
 if TYPE_CHECKING:
@@ -37,26 +36,16 @@ if TYPE_CHECKING:
     from variants.models.types import TdtModel
 
 NAME = "megakernel"
-DEFAULTS: Mapping[str, Any] = {
-    "slots": 128,
-    "columns": 16,
-    "lookahead": 8,
-    "direct_columns": 1,
-    "spin_limit": 1 << 24,
-    "profile_block": None,
-    "cache_dir": None,
-}
 _CAPABILITY = (8, 0)
 _LAST_STEP = 1 << 31
 _MAX_JOINT_TILES = 5  # 80 of a thread's registers hold joint weights
 
 
-def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> GpuDecoder:  # noqa: ARG001
+def build(model: TdtModel, options: Megakernel, plan: ShapePlan) -> GpuDecoder:  # noqa: ARG001
     """The decoder of ``model``. Compiles (or loads) its kernel and uploads the weights in kernel order.
 
     Raises ``UnavailableError`` where the GPU is missing, too old, or too small for the weights.
     """
-    chosen = read_options(options, NAME, DEFAULTS)
     capability = require_gpu(NAME, model.device, _CAPABILITY)
     weights = extract(model)
     properties = torch.cuda.get_device_properties(model.device)
@@ -64,8 +53,8 @@ def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> GpuDe
     tiles = -(-weights.vocabulary // 16) + 1
     shape = kernel_shape(
         weights,
-        slots=chosen["slots"],
-        columns=chosen["columns"],
+        slots=options.slots,
+        columns=options.columns,
         joint_tiles=-(-tiles // blocks),
         decoder=NAME,
     )
@@ -74,17 +63,15 @@ def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> GpuDe
     macros = {
         **shape.macros(),
         **layout.macros(),
-        "SPIN_LIMIT": str(chosen["spin_limit"]),
-        "DIRECT_COLUMNS": str(chosen["direct_columns"]),
-        "PROFILE": str(0 if chosen["profile_block"] is None else chosen["profile_block"] + 1),
+        "SPIN_LIMIT": str(options.spin_limit),
+        "DIRECT_COLUMNS": str(options.direct_columns),
+        "PROFILE": str(0 if options.profile_block is None else options.profile_block + 1),
     }
-    cache_dir = Path(chosen["cache_dir"]) if chosen["cache_dir"] else user_cache("kernels")
+    cache_dir = Path(options.cache_dir) if options.cache_dir else user_cache("kernels")
     cubin = compile_kernels(Path(__file__).with_name("kernel.cu"), macros, capability, cache_dir)
     packed = pack(weights, shape, blocks)
     launcher = PersistentLauncher(cubin, shape, layout, packed)
-    return GpuDecoder(
-        model, weights, shape, launcher, columns=chosen["columns"], lookahead=chosen["lookahead"]
-    )
+    return GpuDecoder(model, weights, shape, launcher, columns=options.columns, lookahead=options.lookahead)
 
 
 @dataclass(frozen=True, slots=True)

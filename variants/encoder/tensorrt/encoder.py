@@ -7,7 +7,7 @@ tensors cross by pointer; nothing else of torch reaches TensorRT.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from variants.content_cache import ContentCache, user_cache
 from variants.encoder.bucketed import BucketedEncoder, Call, StaticInputs
 from variants.encoder.eager import extend_positions
 from variants.encoder.memory import DeviceMemory
-from variants.encoder.options import choose, positive, share
+from variants.encoder.options import SingleProfile
 from variants.encoder.shapes import ShapeGrid, Slot, output_frames
 from variants.encoder.tensorrt import versions
 from variants.encoder.tensorrt.export import FILE_NAME, export, export_key
@@ -30,44 +30,29 @@ from variants.encoder.tensorrt.spec import INPUTS, OUTPUTS, EngineSpec, ShapeRan
 if TYPE_CHECKING:
     from variants.models.types import TdtModel
 
-OPTIONS: Mapping[str, Any] = {
-    "longest_s": 30.0,
-    "padding": "profile",
-    "cuda_graphs": True,
-    "optimization_level": 3,
-    "opt_batch": 1,
-    "workspace_mib": 4096,
-    "tactic_sources": None,
-    "token_agreement": 0.5,  # see parity.label_agreement
-    "cache_dir": None,
-}
-PADDINGS = ("profile", "none")
 PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
-def require(name: str, model: TdtModel, chosen: Mapping[str, Any]) -> None:
-    """Before minutes are spent. Raises ``UnavailableError`` or ``UsageError`` naming what to change."""
-    choose(chosen, name, "padding", PADDINGS)
-    positive(chosen, name, "longest_s", "opt_batch", "workspace_mib")
-    share(chosen, name, "token_agreement")
+def require(name: str, model: TdtModel) -> None:
+    """Before minutes are spent. Raises ``UnavailableError`` naming what is missing."""
     if model.device.type != "cuda":
         raise UnavailableError(f"encoder={name} runs TensorRT and the model is on {model.device}: use a GPU")
     versions.load()
 
 
-def build_encoder(name: str, model: TdtModel, chosen: Mapping[str, Any], grid: ShapeGrid) -> BucketedEncoder:
+def build_encoder(name: str, model: TdtModel, chosen: SingleProfile, grid: ShapeGrid) -> BucketedEncoder:
     """The encoder, every prepared shape held to the eager one.
 
     Raises ``InvalidMeasurementError`` naming the bucket that differs, and TensorRT's errors in words.
     """
     extend_positions(model, (grid.longest + 1) * model.hop_s)
-    root = Path(chosen["cache_dir"]) if chosen["cache_dir"] else user_cache("tensorrt")
+    root = Path(chosen.cache_dir) if chosen.cache_dir else user_cache("tensorrt")
     onnx = exported(model, grid.longest, ContentCache(root / "onnx"))
     spec = make_spec(model, chosen, grid, onnx)
     built = EngineStore(root / "engines").get(spec)
     encoder = _assemble(model, chosen, grid, built)
     try:
-        encoder.verify(name, share(chosen, name, "token_agreement"))
+        encoder.verify(name, chosen.token_agreement)
     except InvalidMeasurementError as error:
         raise InvalidMeasurementError(
             f"{error}; TensorRT may have chosen a wrong kernel: try another "
@@ -90,39 +75,36 @@ def exported(model: TdtModel, longest_frames: int, cache: ContentCache) -> Path:
     return folder / FILE_NAME
 
 
-def make_spec(model: TdtModel, chosen: Mapping[str, Any], grid: ShapeGrid, onnx: Path) -> EngineSpec:
+def make_spec(model: TdtModel, chosen: SingleProfile, grid: ShapeGrid, onnx: Path) -> EngineSpec:
     """What to build: a profile of the engine for each profile of the grid, any batch in each."""
     most = grid.batches[-1]
-    batch = (1, min(int(chosen["opt_batch"]), most), most)
-    sources: Sequence[str] | None = chosen["tactic_sources"]
+    batch = (1, min(chosen.opt_batch, most), most)
     return EngineSpec(
         onnx=str(onnx),
         onnx_sha256=hash_onnx(onnx),
         bins=model.feature_bins,
         precision=PRECISIONS[model.dtype],
         profiles=tuple(ShapeRange(batch, (p.min, p.opt, p.max)) for p in grid.profiles),
-        optimization_level=int(chosen["optimization_level"]),
-        workspace_bytes=int(chosen["workspace_mib"]) << 20,
-        tactic_sources=None if sources is None else tuple(sources),
+        optimization_level=chosen.optimization_level,
+        workspace_bytes=chosen.workspace_mib << 20,
+        tactic_sources=chosen.tactic_sources,
     )
 
 
-def _assemble(
-    model: TdtModel, chosen: Mapping[str, Any], grid: ShapeGrid, built: BuiltEngine
-) -> BucketedEncoder:
+def _assemble(model: TdtModel, chosen: SingleProfile, grid: ShapeGrid, built: BuiltEngine) -> BucketedEncoder:
     before = DeviceMemory.read(model.device)
     runner = EngineRunner(built.plan, model.feature_bins)
     inputs = StaticInputs(grid, model.feature_bins, model.device, torch.int32)
     calls = EngineCalls(model, runner, grid, inputs)
     if grid.pad:
-        calls.prepare(bool(chosen["cuda_graphs"]))
+        calls.prepare(chosen.cuda_graphs)
     added = DeviceMemory.read(model.device).since(before)
     memory = {"input_buffers_bytes": inputs.device_bytes, **runner.memory, **added}
 
     def describe() -> Mapping[str, Any]:
         return {
             **built.note(),
-            "padding": chosen["padding"],
+            "padding": chosen.padding,
             "cuda_graphs": runner.graphs_captured > 0,
             "captures": calls.captures_at_build,
             "captures_after_build": runner.graphs_captured - calls.captures_at_build,

@@ -17,9 +17,11 @@ import torch
 
 from harness.errors import ExitCode, HarnessError, InvalidMeasurementError, UnavailableError
 from harness.protocols import ShapePlan
+from harness.protocols.options import NoOptions
 from tests.variants.encoder.parts import small_model
 from variants.encoder import eager, multi_profile, single_profile
 from variants.encoder.bucketed import BucketedEncoder
+from variants.encoder.options import MultiProfile, SingleProfile
 from variants.encoder.parity import LIMITS, States, compare, probe
 from variants.encoder.tensorrt import bench, bisect
 from variants.encoder.tensorrt.encoder import build_encoder
@@ -54,12 +56,7 @@ def model(dtype: torch.dtype = torch.float32, seed: int = 0) -> TdtModel:
 
 def build(choice: Any, cache: Path, given: TdtModel | None = None, **options: Any) -> BucketedEncoder:
     multi = choice is multi_profile
-    chosen = {
-        **(choice.DEFAULTS if multi else choice.OPTIONS),
-        "longest_s": 2.0,
-        "cache_dir": str(cache),
-        **options,
-    }
+    chosen = (MultiProfile if multi else SingleProfile)(longest_s=2.0, cache_dir=str(cache), **options)
     given = given or model()
     grid = (choice.make_multi_grid if multi else choice.make_single_grid)(PLAN, chosen, given.hop_s)
     return build_encoder(choice.NAME, given, chosen, grid)
@@ -70,7 +67,7 @@ def build(choice: Any, cache: Path, given: TdtModel | None = None, **options: An
 @pytest.mark.parametrize("choice", [single_profile, multi_profile])
 def test_engines_answer_as_the_model_does(choice: Any, padding: str, cuda_graphs: bool, cache: Path) -> None:
     encoder = build(choice, cache, padding=padding, cuda_graphs=cuda_graphs)
-    reference = eager.build(model(), {}, PLAN)
+    reference = eager.build(model(), NoOptions(), PLAN)
     for rows, frames in ((1, 20), (3, 100), (4, 200), (6, 55), (1, 20)):
         batch = probe(rows, max(1, frames // 2), frames, 32, seed=frames)
         found, expected = encoder.encode(batch), reference.encode(batch)

@@ -1,0 +1,35 @@
+"""What ``workload=streaming`` takes beside the keys that every workload has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from harness.errors import UsageError
+from harness.protocols.options import Positive, PositiveSeconds, Seconds
+
+
+@dataclass(frozen=True)
+class StreamingOptions:
+    duration_s: PositiveSeconds = 30.0
+    """Speech of each stream; recordings are repeated or cut to it."""
+    chunk_s: Annotated[float, Meta(ge=0.020, le=1.120)] = 0.1
+    ack_every: Positive = 1
+    """Chunks between two acknowledgements. Above 1, a chunk's latency includes its wait for the next."""
+    encoding: Literal["s16le", "f32le"] = "s16le"
+    client_processes: Positive = 1
+    """Each is one epoll loop; 20,000 chunks per second are about one core."""
+    start_spread_s: Seconds = 0.0
+    """Streams begin at random within this time; 0 takes one chunk, so that no two phases agree."""
+    final_timeout_s: PositiveSeconds = 10.0
+    """For the final text after the end of speech."""
+    slo_p95_s: PositiveSeconds = 0.2
+    """Limit of the p95 of chunk latency (``workload.search=slo``)."""
+    slo_most: Positive = 4000
+    """Connections, at most (``workload.search=slo``)."""
+
+    def __post_init__(self) -> None:
+        if self.duration_s < self.chunk_s:
+            raise UsageError(f"workload.options.duration_s={self.duration_s} is shorter than one chunk")
