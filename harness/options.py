@@ -16,7 +16,7 @@ from typing import Any
 from harness.command import guarded
 from harness.config.load import compose_run, to_dict
 from harness.config.options import AXES, options_type
-from harness.config.schema import RunConfig
+from harness.config.schema import MISSING, RunConfig
 from harness.errors import ExitCode
 from harness.protocols.options import documented
 
@@ -64,7 +64,7 @@ def _keys(kind: type, values: Mapping[str, Any], place: str) -> Iterator[str]:
         elif key.takes != "a group of keys":
             value, default = _shown(values[key.name]), _shown(key.default)
             yield f"{place}.{key.name}={value}"
-            yield _INDENT + key.takes + (f"; by default {default}" if value != default else "")
+            yield _INDENT + key.takes + (f"; by default {default}" if default not in (value, MISSING) else "")
             if key.text:
                 yield textwrap.fill(
                     key.text.replace("``", ""), _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT

@@ -284,6 +284,7 @@ def as_reference(config: RunConfig) -> RunConfig:
         variant="eager",
         encoder=eager.encoder,
         decoder=eager.decoder,
+        batching=eager.batching,
         topology=eager.topology,
         ipc=eager.ipc,
         io=eager.io,
