@@ -26,6 +26,7 @@ _IGNORED = frozenset(
         "runner.resume",
         "runner.label",
         "runner.reference",
+        "runner.max_failed_share",
         "runner.start_timeout_s",
         "runner.processes",  # more processes narrow the interval, they do not move it
     }

@@ -92,6 +92,7 @@ _AT_LEAST: tuple[tuple[str, Callable[[RunConfig], float], float], ...] = (
     ("runner.warmup.max_passes", lambda c: c.runner.warmup.max_passes, 1),
     ("model.max_batch", lambda c: c.model.max_batch, 1),
     ("model.tokens_per_speech_s", lambda c: c.model.tokens_per_speech_s, 0.0),
+    ("runner.max_failed_share", lambda c: c.runner.max_failed_share, 0.0),
 )
 
 

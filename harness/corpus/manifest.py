@@ -29,7 +29,8 @@ class AudioItem:
     """One recording. None stands for what is not known; ``text`` is what was said, if transcribed.
 
     ``speech_s`` is spoken time without pauses, ``voice`` the names of the speakers, comma-separated,
-    ``sha256`` the hash of the file (None where it cannot be read), ``size_bytes`` its size.
+    ``sha256`` the hash of the file (None where it cannot be read), ``size_bytes`` its size. A recording
+    that is to be refused says so by ``expect_failure``.
     """
 
     item_id: str
@@ -46,6 +47,7 @@ class AudioItem:
     voice: str | None = None
     sha256: str | None = None
     size_bytes: int | None = None
+    expect_failure: bool = False
 
     def read(self) -> bytes:
         """The container's bytes. Raises ``RequestError`` where the file cannot be read."""
@@ -183,6 +185,7 @@ def _item(path: Path, number: int, entry: Mapping[str, Any], edges_s: tuple[floa
         voice=entry.get("voice"),
         sha256=_sha256(audio),
         size_bytes=audio.stat().st_size if audio.is_file() else None,
+        expect_failure=_flag(path, number, entry, "expect_failure"),
     )
 
 
@@ -218,6 +221,13 @@ def _optional_number(path: Path, number: int, entry: Mapping[str, Any], key: str
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise _refusal(path, number, f"{key} is {value!r}; give a number, or leave it out")
     return float(value)
+
+
+def _flag(path: Path, number: int, entry: Mapping[str, Any], key: str) -> bool:
+    value = entry.get(key, False)
+    if not isinstance(value, bool):
+        raise _refusal(path, number, f"{key} is {value!r}; give true or false, or leave it out")
+    return value
 
 
 def _whole(path: Path, number: int, entry: Mapping[str, Any], key: str) -> int | None:

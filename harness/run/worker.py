@@ -40,6 +40,8 @@ from harness.workload.remote import RemoteService
 from harness.workload.schedule import arrival_offsets_s, order
 from variants import registry
 
+_UNEXPECTED = "take expect_failure out of the manifest, or see why it is accepted"
+
 
 def main(job_path: Path) -> int:
     """Run one job; what goes wrong reaches the launcher with the exit code it stands for."""
@@ -113,6 +115,11 @@ class Worker:
 
     def _transcribe_all(self, journal: Journal) -> None:
         """Every recording once, for its text."""
+        if self._config.workload.mode == "streaming":
+            for row in self._streams().reference(self._record, self._reporter):
+                journal.append(row)
+            journal.finish(self._record)
+            return
         with self._service() as service:
             self._reporter.stage("reference output", len(self._audio.items))
             for index, item in enumerate(self._audio.items):
@@ -146,7 +153,8 @@ class Worker:
 
     def _stream(self, journal: Journal) -> None:
         """Live streams from clients in processes of their own."""
-        streams = StreamRun(self._config, self._audio.items, self._lengths_s, self._shapes_s(), self._seed)
+        streams = self._streams()
+        self._tell_of_refused(streams.refused)
         with sample_gpu(self._record.epoch_ns) as sampler:
 
             def memory_of(pid: int) -> Memory:
@@ -159,6 +167,18 @@ class Worker:
         evidence = {**outcome.server.evidence, "streaming": outcome.figures}
         pauses = _pauses(outcome.server.pauses, outcome.result.start_ns)
         self._finish(journal, evidence, outcome.memory, sampler.result(), pauses)
+
+    def _streams(self) -> StreamRun:
+        return StreamRun(self._config, self._audio, self._lengths_s, self._shapes_s(), self._seed)
+
+    def _tell_of_refused(self, refused: Mapping[str, str]) -> None:
+        """Recordings that no client can speak are in no figure."""
+        for item in self._audio.items:
+            why = refused.get(item.item_id)
+            if why is not None and not item.expect_failure:
+                self._reporter.warning(f"{item.item_id} was not streamed: {why}")
+            elif why is None and item.expect_failure:
+                self._reporter.warning(f"{item.item_id} was to fail and was streamed: {_UNEXPECTED}")
 
     def _finish(
         self,
