@@ -25,7 +25,7 @@ from harness.errors import HarnessError
 from harness.protocols import Allocate, Engine, Frontend
 from harness.spans import SpanRecorder, now_ns
 from variants.ipc.types import Lease, PayloadTooLargeError, PeerGoneError, Transport
-from variants.topology.item import Item, hop_spans, since_ns
+from variants.topology.item import Item, hop_spans
 from variants.topology.work import FrontendWork, InferenceWork, Work
 
 _LOOK_UP_S = 0.1
@@ -126,7 +126,7 @@ class Worker:
             lease.release()
             raise
         try:
-            self._sender.send(item, lease, since_ns(item))
+            self._sender.send(item, lease)
         except PeerGoneError:
             self._undelivered += 1  # the service has answered for it, or will
         except PayloadTooLargeError as error:  # the answer fits
@@ -141,8 +141,8 @@ class Worker:
         if item.kind == "push":
             return self._work(item, _NO_SPANS)
         recorder = self._plan.make_recorder()
-        item = item._replace(started_ns=item.started_ns or lease.received_ns)
-        recorder.extend(hop_spans(lease, now_ns()))
+        item = item._replace(started_ns=item.started_ns or lease.times.received_ns)
+        recorder.extend(hop_spans(lease.times, now_ns()))
         item = self._work(item, recorder)
         return item._replace(spans=(*item.spans, *recorder.spans))
 
