@@ -78,6 +78,7 @@ def test_broken_recordings_stay_in_the_set(tmp_path: Path, clip: Path) -> None:
         ('{"audio_filepath": "clip.mp3", "duration": NaN}', "duration is nan"),
         ({"audio_filepath": "clip.mp3", "text": 5}, "text is 5"),
         ({"audio_filepath": "clip.mp3", "offset": 2.0}, "offset is not supported"),
+        ({"audio_filepath": "clip.mp3", "expect_failure": "yes"}, "expect_failure is 'yes'"),
     ],
 )
 def test_a_bad_line_is_refused_by_file_and_number(
