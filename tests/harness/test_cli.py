@@ -272,7 +272,7 @@ def test_a_quarter_of_the_recordings_broken_voids_the_run(harness: Harness, tmp_
         (tmp_path / f"{name}.wav").write_bytes(payload)
     path = tmp_path / "mine.jsonl"
     path.write_text("".join(f'{{"audio_filepath": "{name}.wav"}}\n' for name in ("a", "b", "c", "bad")))
-    done = harness(*FAST, "variant=epoll", f"dataset.manifest={path}", "workload.requests=8")
+    done = harness(*FAST, f"dataset.manifest={path}", "workload.requests=8")
     assert done.returncode == 4, done.stdout + done.stderr
     run = harness.only_run().run
     (reason,) = run.verdict.reasons
