@@ -115,19 +115,20 @@ def _failures(
     fails has a rule of its own."""
     if run.mode is Mode.STREAMING or measured.empty:
         return
+    if served.empty:
+        yield Reason("requests", f"no request was answered: {first_errors(measured)}")
+        return
     failed = measured[measured["error"].notna() & ~measured["expect_failure"]]
-    own = failed if reference is None else failed[~failed["request_id"].isin(_refused(reference))]
-    shared = failed[~failed["request_id"].isin(own["request_id"])]
-    if len(own) and reference is not None:
+    answered = [] if reference is None else set(failed["request_id"]) - _refused(reference)
+    own = failed[failed["request_id"].isin(answered)]
+    if len(own):
         yield Reason(
             "requests",
             f"{len(own)} of {len(measured)} requests failed whose recordings the eager reference answers: "
             f"{first_errors(own)}",
         )
-    elif served.empty and len(failed):
-        yield Reason("requests", f"every request failed: {first_errors(failed)}")
     else:
-        yield from _too_many(run, failed if reference is None else shared, len(measured))
+        yield from _too_many(run, failed, len(measured))
 
 
 def _too_many(run: Run, failed: pd.DataFrame, requests: int) -> Iterator[Reason]:

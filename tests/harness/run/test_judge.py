@@ -128,9 +128,10 @@ def test_many_shared_failures_void_the_run(tmp_path: Path, recordings: list[str]
 
 def test_where_every_request_fails_nothing_was_measured(tmp_path: Path, recordings: list[str]) -> None:
     bad = failing(*recordings)
-    stored = judged(tmp_path, bad, bad)
-    assert stored.run.verdict.status is VerdictStatus.INVALID
-    assert rules(stored) == ["requests"]
+    expected = judged(tmp_path / "a", lambda sample: replace(bad(sample), expect_failure=True), bad)
+    for stored in (judged(tmp_path / "b", bad, bad), expected):
+        assert stored.run.verdict.status is VerdictStatus.INVALID
+        assert rules(stored) == ["requests"]
 
 
 def test_a_reference_that_fails_only_now_and_then_is_the_variant_at_fault(
