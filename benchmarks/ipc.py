@@ -87,7 +87,7 @@ def consume(transport: Transport, address: str, answers: Connection) -> None:
             continue
         total = float(lease.value.sum(dtype=np.float64))
         read_ns, in_segment = now_ns(), _in_segment(lease)
-        times = (lease.sent_ns, lease.received_ns)
+        times = (lease.times.sent_ns, lease.times.received_ns)
         lease.release()
         copied = receiver.traffic.copied_bytes.total()
         answers.send(Receipt(*times, read_ns, total, copied - copied_before, in_segment))

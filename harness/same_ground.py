@@ -27,6 +27,7 @@ _IGNORED = frozenset(
         "runner.resume",
         "runner.label",
         "runner.reference",
+        "runner.max_failed_share",
         "runner.silence_timeout_s",
         "runner.start_timeout_s",  # its name in older runs
         "runner.processes",  # more processes narrow the interval, they do not move it

@@ -6,12 +6,48 @@ same clock, so spans recorded in different processes lie on one axis and can be 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
 now_ns = time.monotonic_ns
+
+
+class CoreWait:
+    """How long the thread that makes it was ready to run while no core was free, since it began.
+
+    The kernel counts it (Documentation/scheduler/sched-stats.rst): what passes between a message's
+    arrival and the thread's return from its sleep is mostly this, and no work of either side.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._fd = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # this kernel does not count it
+            self._fd = -1
+
+    def read_ns(self) -> int:
+        """0 where the kernel does not count it."""
+        return int(os.pread(self._fd, _SCHEDSTAT_BYTES, 0).split()[1]) if self._fd != -1 else 0
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd != -1:
+            os.close(fd)
+
+
+def core_wait_ns() -> int:
+    """One reading of ``CoreWait`` for the calling thread, which keeps no file open."""
+    clock = CoreWait()
+    try:
+        return clock.read_ns()
+    finally:
+        clock.close()
+
+
+_SCHEDSTAT_BYTES = 96  # three numbers of 64 bits
 
 #: Stages of a request, in order. Reports stack them in this order, and sample files have one
 #: column for each, so that files of different variants line up. ``batch`` is the wait for the

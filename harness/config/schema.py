@@ -129,7 +129,11 @@ class RunnerConfig:
     resume: bool = False
     """Skip a run of the same content that is complete already. Sweeps (-m) always do."""
     reference: bool = True
-    """Check the output against the eager reference in a process of its own."""
+    """Check the output against the eager reference in a process of its own. A run without one is
+    UNVERIFIED: its speed is neither compared nor published."""
+    max_failed_share: Share = 0.05
+    """Of the requests, whose recordings the eager reference refuses as well. Above it the run is INVALID;
+    so is a run that fails a single request which the reference answers."""
     silence_timeout_s: PositiveSeconds = 900.0
     """Seconds in which a process may come no further, neither in its requests nor in what it builds."""
     label: str = ""

@@ -90,6 +90,7 @@ def _item(row: Row, digest: str | None, heard: Heard) -> AudioItem:
         snr_db=row.snr_db,
         rt60_s=row.rt60_s,
         voice=row.voice,
+        expect_failure=row.expect_failure,
         sha256=digest,
         size_bytes=row.path.stat().st_size if digest is not None else None,
     )

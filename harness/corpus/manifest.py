@@ -31,7 +31,8 @@ class AudioItem:
     """One recording. None stands for what is not known; ``text`` is what was said, if transcribed.
 
     ``speech_s`` is spoken time without pauses, ``voice`` the names of the speakers, comma-separated,
-    ``sha256`` the hash of the file (None where it cannot be read), ``size_bytes`` its size.
+    ``sha256`` the hash of the file (None where it cannot be read), ``size_bytes`` its size. A recording
+    that is to be refused says so by ``expect_failure``.
     """
 
     item_id: str
@@ -48,6 +49,7 @@ class AudioItem:
     voice: str | None = None
     sha256: str | None = None
     size_bytes: int | None = None
+    expect_failure: bool = False
 
     def read(self) -> bytes:
         """The container's bytes. Raises ``RequestError`` where they cannot be read, or are not those that
@@ -95,6 +97,7 @@ class Row:
     snr_db: float | None
     rt60_s: float | None
     voice: str | None
+    expect_failure: bool
 
 
 def read_rows(path: Path) -> tuple[Row, ...]:
@@ -193,6 +196,7 @@ def _row(path: Path, number: int, entry: Mapping[str, Any]) -> Row:
         snr_db=_number(path, number, entry, "snr_db"),
         rt60_s=_number(path, number, entry, "rt60_s"),
         voice=_string(path, number, entry, "voice"),
+        expect_failure=_flag(path, number, entry, "expect_failure"),
     )
 
 
@@ -242,6 +246,13 @@ def _number(path: Path, number: int, entry: Mapping[str, Any], key: str) -> floa
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
         raise _refusal(path, number, f"{key} is {value!r:.60}; give a number, or leave it out")
     return float(value)
+
+
+def _flag(path: Path, number: int, entry: Mapping[str, Any], key: str) -> bool:
+    value = entry.get(key, False)
+    if not isinstance(value, bool):
+        raise _refusal(path, number, f"{key} is {value!r}; give true or false, or leave it out")
+    return value
 
 
 def _refusal(path: Path, number: int, message: str) -> UsageError:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pandas as pd
+
 from harness.measure.stats import Estimate, Measured, TooSmall
 
 NOTHING = "–"
+_NAMED = 5
+"""Recordings that a message names before it breaks off."""
 
 
 def seconds(value: float | None) -> str:
@@ -79,3 +83,15 @@ def _unit(value: float) -> tuple[float, str]:
     if abs(value) < 1e-3:
         return 1e6, "µs"
     return (1e3, "ms") if abs(value) < 1 else (1.0, "s")
+
+
+def names_of(recordings: Sequence[str]) -> str:
+    """The first of them, by name."""
+    return ", ".join(recordings[:_NAMED]) + (" …" if len(recordings) > _NAMED else "")
+
+
+def first_errors(failed: pd.DataFrame) -> str:
+    """Each recording of the rows ``failed`` once, with the first of its errors; the first few of them."""
+    first = failed.drop_duplicates("request_id").head(_NAMED)
+    told = [f"{name} ({error})" for name, error in zip(first["request_id"], first["error"], strict=True)]
+    return "; ".join(told) + (" …" if failed["request_id"].nunique() > _NAMED else "")

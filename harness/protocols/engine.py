@@ -28,14 +28,19 @@ def transcribe(engine: Engine, segments: Sequence[Segment], spans: SpanRecorder)
     return cast(Transcript, work.result)
 
 
-def hear(engine: Engine, samples: np.ndarray, stream_id: int = 1) -> Transcript:
-    """The final transcript of a stream that is given ``samples`` in one piece. Raises ``HarnessError``."""
-    kinds: tuple[WorkKind, ...] = ("open", "push", "commit")
-    for kind in kinds:
+def hear(engine: Engine, *chunks: np.ndarray, stream_id: int = 1) -> Transcript:
+    """The final transcript of a stream that is given ``chunks``. Raises ``HarnessError``."""
+
+    def do(kind: WorkKind, samples: np.ndarray | None = None) -> Work:
         work = finish(engine, Work(kind, ignore, SpanRecorder(), stream_id=stream_id, samples=samples))
         if work.error is not None:
             raise HarnessError(work.error)
-    return cast(Transcript, work.result)
+        return work
+
+    do("open")
+    for chunk in chunks:
+        do("push", chunk)
+    return cast(Transcript, do("commit").result)
 
 
 def ignore(_work: Work) -> None:

@@ -71,9 +71,11 @@ class Mode(StrEnum):
 
 
 class VerdictStatus(StrEnum):
-    """Whether the numbers may be quoted."""
+    """Whether the numbers may be quoted. UNVERIFIED: nothing speaks against them, but whether the output
+    is the eager reference's was not asked."""
 
     VALID = "VALID"
+    UNVERIFIED = "UNVERIFIED"
     INVALID = "INVALID"
     INCOMPLETE = "INCOMPLETE"
 

@@ -132,13 +132,15 @@ def read_run(folder: Path) -> StoredRun:
 
 
 def find_finished(results: Path, content_hash: str) -> Path | None:
-    """The newest complete run of the same content, so that a sweep can skip it."""
+    """The newest run of the same content that may be kept, so that a sweep can skip it: an INVALID one
+    is measured again."""
     found = [folder for folder, run in _runs(results) if _is_finished(run, content_hash)]
     return found[-1] if found else None
 
 
 def _is_finished(run: Run, content_hash: str) -> bool:
-    return run.content_hash == content_hash and run.status is Status.COMPLETE and not run.profiled
+    quotable = run.verdict.status in (VerdictStatus.VALID, VerdictStatus.UNVERIFIED)
+    return run.content_hash == content_hash and quotable and not run.profiled
 
 
 def _runs(results: Path) -> Iterator[tuple[Path, Run]]:

@@ -55,7 +55,8 @@ def charts(entries: Sequence[Entry]) -> dict[str, bytes]:
         "spans.png": span_stacks,
         "rtf.png": rtf_scatter,
     }
-    return {name: _png(function(drawable)) for name, function in draw.items()}
+    shown = dict.fromkeys(draw, drawable) | {"spans.png": [e for e in drawable if e.has_ledger]}
+    return {name: _png(function(shown[name])) for name, function in draw.items() if shown[name]}
 
 
 def latency_ecdf(entries: Sequence[Entry]) -> Figure:

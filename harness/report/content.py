@@ -12,7 +12,7 @@ from harness.measure.ledger import unaccounted_share
 from harness.measure.stats import Estimate, TooSmall
 from harness.measure.summary import Summary, summarize
 from harness.measure.telemetry import THROTTLING
-from harness.measure.text import NOTHING, duration, gigabytes, number
+from harness.measure.text import NOTHING, duration, first_errors, gigabytes, number
 from harness.record import Mode, ParityStatus, Run, StoredRun, Telemetry, VerdictStatus
 
 WITHHELD = "withheld"
@@ -30,9 +30,15 @@ class Entry:
 
     @property
     def withheld(self) -> bool:
-        """Whether its speed must not be shown: its answers are not the reference's."""
+        """Whether its speed must not be shown: its answers are not known to be the reference's, though it
+        was asked."""
         parity = self.stored.run.parity
-        return parity is not None and parity.status is ParityStatus.DIFFERENT
+        return parity is not None and parity.status is not ParityStatus.SAME
+
+    @property
+    def has_ledger(self) -> bool:
+        """A live stream is not served in one piece: its rows have no spans."""
+        return self.stored.run.mode is not Mode.STREAMING
 
     @property
     def drawable(self) -> bool:
@@ -149,22 +155,37 @@ def warnings(entry: Entry) -> Iterator[str]:
     if run.profiled:
         yield "profiled: the profiler slows what it observes; quote figures of a run with profiler=none"
     yield from (str(warning) for warning in run.summary.get("warnings", ()))
-    if summary.failed:
-        first = entry.stored.failed.iloc[0]
-        yield (
-            f"{summary.failed} of {summary.requests} requests failed, and are in no figure "
-            f"(first: {first['request_id']}, {first['error']}); samples.parquet has each in its column error"
-        )
-    if run.parity is None and summary.overall is not None:
-        yield "the output was not compared with the eager reference; set runner.reference=true"
-    elif run.parity is not None and run.parity.status is ParityStatus.UNDECIDED:
-        yield f"the output may differ from the reference's: {run.parity.message}"
+    yield from _failures(entry.stored)
+    if is_valid(entry) and run.parity is None and summary.overall is not None:  # of an older version
+        yield "the output was not compared with the eager reference; measure again"
     if len(run.processes) == 1:
         yield "one process: the intervals leave out how processes differ; set runner.processes=5"
     yield from disturbances([process.cpu for process in run.processes])
     yield from _small_samples(summary)
     yield from _wide_interval(summary)
+    yield from _strangers(run)
     yield from _throttling([telemetry for process in run.processes for telemetry in process.telemetry])
+
+
+def _failures(stored: StoredRun) -> Iterator[str]:
+    """Each recording that failed though nobody expected it to, once, with the first of its errors."""
+    failed = stored.failed[~stored.failed["expect_failure"]]
+    if failed.empty:
+        return
+    requests = len(stored.failed) + len(stored.measured)
+    yield (
+        f"{len(failed)} of {requests} requests failed, and are in no figure: {first_errors(failed)}; "
+        "samples.parquet has each in its column error"
+    )
+
+
+def _strangers(run: Run) -> Iterator[str]:
+    count = max((p.memory.strangers or 0 for p in run.processes if p.memory is not None), default=0)
+    if count:
+        yield (
+            f"{count} other processes held memory of the GPU while this run was measured, and may have "
+            "computed on it: end them (nvidia-smi lists them) and measure again"
+        )
 
 
 def _small_samples(summary: Summary) -> Iterator[str]:
@@ -222,7 +243,7 @@ def transcripts(entry: Entry, count: int = 4) -> list[Spoken]:
 
 
 def unaccounted_text(entry: Entry) -> str:
-    share = unaccounted_share(entry.stored.measured)
+    share = unaccounted_share(entry.stored.measured) if entry.has_ledger else None
     return NOTHING if share is None else f"{share:.2%} of p50"
 
 

@@ -163,9 +163,9 @@ def _buckets(shown: Sequence[Entry]) -> str:
             )
             for scope in entry.summary.scopes
         )
-        unaccounted = f'<p class="quiet">unaccounted: {unaccounted_text(entry)}</p>'
+        share = f'<p class="quiet">unaccounted: {unaccounted_text(entry)}</p>' if entry.has_ledger else ""
         blocks.append(
-            f'<h3>{escape(entry.label)}</h3><div class="scroll">{_table(header, rows)}</div>{unaccounted}'
+            f'<h3>{escape(entry.label)}</h3><div class="scroll">{_table(header, rows)}</div>{share}'
         )
     remark = "“weighted” gives each bucket its share of the audio set, however often it was served."
     note = f'<p class="quiet">{remark}</p>'

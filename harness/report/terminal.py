@@ -40,7 +40,8 @@ def _lines(entry: Entry) -> Iterator[str]:
         yield f"\nspeed {WITHHELD}: {run.parity.message if run.parity else ''}"
     elif entry.summary.overall is not None:
         yield f"\n{_latencies(entry)}"
-        yield f"\n{_where(entry.summary.overall)}"
+        if entry.has_ledger:
+            yield f"\n{_where(entry.summary.overall)}"
     yield f"\n{_figures(entry)}"
     spoken = transcripts(entry)
     if spoken:
@@ -76,9 +77,7 @@ def _where(scope: Scope) -> str:
     """Mean seconds per span, with bars; what no span explains comes last."""
     parts = {name: value for name, value in scope.spans.items() if value > 0}
     parts["unaccounted"] = scope.unaccounted_s
-    total = sum(parts.values())
-    if total <= 0:
-        return "no time was spent"
+    total = sum(parts.values()) or 1.0
     lines = [
         f"{name:<12} {seconds(value):>9}  {value / total:>6.1%}  {'█' * round(_BAR * value / total)}".rstrip()
         for name, value in parts.items()
@@ -92,7 +91,8 @@ def _figures(entry: Entry) -> str:
         cells["WER"] += f"   insertions / deletions / substitutions / words: {cells[EDITS]}"
     names = ("RTFx", "WER", "memory")
     lines = [(name, cells[name]) for name in names if cells[name] not in (NOTHING, WITHHELD)]
-    lines.append(("unaccounted", unaccounted_text(entry)))
+    if entry.has_ledger:
+        lines.append(("unaccounted", unaccounted_text(entry)))
     if entry.stored.run.parity is not None:
         lines.append(("output", f"{entry.stored.run.parity.status}: {entry.stored.run.parity.message}"))
     return "\n".join(f"{name:<12} {value}" for name, value in lines)

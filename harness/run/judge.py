@@ -15,6 +15,7 @@ from harness.measure.memory import combine
 from harness.measure.stats import nearest_rank
 from harness.measure.steadiness import first_meeting_warning
 from harness.measure.summary import summarize, summary_to_json
+from harness.measure.text import first_errors, names_of
 from harness.measure.wer import compare_outputs
 from harness.record import (
     MEASURED,
@@ -37,16 +38,18 @@ from harness.record import (
 NOT_ENGAGED = "not_engaged"
 
 
-def judge(run: Run, samples: pd.DataFrame, folder: Path, warnings: Sequence[str]) -> Run:
+def judge(run: Run, samples: pd.DataFrame, folder: Path, warnings: Sequence[str], itself: bool) -> Run:
     """``run`` with its evidence, memory, parity and verdict filled in from what the processes left.
 
-    ``folder`` is the run's: the reference's journal lies in its ``reference`` folder.
+    ``folder`` is the run's: the reference's journal lies in its ``reference`` folder. ``itself`` says
+    that the run is the reference: it is held to its own first answers.
     """
     measured = samples[samples["phase"] == MEASURED]
     served = measured[measured["error"].isna()]
-    parity = _parity(run, served, folder)
-    reasons = [
-        *_failures(measured, served),
+    reference = samples if itself else _reference(folder)
+    parity = None if reference is None or served.empty else _parity(run, served, reference, itself)
+    broken = [
+        *_failures(run, measured, served, reference),
         *_ledger(run, served),
         *_evidence(run.processes),
         *_weights(run),
@@ -55,20 +58,18 @@ def judge(run: Run, samples: pd.DataFrame, folder: Path, warnings: Sequence[str]
         *_backlog(run, served),
         *_streams(run.processes),
     ]
-    if run.status is not Status.COMPLETE:
-        reasons.append(
-            Reason("finished", f"the run was {run.status}; {len(measured)} measured samples were kept")
-        )
+    unverified = list(_unverified(reference))
+    reasons = [*broken, *unverified, *_unfinished(run, measured)]
     judged = replace(
         run,
         parity=parity,
-        verdict=Verdict(_status(run, reasons), tuple(reasons)),
+        verdict=Verdict(_status(run, broken, unverified), tuple(reasons)),
         evidence=_merged(run.processes),
         memory=combine([p.memory for p in run.processes if p.memory is not None]),
     )
     figures = summary_to_json(summarize(StoredRun(judged, samples, folder)))
     counts = {"requests": len(measured), "failed": len(measured) - len(served)}
-    warned = [*warnings, *_unsteady(run, served)]
+    warned = [*warnings, *_unsteady(run, served), *_unexpected(served)]
     return replace(judged, summary={"warnings": warned, **counts, "figures": figures})
 
 
@@ -78,16 +79,74 @@ def _unsteady(run: Run, served: pd.DataFrame) -> Iterator[str]:
         yield warning
 
 
-def _status(run: Run, reasons: Sequence[Reason]) -> VerdictStatus:
+def _status(run: Run, broken: Sequence[Reason], unverified: Sequence[Reason]) -> VerdictStatus:
     if run.status is not Status.COMPLETE:
         return VerdictStatus.INCOMPLETE
-    return VerdictStatus.INVALID if reasons else VerdictStatus.VALID
+    if broken:
+        return VerdictStatus.INVALID
+    return VerdictStatus.UNVERIFIED if unverified else VerdictStatus.VALID
 
 
-def _failures(measured: pd.DataFrame, served: pd.DataFrame) -> Iterator[Reason]:
-    if len(measured) and not len(served):
-        first = measured["error"].iloc[0]
-        yield Reason("requests", f"every request failed, the first with: {first}")
+def _unfinished(run: Run, measured: pd.DataFrame) -> Iterator[Reason]:
+    if run.status is not Status.COMPLETE:
+        message = f"the run was {run.status}; {len(measured)} measured samples were kept"
+        yield Reason("finished", message)
+
+
+def _unverified(reference: pd.DataFrame | None) -> Iterator[Reason]:
+    if reference is None:
+        yield Reason(
+            "reference", "the output was not compared with the eager reference; set runner.reference=true"
+        )
+
+
+def _unexpected(served: pd.DataFrame) -> Iterator[str]:
+    """A recording that was to be refused and is not says something about the service, or the manifest."""
+    answered = served.loc[served["expect_failure"], "request_id"].unique()
+    if len(answered):
+        yield (
+            f"{names_of(answered)} was expected to fail and was answered: see what accepts it, or take "
+            "expect_failure out of the manifest"
+        )
+
+
+def _failures(
+    run: Run, measured: pd.DataFrame, served: pd.DataFrame, reference: pd.DataFrame | None
+) -> Iterator[Reason]:
+    """A failure that the reference shares is the recording's, any other the variant's. A stream that
+    fails has a rule of its own."""
+    if run.mode is Mode.STREAMING or measured.empty:
+        return
+    if served.empty:
+        yield Reason("requests", f"no request was answered: {first_errors(measured)}")
+        return
+    failed = measured[measured["error"].notna() & ~measured["expect_failure"]]
+    answered = [] if reference is None else set(failed["request_id"]) - _refused(reference)
+    own = failed[failed["request_id"].isin(answered)]
+    if len(own):
+        yield Reason(
+            "requests",
+            f"{len(own)} of {len(measured)} requests failed whose recordings the eager reference answers: "
+            f"{first_errors(own)}",
+        )
+    else:
+        yield from _too_many(run, failed, len(measured))
+
+
+def _too_many(run: Run, failed: pd.DataFrame, requests: int) -> Iterator[Reason]:
+    limit = float(run.config["runner"]["max_failed_share"])
+    if len(failed) > limit * requests:
+        yield Reason(
+            "requests",
+            f"{len(failed)} of {requests} requests failed (at most {limit:.0%}, runner.max_failed_share): "
+            f"{first_errors(failed)}; mend the recordings, or mark them with expect_failure in the manifest",
+        )
+
+
+def _refused(reference: pd.DataFrame) -> set[str]:
+    """Recordings that the reference was given and never answered."""
+    answered = reference.loc[reference["error"].isna(), "request_id"]
+    return set(reference["request_id"]) - set(answered)
 
 
 def _ledger(run: Run, served: pd.DataFrame) -> Iterator[Reason]:
@@ -132,7 +191,8 @@ def _models(processes: Iterable[ProcessRecord]) -> Iterator[Mapping[str, Any]]:
 
 
 def _outputs(parity: Parity | None) -> Iterator[Reason]:
-    if parity is not None and parity.status is ParityStatus.DIFFERENT:
+    """Other answers, or answers of which it is not known whether they are the reference's."""
+    if parity is not None and parity.status is not ParityStatus.SAME:
         yield Reason("parity", f"{parity.message}; its speed is withheld")
 
 
@@ -161,38 +221,31 @@ def _streams(processes: Sequence[ProcessRecord]) -> Iterator[Reason]:
             yield Reason("streams", f"process {process.index}: {why}")
 
 
-def _parity(run: Run, served: pd.DataFrame, folder: Path) -> Parity | None:
-    """Against the reference process where there was one. The reference itself is held to its first
-    process: the same tokens for the same recording, every time."""
-    if run.mode is Mode.STREAMING:
-        return _stream_parity(run.processes)
-    if served.empty:
-        return None
+def _reference(folder: Path) -> pd.DataFrame | None:
+    """What the eager reference answered, a row each; None where it was not asked."""
     journal = folder / "reference" / "process-0.jsonl"
-    if journal.is_file():
-        content = read_journal(journal)
-        if content is None:
-            return None
-        rows = samples_frame_of(content.rows)
-        answered = rows[rows["error"].isna() & rows["request_id"].isin(set(served["request_id"]))]
-        expected = answered.drop_duplicates("request_id")
-        if not served["tokens"].any():  # a client behind a socket sees text alone
-            expected = expected.assign(token_ids=[[] for _ in range(len(expected))])
-        return compare_outputs(expected, served, run.tolerance, "the eager reference")
-    first = served.drop_duplicates("request_id")
-    return compare_outputs(first, served, Tolerance(), "its own first answers")
-
-
-def _stream_parity(processes: Sequence[ProcessRecord]) -> Parity | None:
-    """Streams are held to the text of the same recording, given to an engine in one piece."""
-    found = [p.evidence["streaming"] for p in processes if "streaming" in p.evidence]
-    if not found:
+    if not journal.is_file():
         return None
-    compared = sum(figures["connections"] for figures in found)
-    wrong = sum(figures["wrong_texts"] for figures in found)
-    status = ParityStatus.DIFFERENT if wrong else ParityStatus.SAME
-    message = f"{compared - wrong} of {compared} streams have the text of their recording in one piece"
-    return Parity(status, "the recording in one piece", Tolerance(), compared, wrong, message)
+    content = read_journal(journal)
+    return samples_frame_of(() if content is None else content.rows)
+
+
+def _parity(run: Run, served: pd.DataFrame, reference: pd.DataFrame, itself: bool) -> Parity:
+    """Every answer is held to the reference's: the recording's, or in a live stream that of the same
+    chunks. The reference itself has to answer the same every time."""
+    if itself:
+        first = served.drop_duplicates("request_id")
+        return compare_outputs(first, served, Tolerance(), "its own first answers")
+    answered = reference[reference["error"].isna() & reference["request_id"].isin(served["request_id"])]
+    expected = answered.drop_duplicates("request_id")
+    if not served["tokens"].any():  # a client behind a socket sees text alone
+        expected = expected.assign(token_ids=[[] for _ in range(len(expected))])
+    parity = compare_outputs(expected, served, run.tolerance, "the eager reference")
+    alone = served.loc[~served["request_id"].isin(expected["request_id"]), "request_id"].unique()
+    if len(alone) and parity.status is ParityStatus.SAME:
+        message = f"{len(alone)} recordings have no answer of the eager reference ({names_of(alone)})"
+        return replace(parity, status=ParityStatus.UNDECIDED, message=message)
+    return parity
 
 
 def _merged(processes: Sequence[ProcessRecord]) -> dict[str, Any]:

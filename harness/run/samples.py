@@ -47,4 +47,5 @@ def to_sample(done: Completed, item: AudioItem, process: ProcessRecord, phase: s
         error=reply.error,
         batch_id=reply.batch_id,
         batch_size=reply.batch_size,
+        expect_failure=item.expect_failure,
     )

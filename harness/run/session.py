@@ -136,8 +136,7 @@ class RunSession:
 
     @property
     def _needs_reference(self) -> bool:
-        streaming = self.config.workload.mode == "streaming"  # held to the recordings in one piece
-        return self.config.runner.reference and not streaming and not is_reference(self.config)
+        return self.config.runner.reference and not is_reference(self.config)
 
     def _measured_reference(self, of_others: Sequence[RunSession]) -> RunSession | None:
         """An eager session that is sent every recording of this one's."""
@@ -159,7 +158,8 @@ class RunSession:
     def _asks_the_same(self, other: RunSession) -> bool:
         mine, its = as_reference(self.config), as_reference(other.config)
         same_audio = self.audio.content_hash == other.audio.content_hash
-        return (mine.model, mine.frontend) == (its.model, its.frontend) and same_audio
+        same_parts = (mine.model, mine.frontend, _heard(mine)) == (its.model, its.frontend, _heard(its))
+        return same_parts and same_audio
 
     def finish(self) -> StoredRun:
         """Merge, judge and write the run."""
@@ -173,10 +173,21 @@ class RunSession:
         """Merged and judged as if the run ended now; it goes on."""
         writer = self._open
         merged = writer.merge()
-        run = replace(writer.run, status=Status.COMPLETE, processes=merged.processes)
+        config = self._as_measured(len(merged.processes))
+        run = replace(
+            writer.run,
+            status=Status.COMPLETE,
+            processes=merged.processes,
+            config=to_dict(config),
+            content_hash=content_hash(_content(config, self._origin)),
+        )
         run = _with_model(run, merged.processes)
-        judged = judge(run, merged.samples, writer.folder, self._warnings)
+        judged = judge(run, merged.samples, writer.folder, self._warnings, is_reference(self.config))
         return StoredRun(judged, merged.samples, writer.folder)
+
+    def _as_measured(self, processes: int) -> RunConfig:
+        """Who interleaves decides how many processes there are."""
+        return replace(self.config, runner=replace(self.config.runner, processes=processes))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -192,7 +203,8 @@ class RunSession:
         self._audio_file.unlink(missing_ok=True)
         merged = writer.merge()
         run = replace(writer.run, status=status, processes=merged.processes)
-        run = judge(run, merged.samples, writer.folder, [f"stopped early: {error}"] if error else [])
+        warnings = [f"stopped early: {error}"] if error else []
+        run = judge(run, merged.samples, writer.folder, warnings, is_reference(self.config))
         writer.finish(run)
         print(f"{writer.folder}: kept {len(merged.samples)} samples of the {status} run", file=sys.stderr)
 
@@ -276,8 +288,8 @@ def is_reference(config: RunConfig) -> bool:
 
 
 def as_reference(config: RunConfig) -> RunConfig:
-    """The same model, front end and audio through the eager encoder, host-driven decoder and no
-    serving path: what every variant's output is held to."""
+    """The same model, front end and workload through the eager encoder, host-driven decoder and no
+    serving path: what every variant's output is held to, that of live streams too."""
     eager = compose_run(["variant=eager"])
     return replace(
         config,
@@ -289,9 +301,13 @@ def as_reference(config: RunConfig) -> RunConfig:
         ipc=eager.ipc,
         io=eager.io,
         gc=eager.gc,
-        workload=eager.workload if config.workload.mode == "streaming" else config.workload,
         profiler=eager.profiler,
     )
+
+
+def _heard(config: RunConfig) -> dict[str, Any] | None:
+    """What a live stream hears of a recording depends on these; else it is heard as it is."""
+    return dict(config.workload.options) if config.workload.mode == "streaming" else None
 
 
 def _loosest(config: RunConfig) -> Tolerance:

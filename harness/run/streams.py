@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,24 +16,24 @@ from harness.audio.decode import decode
 from harness.audio.limits import Limits
 from harness.audio.resample import resample
 from harness.config.schema import RunConfig
-from harness.corpus.manifest import AudioItem
+from harness.corpus.buckets import bucket_label
+from harness.corpus.manifest import AudioItem, AudioSet
 from harness.errors import RequestError, UsageError
 from harness.protocols.engine import hear
 from harness.protocols.server import ServerEvidence
-from harness.protocols.wire import Encoding, decode_samples
 from harness.record import MEASURED, Memory, ProcessRecord, Sample
 from harness.run.messages import Reporter
 from harness.run.service import server_plan
+from harness.spans import now_ns
 from harness.workload.server_process import ServerProcess
 from harness.workload.streaming import (
     SloStep,
     StreamingPlan,
     StreamingResult,
     StreamingSummary,
-    fit,
+    chunks,
     search_slo,
     stream_load,
-    to_wire,
 )
 
 Samples = npt.NDArray[np.float32]
@@ -58,14 +58,17 @@ class StreamRun:
     def __init__(
         self,
         config: RunConfig,
-        items: Sequence[AudioItem],
+        audio: AudioSet,
         lengths_s: Sequence[float],
         warm_up_s: Sequence[float],
         seed: int,
     ) -> None:
+        """Raises ``UsageError`` where no recording can be decoded."""
         self._config = config
         self._server = server_plan(config, lengths_s, warm_up_s)
-        self._recordings, self._items = _audible(items, config.frontend["resample_quality"])
+        self._edges_s = audio.bucket_edges_s
+        quality = config.frontend["resample_quality"]
+        self._recordings, self._items, self.refused = _audible(audio.items, quality)
         self._plan = StreamingPlan(
             **config.workload.options,
             connections=config.workload.requests,
@@ -81,8 +84,7 @@ class StreamRun:
         """
         searched = self._search(reporter, memory_of)
         result, memory, ended = self._stream(self._plan, reporter, memory_of)
-        reporter.stage("the same recordings in one piece")
-        figures = result.summary(self._expected_texts()).as_dict()
+        figures = result.summary().as_dict()
         if searched is not None:
             figures["search"] = searched
         return StreamOutcome(result, figures, memory, ended)
@@ -90,21 +92,58 @@ class StreamRun:
     def rows(self, result: StreamingResult, record: ProcessRecord) -> list[Sample]:
         """One row per stream: from its end of speech to its final text."""
         due_ns = result.records.scheduled_ns.max(axis=1)
-        return [
-            _row(n, self._items[item], int(due_ns[n]), int(result.records.final_ns[n]), result, record)
-            for n, item in enumerate(result.assigned)
-        ]
+        rows = []
+        for n, item in enumerate(result.assigned):
+            final_ns = int(result.records.final_ns[n])
+            error = result.records.errors[n] or (None if final_ns else "no final text arrived")
+            times_ns = (int(due_ns[n]), final_ns or int(due_ns[n]))
+            rows.append(self._row(n, self._items[item], times_ns, result.records.texts[n], record, error))
+        return rows
 
-    def _expected_texts(self) -> list[str]:
-        """The final text of each recording, as the wire carries it, from an engine that is given it
-        in one piece."""
+    def reference(self, record: ProcessRecord, reporter: Reporter) -> Iterator[Sample]:
+        """What this configuration's own engine answers to each recording, in this process: a stream
+        that is given the chunks which clients send. A rolling window need not find the text of the
+        whole recording, but the same chunks and contexts have one text."""
+        reporter.stage("reference streams", len(self._recordings))
         engine = self._server.spec.make_engine()
-        encoding = Encoding[self._plan.encoding.upper()]
-        texts = []
-        for recording in self._recordings:
-            sent = to_wire(fit(recording, self._plan), self._plan)
-            texts.append(hear(engine, decode_samples(memoryview(sent.tobytes()), encoding)).text)
-        return texts
+        for n, (recording, item) in enumerate(zip(self._recordings, self._items, strict=True)):
+            began_ns = now_ns()
+            text = hear(engine, *chunks(recording, self._plan)).text
+            yield self._row(n, item, (began_ns, now_ns()), text, record)
+            reporter.progress(n + 1)
+
+    def _row(
+        self,
+        index: int,
+        item: AudioItem,
+        times_ns: tuple[int, int],
+        text: str,
+        record: ProcessRecord,
+        error: str | None = None,
+    ) -> Sample:
+        """``times_ns``: when the final text was due and when it came."""
+        due_s, final_s = ((at_ns - record.epoch_ns) * 1e-9 for at_ns in times_ns)
+        return Sample(
+            process=record.index,
+            phase=MEASURED,
+            index=index,
+            request_id=item.item_id,
+            bucket=bucket_label(self._plan.duration_s, self._edges_s),
+            container=item.container,
+            sample_rate=item.sample_rate or 0,
+            channels=item.channels or 0,
+            audio_s=self._plan.duration_s,
+            speech_s=0.0,
+            segments=1,
+            scheduled_s=due_s,
+            dispatched_s=due_s,
+            started_s=due_s,
+            finished_s=final_s,
+            unaccounted_s=0.0,
+            spans={},
+            text=text,
+            error=error,
+        )
 
     def _search(self, reporter: Reporter, memory_of: Callable[[int], Memory]) -> dict[str, Any] | None:
         plan = self._plan
@@ -177,48 +216,18 @@ def write_chunks(result: StreamingResult, path: Path) -> None:
     pd.DataFrame(columns).to_parquet(path, compression="zstd")
 
 
-def _audible(items: Sequence[AudioItem], quality: str) -> tuple[list[Samples], list[AudioItem]]:
-    """The recordings that can be decoded, as float32 mono at 16 kHz. Clients speak, they do not decode."""
-    found = []
+def _audible(
+    items: Sequence[AudioItem], quality: str
+) -> tuple[list[Samples], list[AudioItem], dict[str, str]]:
+    """The recordings that can be decoded, as float32 mono at 16 kHz, and why the others cannot be.
+    Clients speak, they do not decode."""
+    found, refused = [], {}
     for item in items:
         try:
             audio = decode(item.read(), Limits(max_audio_s=_LONGEST_S))
             found.append((resample(audio, sample_rate=_STREAM_RATE, quality=quality).samples, item))
-        except RequestError:
-            continue
+        except RequestError as error:
+            refused[item.item_id] = str(error)
     if not found:
         raise UsageError("no recording of the audio set can be decoded: nothing to stream")
-    return [samples for samples, _ in found], [item for _, item in found]
-
-
-def _row(
-    index: int, item: AudioItem, due_ns: int, final_ns: int, result: StreamingResult, record: ProcessRecord
-) -> Sample:
-    error = result.records.errors[index] or (None if final_ns else "no final text arrived")
-    end_ns = final_ns or due_ns
-
-    def seconds(at_ns: int) -> float:
-        return (at_ns - record.epoch_ns) * 1e-9
-
-    return Sample(
-        process=record.index,
-        phase=MEASURED,
-        index=index,
-        request_id=item.item_id,
-        bucket=item.bucket,
-        container=item.container,
-        sample_rate=item.sample_rate or 0,
-        channels=item.channels or 0,
-        audio_s=result.plan.duration_s,
-        speech_s=0.0,
-        segments=1,
-        scheduled_s=seconds(due_ns),
-        dispatched_s=seconds(due_ns),
-        started_s=seconds(due_ns),
-        finished_s=seconds(end_ns),
-        unaccounted_s=0.0,
-        spans={},
-        text=result.records.texts[index],
-        reference_text=None,
-        error=error,
-    )
+    return [samples for samples, _ in found], [item for _, item in found], refused

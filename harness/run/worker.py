@@ -46,6 +46,7 @@ from variants import registry
 
 _GRACE_S = 12.0
 """For closing when the launcher hangs up; shorter than the launcher's own patience."""
+_UNEXPECTED = "take expect_failure out of the manifest, or see why it is accepted"
 
 
 def main(job: Job, control: Connection) -> int:
@@ -117,6 +118,11 @@ class Worker:
 
     def _transcribe_all(self, journal: Journal) -> None:
         """Every recording once, for its text."""
+        if self._config.workload.mode == "streaming":
+            for row in self._streams().reference(self._record, self._reporter):
+                journal.append(row)
+            journal.finish(self._record)
+            return
         with self._service() as service:
             self._reporter.stage("reference output", len(self._audio.items))
             for index, item in enumerate(self._audio.items):
@@ -150,7 +156,8 @@ class Worker:
 
     def _stream(self, journal: Journal) -> None:
         """Live streams from clients in processes of their own."""
-        streams = StreamRun(self._config, self._audio.items, self._lengths_s, self._shapes_s(), self._seed)
+        streams = self._streams()
+        self._tell_of_refused(streams.refused)
         with sample_gpu(self._record.epoch_ns) as sampler:
 
             def memory_of(pid: int) -> Memory:
@@ -170,6 +177,18 @@ class Worker:
         for row in streams.rows(result, self._record):
             journal.append(row)
         write_chunks(result, Path(self._job.folder) / f"chunks-{self._record.index}.parquet")
+
+    def _streams(self) -> StreamRun:
+        return StreamRun(self._config, self._audio, self._lengths_s, self._shapes_s(), self._seed)
+
+    def _tell_of_refused(self, refused: Mapping[str, str]) -> None:
+        """Recordings that no client can speak are in no figure."""
+        for item in self._audio.items:
+            why = refused.get(item.item_id)
+            if why is not None and not item.expect_failure:
+                self._reporter.warning(f"{item.item_id} was not streamed: {why}")
+            elif why is None and item.expect_failure:
+                self._reporter.warning(f"{item.item_id} was to fail and was streamed: {_UNEXPECTED}")
 
     def _finish(
         self,

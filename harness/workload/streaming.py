@@ -126,13 +126,21 @@ def schedule(plan: StreamingPlan, recordings: int) -> tuple[npt.NDArray[np.int64
 
 def fit(recording: Samples, plan: StreamingPlan) -> Samples:
     """What the server hears of a recording: repeated or cut to the plan's duration, in the steps of the
-    wire's encoding. An engine that is given this in one piece has to find the same text."""
+    wire's encoding."""
     length = round(plan.duration_s * plan.sample_rate)
     if recording.ndim != 1 or len(recording) == 0:
         raise UsageError(f"a stream needs mono samples [n]; this recording has shape {recording.shape}")
     step = _STEP[plan.encoding.upper()]
     heard = np.multiply(to_wire(np.resize(recording, length), plan), step, dtype=np.float32)
     return np.asarray(heard)
+
+
+def chunks(recording: Samples, plan: StreamingPlan) -> Iterator[Samples]:
+    """What the server hears of a recording, as clients cut it; the last chunk may be shorter."""
+    heard = fit(recording, plan)
+    size = max(1, round(plan.chunk_s * plan.sample_rate))
+    for start in range(0, len(heard), size):
+        yield heard[start : start + size]
 
 
 def to_wire(samples: Samples, plan: StreamingPlan) -> npt.NDArray[np.generic]:

@@ -22,7 +22,7 @@ from harness.config.load import compose_run
 from harness.corpus.encode import encode
 from harness.paths import conf_dir, datasets_dir
 from harness.protocols import Audio
-from harness.record import Status, StoredRun, VerdictStatus, read_run
+from harness.record import ParityStatus, Status, StoredRun, VerdictStatus, read_run
 
 #: The engine of known cost answers a checksum of its features: no model to load, nothing hidden.
 FAST = ("model=fixed_cost", "runner.processes=1", "workload.requests=24", "runner.warmup.max_passes=2")
@@ -232,7 +232,16 @@ def manifest(tmp_path: Path) -> Path:
         (tmp_path / name).write_bytes(payload)
     pcm_wav(tmp_path / "no_samples.wav", 0)
     names = [*files, "no_samples.wav", "missing.wav"]
-    lines = [json.dumps({"audio_filepath": name, "text": "something said"}) for name in names]
+    lines = [
+        json.dumps(
+            {
+                "audio_filepath": name,
+                "text": "something said",
+                "expect_failure": not name.startswith("good"),
+            }
+        )
+        for name in names
+    ]
     path = tmp_path / "mine.jsonl"
     path.write_text("\n".join(lines) + "\n")
     return path
@@ -253,6 +262,25 @@ def test_a_broken_recording_costs_its_own_row(harness: Harness, manifest: Path) 
     assert all(len(error) > 15 and "internal" not in error for error in failed.values())
     assert "missing.wav: cannot read the recording (No such file" in failed["missing.wav"]
     assert served | set(failed) == set(names)
+    assert run.run.summary["failed"] == len(run.failed)
+    assert "requests failed" not in done.stdout  # as the manifest expects
+
+
+def test_a_quarter_of_the_recordings_broken_voids_the_run(harness: Harness, tmp_path: Path) -> None:
+    """Nobody expected it: what is left is not the set that was to be measured."""
+    good = encode(sound(1.0), "wav", 16_000, 1, None)
+    for name, payload in {"a": good, "b": good, "c": good, "bad": b"no audio"}.items():
+        (tmp_path / f"{name}.wav").write_bytes(payload)
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(f'{{"audio_filepath": "{name}.wav"}}\n' for name in ("a", "b", "c", "bad")))
+    done = harness(*FAST, f"dataset.manifest={path}", "workload.requests=8")
+    assert done.returncode == 4, done.stdout + done.stderr
+    run = harness.only_run().run
+    (reason,) = run.verdict.reasons
+    assert reason.rule == "requests"
+    assert "000004" in reason.message
+    assert run.parity is not None
+    assert run.parity.status is ParityStatus.SAME
 
 
 def test_a_manifest_line_that_is_not_json_is_named(harness: Harness, tmp_path: Path) -> None:

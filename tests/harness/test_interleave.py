@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from harness.config.load import compose_run
 from harness.errors import ExitCode, HarnessError
 from harness.interleave import interleaved
 from harness.record import StoredRun, read_run
@@ -76,6 +77,9 @@ def test_processes_of_a_round_take_turns_of_a_few_requests(tmp_path: Path) -> No
         assert turns(intervals) == [
             (first, 5), (second, 5), (first, 5), (second, 5), (first, 2), (second, 2),
         ]  # fmt: skip
+    places = (f"runner.results_dir={tmp_path / 'results'}", f"runner.cache_dir={tmp_path / 'cache'}")
+    alone = compose_run([*FAST, *places, "runner.turn_requests=5", "runner.processes=2"])
+    assert runs[0].run.content_hash == RunSession(alone, []).content_hash  # of as many processes
 
 
 def test_several_clients_of_a_closed_loop_keep_to_their_turns(tmp_path: Path) -> None:

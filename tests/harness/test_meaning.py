@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from harness.record import ParityStatus, VerdictStatus, read_run
@@ -35,20 +37,32 @@ class Forgetful:
         return self._inner.evidence()
 '''
 
-SHALLOW_ENCODER = '''\
-"""Faster by one layer."""
+NEGATED_ENCODER = '''\
+"""The wrong sign: a defect of an encoder that nothing but its output shows."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from harness.protocols import Encoder, ShapePlan
+from harness.protocols import EncoderOutput, Evidence, FeatureBatch, ShapePlan
 from variants.encoder import eager
 from variants.models.types import TdtModel
 
 
-def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> Encoder:
-    del model.encoder.layers[-2]
-    return eager.build(model, options, plan)
+def build(model: TdtModel, options: object, plan: ShapePlan) -> "Negated":
+    return Negated(eager.build(model, options, plan))
+
+
+class Negated:
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def encode(self, batch: FeatureBatch) -> EncoderOutput:
+        encoded = self._inner.encode(batch)
+        return replace(encoded, values=-encoded.values)
+
+    def evidence(self) -> Evidence:
+        return self._inner.evidence()
 '''
 
 LEAF = """\
@@ -66,15 +80,27 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> ProjectCopy:
     project = ProjectCopy.make(folder / "project", folder / "cache")
     project.add("variants/decoder/forgetful.py", FORGETFUL_DECODER)
     project.add("conf/decoder/forgetful.yaml", LEAF.format(name="forgetful"))
-    project.add("variants/encoder/shallow.py", SHALLOW_ENCODER)
-    project.add("conf/encoder/shallow.yaml", LEAF.format(name="shallow"))
+    project.add("variants/encoder/negated.py", NEGATED_ENCODER)
+    project.add("conf/encoder/negated.yaml", LEAF.format(name="negated"))
     return project
 
 
-@pytest.mark.parametrize("broken", ["decoder=forgetful", "encoder=shallow"])
-def test_a_variant_that_answers_otherwise_is_invalid(project: ProjectCopy, broken: str) -> None:
+STREAMS = ("variant=epoll", "workload=streaming", "workload.lag_budget_s=10", "dataset.items=3")
+
+
+@pytest.mark.parametrize(
+    ("broken", "workload"),
+    [
+        ("decoder=forgetful", ("workload.requests=12",)),
+        # Its own engine would agree with it; the eager encoder's stream of the same chunks does not.
+        ("encoder=negated", (*STREAMS, "workload.requests=3", "workload.options.duration_s=1.5")),
+    ],
+)
+def test_a_variant_that_answers_otherwise_is_invalid(
+    project: ProjectCopy, broken: str, workload: Sequence[str]
+) -> None:
     results = project.root / "results" / broken.partition("=")[2]
-    done = project.harness(broken, *QUICK, "workload.requests=12", f"runner.results_dir={results}")
+    done = project.harness(broken, *workload, *QUICK, f"runner.results_dir={results}")
     assert done.returncode == 4, done.stdout + done.stderr
     (path,) = results.glob("*/run.json")
     run = read_run(path.parent).run
@@ -82,6 +108,7 @@ def test_a_variant_that_answers_otherwise_is_invalid(project: ProjectCopy, broke
     assert {reason.rule for reason in run.verdict.reasons} == {"parity"}
     assert run.parity is not None
     assert run.parity.status is ParityStatus.DIFFERENT
+    assert run.parity.reference == "the eager reference"
     assert run.parity.differing >= 1
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.protocols import Request
+from harness.protocols import Reply, Request
 from harness.protocols.wire import (
     CONNECTION,
     SAMPLE_BYTES,
@@ -31,6 +31,7 @@ from harness.protocols.wire import (
     encode_error,
     encode_final,
 )
+from harness.spans import Span, core_wait_ns, now_ns
 from variants.io.types import Budget, IoOptions, Traffic
 from variants.topology.types import (
     AbandonStream,
@@ -99,10 +100,13 @@ class Session:
         "bytes_taken",
         "committed",
         "conversation",
+        "core_wait_ns",
         "encoding",
         "number",
+        "opened_ns",
         "over",
         "parts",
+        "received_ns",
         "sequence",
         "stream_id",
     )
@@ -117,6 +121,9 @@ class Session:
         self.sequence = 0
         self.bytes_taken = 0
         self.parts: list[bytes] = []
+        self.opened_ns = now_ns()
+        self.core_wait_ns = 0
+        self.received_ns = 0
         self.committed = False
         self.over = False
 
@@ -128,6 +135,7 @@ class Conversation:
         "_done",
         "_held",
         "_shared",
+        "_waited_ns",
         "draining",
         "ending",
         "out",
@@ -151,6 +159,8 @@ class Conversation:
         self.ending = False
         """Set by a fatal error: send what is in ``out`` and close."""
         self.traffic = Traffic()
+        self._waited_ns: int | None = None
+        """For cores, by the thread of this conversation until it last answered a recording."""
 
     # ------------------------------------------------------------ from the client
 
@@ -214,6 +224,8 @@ class Conversation:
             self._submit(OpenStream(session.stream_id, (session, 0)))
             self.traffic.streams += 1
         else:
+            waited_ns = core_wait_ns()
+            session.core_wait_ns = 0 if self._waited_ns is None else waited_ns - self._waited_ns
             self.traffic.recordings += 1
         self.sessions[frame.session] = session
 
@@ -261,6 +273,7 @@ class Conversation:
         else:
             request = Request(str(session.number), b"".join(session.parts))
             session.parts = [request.payload]  # a retry after Busy does not copy again
+            session.received_ns = session.received_ns or now_ns()
             self._submit(Transcribe(request, token))
         session.sequence = frame.sequence
         session.committed = True
@@ -319,8 +332,10 @@ class Conversation:
         if completion.error is not None:
             self._fail_session(session.number, ErrorCode.FAILED, completion.error, sequence)
         elif completion.reply is not None:
-            self._send(encode_final(session.number, sequence, completion.reply))
+            self._send(encode_final(session.number, sequence, _as_served(session, completion.reply)))
             self._end(session)
+            if not session.stream_id:
+                self._waited_ns = core_wait_ns()
         elif completion.text is not None:
             session.acknowledged = sequence
             self._send(encode(FrameType.PARTIAL, session.number, sequence, completion.text.encode()))
@@ -357,6 +372,18 @@ class Conversation:
     def _send(self, data: bytes) -> None:
         self.out.append(data)
         self.traffic.frames_out += 1
+
+
+def _as_served(session: Session, reply: Reply) -> Reply:
+    """The reply with this side's part in it: the recording's receipt, the wait for a core before it and
+    for room in the backend after it, and the answer's for its turn to be sent."""
+    if session.stream_id:
+        return reply
+    received = Span("ipc", session.opened_ns, session.received_ns)
+    asleep = Span("queue", session.opened_ns - session.core_wait_ns, session.opened_ns)
+    waited = Span("queue", session.received_ns, reply.started_ns)
+    answered = Span("reply", reply.finished_ns, now_ns())
+    return replace(reply, spans=(received, asleep, waited, *reply.spans, answered))
 
 
 def _bad(frame: Frame, message: str) -> SessionError:

@@ -36,9 +36,18 @@ import numpy as np
 from harness.errors import UsageError
 from harness.protocols.options import Count, Positive
 from harness.spans import now_ns
+from variants.ipc.attention import Found
 from variants.ipc.segment import Geometry, Run, Segment, SlotTable, array_over
 from variants.ipc.serialize import Packed, address_of, pack, unpack
-from variants.ipc.types import Connecting, Lease, PayloadTooLargeError, PeerGoneError, TornReadError, Traffic
+from variants.ipc.types import (
+    Connecting,
+    Lease,
+    PayloadTooLargeError,
+    PeerGoneError,
+    Times,
+    TornReadError,
+    Traffic,
+)
 from variants.ipc.unix import UnixReceiver, connect
 
 
@@ -62,8 +71,8 @@ class Options(Connecting):
 _SEGMENT, _FORGET, _MESSAGE = 1, 2, 3
 _SEGMENT_PACKET = struct.Struct("<BQQQ")  # kind, identity, capacity, slot bytes; the memfd rides along
 _FORGET_PACKET = struct.Struct("<BQ")  # kind, identity
-# kind, sequence, sent_ns, number of descriptors, metadata bytes, slot of the body or _INLINE
-_MESSAGE_PACKET = struct.Struct("<BQQIII")
+# kind, sequence, sent_ns, posted_ns, number of descriptors, metadata bytes, slot of the body or _INLINE
+_MESSAGE_PACKET = struct.Struct("<BQQQIII")
 _DESCRIPTOR = struct.Struct("<QIQQQ")  # segment, slot, offset, bytes, stamp
 _RELEASE_PACKET = struct.Struct("<Q")  # sequence
 _INLINE = 0xFFFFFFFF
@@ -197,8 +206,8 @@ class SharedSender:
             for run in [run for run in link.table.runs if not run.sent]:
                 link.table.free(run)
 
-    def send(self, value: Any, holding: Lease | None = None, since_ns: int | None = None) -> None:
-        sent_ns = since_ns or now_ns()
+    def send(self, value: Any, holding: Lease | None = None) -> None:
+        sent_ns = now_ns()
         forwarded = False
         try:
             self.collect()  # a peer that died since the last message is replaced, not reported
@@ -343,7 +352,8 @@ class SharedSender:
         for run in flight.runs:
             link.segment.stamps[run.first] = sequence
             run.sent = True
-        head = _MESSAGE_PACKET.pack(_MESSAGE, sequence, sent_ns, len(parts), len(packed.metadata), body_slot)
+        counts = (len(parts), len(packed.metadata), body_slot)
+        head = _MESSAGE_PACKET.pack(_MESSAGE, sequence, sent_ns, now_ns(), *counts)
         self._post(link, head + body if body_slot == _INLINE else head)
         link.sequence = sequence
         if flight.runs or flight.holding is not None:
@@ -418,19 +428,19 @@ def _wait(sock: socket.socket, events: int) -> None:
 class SharedLease:
     """A message whose arrays are read-only views of the sender's segment."""
 
-    __slots__ = ("_connection", "_keep", "_sequence", "parts", "ready_ns", "received_ns", "sent_ns", "value")
+    __slots__ = ("_connection", "_sequence", "parts", "times", "value")
 
     def __init__(
         self,
         value: Any,
         parts: tuple[Part, ...],
-        times_ns: tuple[int, int, int],
+        times: Times,
         connection: SharedConnection,
         sequence: int,
     ) -> None:
         self.value = value
         self.parts = parts
-        self.sent_ns, self.ready_ns, self.received_ns = times_ns
+        self.times = times
         # a message without memory of its own is not waited for by its sender
         self._connection = connection if parts else None
         self._sequence = sequence
@@ -462,11 +472,11 @@ class SharedConnection:
     def socket(self) -> socket.socket:
         return self._socket
 
-    def read(self, ready_ns: int) -> SharedLease | None:
+    def read(self, found: Found) -> SharedLease | None:
         nbytes, fds = self._receive_packet()
         packet = memoryview(self._packet)[:nbytes]
         if packet[0] == _MESSAGE:
-            return self._read_message(packet, ready_ns)
+            return self._read_message(packet, found)
         if packet[0] == _SEGMENT:
             self._map(packet, fds)
         elif packet[0] == _FORGET:
@@ -507,8 +517,9 @@ class SharedConnection:
         if self._own is None:
             self._own = segment
 
-    def _read_message(self, packet: memoryview, ready_ns: int) -> SharedLease:
-        _, sequence, sent_ns, count, metadata_bytes, body_slot = _MESSAGE_PACKET.unpack_from(packet)
+    def _read_message(self, packet: memoryview, found: Found) -> SharedLease:
+        head = _MESSAGE_PACKET.unpack_from(packet)
+        _, sequence, sent_ns, posted_ns, count, metadata_bytes, body_slot = head
         own = self._own
         if own is None or sequence != self._sequence + 1:
             raise PeerGoneError(f"message {sequence} after message {self._sequence}: the link lost its order")
@@ -531,4 +542,5 @@ class SharedConnection:
         self._traffic.payload_bytes += shared
         self._traffic.shared_bytes += shared
         self._traffic.metadata_bytes += len(body)
-        return SharedLease(value, parts + extra, (sent_ns, ready_ns, now_ns()), self, sequence)
+        times = Times(sent_ns, posted_ns, found.ready_ns, found.found_ns, now_ns(), found.core_wait_ns)
+        return SharedLease(value, parts + extra, times, self, sequence)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -34,17 +34,29 @@ class TornReadError(HarnessError):
     """Memory changed under a reader: a bug of the link, never to be hidden."""
 
 
-class Lease(Protocol):
-    """A received message. Arrays in ``value`` may be read-only views of memory that is lent.
+class Times(NamedTuple):
+    """A message's way, on the span clock. The sender's work is from ``sent_ns``, when it began to
+    serialize, to ``posted_ns``, when it handed the message to the link; the receiver's from
+    ``found_ns``, when it had noticed the message, to ``received_ns``, when the value was whole.
 
-    The three times are on the span clock: ``sent_ns``, the sender began to send (serialization
-    included); ``ready_ns``, the receiver turned to its links; ``received_ns``, ``value`` was whole.
+    ``ready_ns`` is when the receiver turned to its links, and ``core_wait_ns`` how much of the time
+    before ``found_ns`` it could have run but had no core. What else lies between the two sides' work
+    is nobody's.
     """
 
-    value: Any
     sent_ns: int
+    posted_ns: int
     ready_ns: int
+    found_ns: int
     received_ns: int
+    core_wait_ns: int
+
+
+class Lease(Protocol):
+    """A received message. Arrays in ``value`` may be read-only views of memory that is lent."""
+
+    value: Any
+    times: Times
 
     def release(self) -> None:
         """Give the memory back. No array of ``value`` may be touched after it. Idempotent."""
@@ -69,10 +81,8 @@ class Sender(Protocol):
         """Give back what was allocated and not sent (the request failed half-way)."""
         ...
 
-    def send(self, value: Any, holding: Lease | None = None, since_ns: int | None = None) -> None:
+    def send(self, value: Any, holding: Lease | None = None) -> None:
         """Send, waiting for room if the link is full.
-
-        ``since_ns`` is when the passing on began, if that was earlier: the receiver's ``sent_ns``.
 
         ``holding`` is the lease that arrays of ``value`` may point into. The link releases it: at
         once where it copied them, else when the receiver has given them back.

@@ -15,15 +15,16 @@ from typing import Any
 import numpy as np
 
 from harness.spans import now_ns
+from variants.ipc.attention import Found
 from variants.ipc.serialize import pack, unpack
-from variants.ipc.types import Connecting, Lease, PeerGoneError, Traffic
+from variants.ipc.types import Connecting, Lease, PeerGoneError, Times, Traffic
 from variants.ipc.unix import UnixReceiver, connect
 from variants.ipc.zeromq import CopiedLease
 
 Options = Connecting
 
-# magic, metadata bytes, number of buffers, sent_ns; then one length per buffer, metadata, buffers
-_HEADER = struct.Struct("<4sIIQ")
+# magic, metadata bytes, number of buffers, sent_ns, posted_ns; then a length per buffer, metadata, buffers
+_HEADER = struct.Struct("<4sIIQQ")
 _MAGIC = b"SSB1"
 _LENGTH = struct.Struct("<Q")
 _MAX_PARTS = 512  # of one sendmsg; the kernel takes 1024
@@ -68,12 +69,12 @@ class UdsSender:
     def discard(self) -> None:
         """Nothing is held: allocated memory is the caller's own."""
 
-    def send(self, value: Any, holding: Lease | None = None, since_ns: int | None = None) -> None:
-        sent_ns = since_ns or now_ns()
+    def send(self, value: Any, holding: Lease | None = None) -> None:
+        sent_ns = now_ns()
         try:
             packed = pack(value)
             lengths = [buffer.nbytes for buffer in packed.buffers]
-            header = _HEADER.pack(_MAGIC, len(packed.metadata), len(lengths), sent_ns)
+            header = _HEADER.pack(_MAGIC, len(packed.metadata), len(lengths), sent_ns, now_ns())
             table = b"".join(map(_LENGTH.pack, lengths))
             self._write([header + table + packed.metadata, *packed.buffers])
         finally:
@@ -144,8 +145,8 @@ class UdsConnection:
     def socket(self) -> socket.socket:
         return self._socket
 
-    def read(self, ready_ns: int) -> CopiedLease:
-        magic, metadata_bytes, count, sent_ns = _HEADER.unpack(self._exactly(_HEADER.size))
+    def read(self, found: Found) -> CopiedLease:
+        magic, metadata_bytes, count, sent_ns, posted_ns = _HEADER.unpack(self._exactly(_HEADER.size))
         if magic != _MAGIC:
             raise PeerGoneError("the peer does not speak this protocol")
         table = self._exactly(count * _LENGTH.size)
@@ -157,7 +158,8 @@ class UdsConnection:
         self._traffic.payload_bytes += payload
         self._traffic.metadata_bytes += _HEADER.size + table.nbytes + metadata.nbytes
         self._traffic.copied_bytes["socket_receive"] += payload
-        return CopiedLease(value, sent_ns, ready_ns, now_ns())
+        times = Times(sent_ns, posted_ns, found.ready_ns, found.found_ns, now_ns(), found.core_wait_ns)
+        return CopiedLease(value, times)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.spans import now_ns
+from variants.ipc.attention import Attention, Found
 from variants.ipc.types import Lease, PeerGoneError, Sender, Traffic
 
 RETRY_S = 0.005
@@ -54,7 +55,7 @@ class Connection(Protocol):
     @property
     def socket(self) -> socket.socket: ...
 
-    def read(self, ready_ns: int) -> Lease | None:
+    def read(self, found: Found) -> Lease | None:
         """The next message; None where what came was not a message. Raises ``PeerGoneError``."""
         ...
 
@@ -81,6 +82,7 @@ class UnixReceiver:
         self._connections: dict[int, Connection] = {}
         self._watched: dict[Sender, int] = {}  # and the number of the connection that is registered
         self._watched_fds: dict[int, Sender] = {}
+        self._attention = Attention()
 
     @property
     def traffic(self) -> Traffic:
@@ -90,14 +92,15 @@ class UnixReceiver:
         self._watched[sender] = 0
 
     def receive(self, timeout_s: float | None = None) -> Lease | None:
-        ready_ns = now_ns()
-        deadline_ns = None if timeout_s is None else ready_ns + round(timeout_s * 1e9)
+        self._attention.turn()
+        deadline_ns = None if timeout_s is None else now_ns() + round(timeout_s * 1e9)
         wait_s = timeout_s
         while True:
             self._follow_watched()
             for fd, _ in self._epoll.poll(wait_s, 1):  # one: the next call finds the others first
-                lease = self._on_ready(fd, ready_ns)
+                lease = self._on_ready(fd, self._attention.find())
                 if lease is not None:
+                    self._attention.leave()
                     return lease
             if deadline_ns is not None:
                 wait_s = (deadline_ns - now_ns()) * 1e-9
@@ -105,19 +108,20 @@ class UnixReceiver:
                     return None
 
     def close(self) -> None:
+        self._attention.close()
         self._epoll.close()
         for connection in self._connections.values():
             connection.close()
         self._connections.clear()
         self._listening.close()
 
-    def _on_ready(self, fd: int, ready_ns: int) -> Lease | None:
+    def _on_ready(self, fd: int, found: Found) -> Lease | None:
         connection = self._connections.get(fd)
         if connection is None:
             self._on_other(fd)
             return None
         try:
-            return connection.read(ready_ns)
+            return connection.read(found)
         except PeerGoneError:
             self._forget(fd, connection)
             return None

@@ -2,13 +2,15 @@
 
 A message is pickled whole into one byte string, handed to ZeroMQ, which copies it, written to a Unix
 socket by ZeroMQ's own thread, read from it by the peer's, copied out and unpickled. Every one of
-those copies is counted.
+those copies is counted. What these threads do between ``send`` and the end of ``poll`` is sending and
+receiving too, and part of the message's time in ``ipc``: nobody can tell it from their waiting.
 """
 
 from __future__ import annotations
 
 import contextlib
 import pickle
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,10 @@ from zmq.utils.monitor import recv_monitor_message
 
 from harness.protocols.options import Positive
 from harness.spans import now_ns
-from variants.ipc.types import Connecting, Lease, PeerGoneError, Sender, Traffic
+from variants.ipc.attention import Attention
+from variants.ipc.types import Connecting, Lease, PeerGoneError, Sender, Times, Traffic
+
+_STAMPS = struct.Struct("<QQ")  # sent_ns, posted_ns
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,11 @@ class ZeroMq:
 class CopiedLease:
     """A message in private memory: nothing to give back."""
 
-    __slots__ = ("ready_ns", "received_ns", "sent_ns", "value")
+    __slots__ = ("times", "value")
 
-    def __init__(self, value: Any, sent_ns: int, ready_ns: int, received_ns: int) -> None:
+    def __init__(self, value: Any, times: Times) -> None:
         self.value = value
-        self.sent_ns = sent_ns
-        self.ready_ns = ready_ns
-        self.received_ns = received_ns
+        self.times = times
 
     def release(self) -> None:
         self.value = None
@@ -95,13 +98,15 @@ class ZeroMqSender:
     def discard(self) -> None:
         """Nothing is held: allocated memory is the caller's own."""
 
-    def send(self, value: Any, holding: Lease | None = None, since_ns: int | None = None) -> None:
+    def send(self, value: Any, holding: Lease | None = None) -> None:
+        sent_ns = now_ns()
         try:
-            message = pickle.dumps((since_ns or now_ns(), value), protocol=pickle.HIGHEST_PROTOCOL)
+            message = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
         finally:
             if holding is not None:
                 holding.release()
-        while not self._sent(message):
+        frame = zmq.Frame(message, copy=True)
+        while not self._sent(_STAMPS.pack(sent_ns, now_ns()), frame):
             if not self._has_peer():
                 self._traffic.broken_links += 1
                 raise PeerGoneError(f"nobody took a message at {self._address} in {self._timeout_s} s")
@@ -110,9 +115,10 @@ class ZeroMqSender:
         for place in ("serialize", "into_zeromq", "socket_send"):
             self._traffic.copied_bytes[place] += len(message)
 
-    def _sent(self, message: bytes) -> bool:
+    def _sent(self, stamps: bytes, message: zmq.Frame) -> bool:
+        """Both parts arrive or neither does; ``message`` is handed over as it is."""
         try:
-            self._socket.send(message)
+            self._socket.send_multipart((stamps, message), copy=False)
         except zmq.Again:
             return False
         return True
@@ -149,6 +155,7 @@ class ZeroMqReceiver:
         self._socket = self._context.socket(zmq.PULL)
         self._socket.setsockopt(zmq.RCVHWM, transport.high_water_messages)
         self._socket.bind(f"ipc://{address}")
+        self._attention = Attention()
         self._traffic = Traffic()
 
     @property
@@ -159,18 +166,24 @@ class ZeroMqReceiver:
         """Senders of this transport have nothing to collect."""
 
     def receive(self, timeout_s: float | None = None) -> CopiedLease | None:
-        ready_ns = now_ns()
-        wait_ms = None if timeout_s is None else max(0, round(timeout_s * 1000))
-        if not self._socket.poll(wait_ms):
+        self._attention.turn()
+        if not self._socket.poll(None if timeout_s is None else max(0, round(timeout_s * 1000))):
             return None
-        message = self._socket.recv()
-        sent_ns, value = pickle.loads(message)
+        found = self._attention.find()
+        stamps, message = self._socket.recv_multipart()
+        value = pickle.loads(message)
+        self._attention.leave()
         self._traffic.messages += 1
         self._traffic.payload_bytes += len(message)
         for place in ("socket_receive", "out_of_zeromq", "deserialize"):
             self._traffic.copied_bytes[place] += len(message)
-        return CopiedLease(value, sent_ns, ready_ns, now_ns())
+        sent_ns, posted_ns = _STAMPS.unpack(stamps)
+        if found.ready_ns < posted_ns:  # it was waited for: until then ZeroMQ's threads moved it
+            posted_ns = max(posted_ns, found.found_ns - found.core_wait_ns)
+        times = Times(sent_ns, posted_ns, found.ready_ns, found.found_ns, now_ns(), found.core_wait_ns)
+        return CopiedLease(value, times)
 
     def close(self) -> None:
+        self._attention.close()
         self._socket.close(linger=0)
         self._context.term()

@@ -86,8 +86,11 @@ class InProcess:
             engine.warm_up(lengths)
 
     def handle(self, request: Request) -> Reply:
+        return self.serve(request, now_ns())
+
+    def serve(self, request: Request, entered_ns: int) -> Reply:
+        """``entered_ns`` is when the request was handed in: from then until its turn it queues."""
         frontend, engine = self._parts()
-        entered_ns = now_ns()
         with self._turn:
             started_ns = now_ns()
             spans = self._spec.make_recorder()
@@ -165,7 +168,7 @@ class _Worker:
         self._max_pending = max_pending
         self._in_caller = in_caller
         self._callers_turn = threading.Lock()
-        self._jobs: deque[tuple[Job, Done]] = deque()
+        self._jobs: deque[tuple[Job, Done, int]] = deque()
         self._wakeup = threading.Semaphore(0)
         self._thread: threading.Thread | None = None
         self._closing = False
@@ -179,14 +182,15 @@ class _Worker:
     def submit(self, job: Job, done: Done) -> None:
         if self._closing or (self._thread is None and not self._in_caller):
             raise RuntimeError("submit() needs a started, open service")
+        submitted_ns = now_ns()
         if self._in_caller:
             with self._callers_turn:
-                completion = self._work(job)
+                completion = self._work(job, submitted_ns)
             done(completion)
             return
         if len(self._jobs) >= self._max_pending:
             raise Busy
-        self._jobs.append((job, done))
+        self._jobs.append((job, done, submitted_ns))
         self._wakeup.release()
 
     def close(self) -> None:
@@ -195,7 +199,7 @@ class _Worker:
         if self._thread is not None:
             self._thread.join()
         while self._jobs:
-            job, done = self._jobs.popleft()
+            job, done, _ = self._jobs.popleft()
             at_ns = now_ns()
             done(Completion(job, "the service is closing", None, None, at_ns, at_ns))
 
@@ -204,13 +208,13 @@ class _Worker:
             self._wakeup.acquire()
             if self._closing:
                 return
-            job, done = self._jobs.popleft()
-            done(self._work(job))
+            job, done, submitted_ns = self._jobs.popleft()
+            done(self._work(job, submitted_ns))
 
-    def _work(self, job: Job) -> Completion:
+    def _work(self, job: Job, submitted_ns: int) -> Completion:
         started_ns = now_ns()
         if isinstance(job, Transcribe):
-            reply = self._service.handle(job.request)
+            reply = self._service.serve(job.request, submitted_ns)
             return Completion(job, reply.error, None, reply, started_ns, reply.finished_ns)
         samples = job.samples if isinstance(job, PushAudio) else None
         kind, stream_id = KINDS[type(job)], job.stream_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from harness.spans import Span
-from variants.ipc.types import Lease
+from variants.ipc.types import Times
 from variants.topology.types import Kind
 
 
@@ -32,19 +32,15 @@ class Item(NamedTuple):
     batch_size: int = 1
 
 
-def hop_spans(lease: Lease, end_ns: int) -> list[Span]:
-    """The time between two processes, up to ``end_ns``, when the work on the item goes on.
-
-    From the sender's beginning it is ``ipc``, except while the receiver was still busy with
-    something else: that is ``queue``.
-    """
-    began_ns = max(lease.sent_ns, lease.ready_ns)
-    spans = [Span("ipc", began_ns, end_ns)]
-    if began_ns > lease.sent_ns:
-        spans.insert(0, Span("queue", lease.sent_ns, began_ns))
-    return spans
-
-
-def since_ns(item: Item) -> int | None:
-    """Where the item's last span ends, and its passing on begins."""
-    return item.spans[-1].end_ns if item.spans else None
+def hop_spans(times: Times, taken_up_ns: int) -> list[Span]:
+    """Of the time between two processes what was work of either, ``ipc``, and what was waiting:
+    ``queue``, while the receiver was busy with something else or had no core. The rest is in no span.
+    The receiver's work ends at ``taken_up_ns``, when that on the item begins."""
+    spans = [Span("ipc", times.sent_ns, times.posted_ns)]
+    if times.ready_ns > times.posted_ns:
+        spans.append(Span("queue", times.posted_ns, times.ready_ns))
+    idle_from_ns = max(times.posted_ns, times.ready_ns)
+    runnable_ns = max(idle_from_ns, times.found_ns - times.core_wait_ns)
+    if runnable_ns < times.found_ns:
+        spans.append(Span("queue", runnable_ns, times.found_ns))
+    return [*spans, Span("ipc", times.found_ns, taken_up_ns)]

@@ -28,7 +28,7 @@ from harness.protocols.options import Count, Positive, PositiveSeconds
 from harness.spans import Span, now_ns
 from variants.ipc.types import Lease, PeerGoneError, Receiver, Sender, Traffic, Transport, total
 from variants.serving.streams import describe
-from variants.topology.item import Item, hop_spans, since_ns
+from variants.topology.item import Item, hop_spans
 from variants.topology.supervisor import RestartPolicy, Supervisor
 from variants.topology.types import (
     KINDS,
@@ -338,7 +338,7 @@ class Pipeline:
                 continue
             try:
                 if len(items) == 1:
-                    sender.send(items[0], since_ns=since_ns(items[0]))
+                    sender.send(items[0])
                 else:
                     sender.send(Item("batch", 0, 0, items, route=items[0].route))
             except PeerGoneError:
@@ -369,7 +369,7 @@ class Pipeline:
     def _finish(self, lease: Lease) -> None:
         item: Item = lease.value
         arrived_ns = now_ns()
-        spans = hop_spans(lease, arrived_ns)
+        spans = hop_spans(lease.times, arrived_ns)
         lease.release()  # text, times and evidence are all that comes back
         if item.kind == "batch":
             for each in item.value:

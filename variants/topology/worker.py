@@ -22,7 +22,7 @@ from harness.protocols import Allocate, BuildProgress, Engine, Frontend
 from harness.protocols.children import teller, when_closed
 from harness.spans import SpanRecorder, now_ns
 from variants.ipc.types import Lease, PayloadTooLargeError, PeerGoneError, Sender, Transport, total
-from variants.topology.item import Item, hop_spans, since_ns
+from variants.topology.item import Item, hop_spans
 from variants.topology.roles import FrontendRole, InferenceRole, Role, telling
 
 _LOOK_UP_S = 0.1
@@ -102,8 +102,8 @@ class Worker:
                 self._role.take(item, _NO_SPANS, partial(self._send, lease=lease))
             else:
                 recorder = self._plan.make_recorder()
-                recorder.extend(hop_spans(lease, now_ns()))
-                item = item._replace(started_ns=item.started_ns or lease.received_ns)
+                recorder.extend(hop_spans(lease.times, now_ns()))
+                item = item._replace(started_ns=item.started_ns or lease.times.received_ns)
                 self._role.take(item, recorder, partial(self._send_timed, lease, recorder))
         except BaseException:
             lease.release()
@@ -115,7 +115,7 @@ class Worker:
     def _send(self, item: Item, lease: Lease) -> None:
         sender = self._to(item)
         try:
-            sender.send(item, lease, since_ns(item))
+            sender.send(item, lease)
         except PeerGoneError:
             self._undelivered += 1  # the service has answered for it, or will
         except PayloadTooLargeError as error:  # the answer fits

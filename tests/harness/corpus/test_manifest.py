@@ -184,6 +184,7 @@ def test_broken_recordings_stay_in_the_set(tmp_path: Path, clip: Path) -> None:
         ({"audio_filepath": "clip.mp3", "item_id": True}, "item_id is True"),
         ({"audio_filepath": "clip.mp3", "item_id": "000001"}, "item_id '000001' is that of line 1"),
         ({"audio_filepath": "clip.mp3", "voice": 7}, "voice is 7"),
+        ({"audio_filepath": "clip.mp3", "expect_failure": "yes"}, "expect_failure is 'yes'"),
     ],
 )
 def test_a_bad_line_is_refused_by_file_and_number(

@@ -16,8 +16,10 @@ from harness.errors import UnavailableError, UsageError
 from harness.record import (
     MEASURED,
     Journal,
+    Reason,
     RunWriter,
     Status,
+    Verdict,
     VerdictStatus,
     find_finished,
     read_journal,
@@ -268,5 +270,11 @@ def test_a_sweep_finds_finished_runs_of_the_same_content_only(tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "run.json").write_text("{")
     assert find_finished(tmp_path, "content of done") == tmp_path / "done"
+    invalid = {"verdict": Verdict(VerdictStatus.INVALID, (Reason("lag", "late"),))}
+    make_run(tmp_path, replace(SMALL, run_id="invalid", changes=invalid))
+    unverified = {"verdict": Verdict(VerdictStatus.UNVERIFIED)}
+    make_run(tmp_path, replace(SMALL, run_id="unverified", changes=unverified))
     assert find_finished(tmp_path, "killed") is None
+    assert find_finished(tmp_path, "content of invalid") is None  # a sweep measures it again
+    assert find_finished(tmp_path, "content of unverified") == tmp_path / "unverified"
     assert find_finished(tmp_path, "something else") is None

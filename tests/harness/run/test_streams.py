@@ -20,11 +20,13 @@ def measure(tmp_path: Path, *overrides: str) -> tuple[subprocess.CompletedProces
 
 #: Whether the clients kept their schedule depends on what else runs here; it is not what is tested.
 PATIENT = ("workload.lag_budget_s=10", "workload.options.duration_s=2", "workload.requests=20")
+#: A heap that the server has and those who stream at it have not.
+HEAP = "gc.options.objects=300000"
 
 
 @pytest.mark.parametrize("variant", ["epoll", "threads", "uvloop"])
 def test_live_streams_lose_nothing(tmp_path: Path, variant: str) -> None:
-    done, run = measure(tmp_path, f"variant={variant}", "workload=streaming", *PATIENT)
+    done, run = measure(tmp_path, f"variant={variant}", "workload=streaming", *PATIENT, HEAP)
     assert done.returncode == 0, done.stdout + done.stderr
     assert run.run.parity is not None
     assert run.run.parity.status is ParityStatus.SAME
@@ -34,6 +36,10 @@ def test_live_streams_lose_nothing(tmp_path: Path, variant: str) -> None:
     chunks = pd.read_parquet(run.folder / "chunks-0.parquet")
     assert len(chunks) == 20 * 20
     assert (chunks["acked_s"] > chunks["scheduled_s"]).all()
+    assert set(run.samples["bucket"]) == {"01-02s"}  # of what was streamed, not of the recordings
+    own = run.run.processes[0].evidence["process"]["peak_rss_bytes"]
+    assert run.run.memory is not None
+    assert run.run.memory.rss_bytes == pytest.approx(own, rel=0.05)  # the server's, while it served
     assert "chunk latency p50" in done.stdout
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
+from harness.measure.ledger import balance
 from harness.protocols import Request
 from harness.protocols.server import ServerPlan
 from harness.protocols.sockets import Address
-from harness.workload.client_recordings import RecordingClient
+from harness.spans import Span
+from harness.workload.client_recordings import RecordingClient, _sending
 from harness.workload.loops import Completed, closed_loop, open_loop
 from harness.workload.server_process import ServerProcess
 from tests.variants.topology import parts
+from variants.models import fixed_cost
 
 
 @pytest.fixture(scope="module", params=["epoll", "threads", "asyncio_loop"])
@@ -56,6 +61,35 @@ def test_the_spans_leave_nothing_out(server: ServerProcess) -> None:
     assert all(span.end_ns >= span.start_ns for span in reply.spans)
     assert reply.segments > 0
     assert reply.speech_s > 0
+
+
+def test_the_wait_for_the_worker_is_a_queue_behind_sockets_too() -> None:
+    """Three clients at once, an engine that takes its time: the last waits for the two before it."""
+    spec = parts.ServiceSpec(parts.make_frontend, partial(slow_engine, 0.2))
+    with ServerProcess(ServerPlan(spec)) as process:
+        client = RecordingClient(process.address)
+        payload = parts.recording(0.5)
+        with ThreadPoolExecutor(3) as pool:
+            replies = list(pool.map(lambda n: client.handle(Request(str(n), payload)), range(3)))
+        client.close()
+    last = max(replies, key=lambda reply: reply.finished_ns)
+    spent = balance(last.spans, last.started_ns, last.finished_ns).seconds
+    assert spent["queue"] > spent["ipc"]
+    assert spent["queue"] > 0.3  # two engine calls, by the clock of the engine
+
+
+def slow_engine(seconds: float) -> fixed_cost.FixedCostEngine:
+    return fixed_cost.build(SimpleNamespace(options={"per_request_s": seconds}))
+
+
+def test_what_happens_between_client_and_server_is_in_no_span() -> None:
+    """The server began long after the client had sent: neither worked, and no name covers it."""
+    server = (Span("ipc", 500, 520), Span("queue", 520, 530), Span("decode", 530, 600))
+    assert _sending(0, 100, server) == (Span("ipc", 0, 100), *server)
+    together = (Span("ipc", 40, 160), Span("decode", 160, 600))
+    assert _sending(0, 100, together) == (Span("ipc", 0, 100), Span("ipc", 100, 160), together[1])
+    ahead = (Span("ipc", 40, 90), Span("decode", 90, 600))  # all was read before ``send`` returned
+    assert _sending(0, 100, ahead) == (Span("ipc", 0, 90), ahead[1])
 
 
 def test_a_broken_recording_costs_its_own_reply(server: ServerProcess) -> None:

@@ -121,7 +121,8 @@ def test_a_recording_is_answered_with_text_and_spans(io: str) -> None:
     assert (frame.session, frame.sequence) == (9, 3)
     assert reply.transcript is not None
     assert reply.transcript.text == text_of(payload)
-    assert [span.name for span in reply.spans] == ["queue", "decode", "encoder", "decoder", "reply"]
+    served_by = ["queue", "decode", "encoder", "decoder", "reply"]
+    assert [span.name for span in reply.spans] == ["ipc", "queue", "queue", *served_by, "reply"]
     assert reply.segments == 1
 
 

@@ -30,7 +30,10 @@ def exchange(sender: Sender, receiver: Receiver, value: object) -> object:
     lease = receiver.receive(10)
     thread.join()
     assert lease is not None
-    assert lease.sent_ns <= lease.received_ns and lease.ready_ns <= lease.received_ns
+    times = lease.times
+    assert times.sent_ns <= times.posted_ns <= times.found_ns <= times.received_ns
+    assert times.ready_ns <= times.found_ns
+    assert 0 <= times.core_wait_ns <= times.found_ns - times.ready_ns
     return lease.value
 
 

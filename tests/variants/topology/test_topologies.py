@@ -100,7 +100,7 @@ def test_spans_tell_where_the_time_went(service: Backend) -> None:
         assert before.end_ns <= after.start_ns  # nothing is counted twice
     assert reply.started_ns <= spans[0].start_ns and spans[-1].end_ns <= reply.finished_ns
     hops = service.evidence()["topology"]["hops_per_request"]
-    assert [span.name for span in spans].count("ipc") == hops
+    assert [span.name for span in spans].count("ipc") == 2 * hops  # sending, and receiving
 
 
 def test_a_stream_keeps_its_order_and_its_samples(service: Backend) -> None:
