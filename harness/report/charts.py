@@ -16,8 +16,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 
 from harness.measure.stats import Estimate, Measured, nearest_rank
 from harness.measure.text import digits, seconds
+from harness.report.benches import Panel
 from harness.report.content import Entry
-from harness.report.parts import Panel
 from harness.spans import SPAN_NAMES
 
 # Okabe & Ito (2008): eight colours that most colour-blind readers can tell apart.
@@ -199,7 +199,7 @@ def rtf_scatter(entries: Sequence[Entry]) -> Figure:
     return figure
 
 
-def parts_chart(panels: Sequence[Panel]) -> bytes:
+def bench_chart(panels: Sequence[Panel]) -> bytes:
     """PNG of parts measured alone: median seconds of a call over its size, with the middle 90 %."""
     figure = _figure(4.4 * len(panels))
     names = list(dict.fromkeys(curve.name for panel in panels for curve in panel.curves))
@@ -207,13 +207,13 @@ def parts_chart(panels: Sequence[Panel]) -> bytes:
     for row, panel in enumerate(panels):
         axes = figure.add_subplot(len(panels), 1, row + 1)
         _style(axes)
-        _draw_part(axes, panel, colors)
+        _draw_panel(axes, panel, colors)
     handles = [Patch(color=colors[name], label=name) for name in names]
     _legend_below(figure, min(len(names), 6), handles=handles)
     return _png(figure)
 
 
-def _draw_part(axes: Axes, panel: Panel, colors: Mapping[str, str]) -> None:
+def _draw_panel(axes: Axes, panel: Panel, colors: Mapping[str, str]) -> None:
     sizes = sorted({size for curve in panel.curves for size in curve.samples_s})
     for curve in panel.curves:
         # A size without samples breaks the line: nothing is drawn across what was withheld.

@@ -186,7 +186,7 @@ class BucketedEncoder:
 
     def _hold(self, slot: Slot, batch: FeatureBatch, what: str) -> None:
         found, expected = self.encode(batch), self._eager.encode(batch)
-        agreement = require(_host(expected), _host(found), LIMITS[self._precision], what)
+        agreement = require(on_host(expected), on_host(found), LIMITS[self._precision], what)
         self._parity[slot] = _worse(self._parity.get(slot, agreement), agreement)
 
     def _hold_labels(self, slot: Slot, least: float, what: str) -> None:
@@ -267,7 +267,8 @@ def _count_labels(hypotheses: Sequence[Hypothesis]) -> int:
     return sum(len(hypothesis.tokens) for hypothesis in hypotheses)
 
 
-def _host(output: EncoderOutput) -> States:
+def on_host(output: EncoderOutput) -> States:
+    """For ``parity``; waits for the device."""
     return States(output.values.float().cpu().numpy(), output.lengths.cpu().numpy())
 
 
