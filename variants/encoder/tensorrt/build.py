@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def identify() -> dict[str, Any]:
     """What an engine built here is good for."""
-    from variants.encoder.tensorrt.cuda import Gpu
+    from variants.cuda.device import Gpu
 
     trt = versions.load()
     return {"tensorrt": str(trt.__version__), "gpu": Gpu().name()}
