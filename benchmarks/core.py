@@ -261,6 +261,11 @@ def _short(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def tell(what: str, done: int = 0, total: int = 0) -> None:
+    """A ``BuildProgress`` for whoever waits at the terminal."""
+    print(f"{what} {done}/{total}" if total else what, file=sys.stderr, flush=True)
+
+
 # ---------------------------------------------------------------- the command
 
 

@@ -108,7 +108,7 @@ def trial(model: TdtModel, batch: int, seconds: float, clips: int, names: Sequen
     ]
     reference = cpu_synced.build(model, {}, ShapePlan((), batch))
     expected = [reference.decode(encoded).hypotheses for encoded in inputs]
-    decoders, missing = make_decoders(model, ShapePlan((seconds,), batch), names)
+    decoders, missing = make_decoders(model, ShapePlan((seconds,), batch, progress=core.tell), names)
     longest = fmean(max(len(one.tokens) for one in each) for each in expected)
     return core.Trial(
         panel=f"Decoders, utterances of {seconds:g} s",

@@ -65,7 +65,7 @@ class Encoding:
 def trials(options: argparse.Namespace, results: core.Results) -> Iterator[core.Trial]:
     """Every batch size and length through every encoder."""
     model = _model(options)
-    plan = ShapePlan(tuple(sorted(options.lengths)), max(options.batches))
+    plan = ShapePlan(tuple(sorted(options.lengths)), max(options.batches), progress=core.tell)
     encoders, built, missing = make_encoders(model, plan, options)
     results.note(
         model=options.model,

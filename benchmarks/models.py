@@ -43,7 +43,6 @@ def random_model(options: ModelOptions, device: torch.device) -> TdtModel:
     return _placed(modules, architecture, options, device)
 
 
-@torch.inference_mode()
 def speaking_transducer(
     options: ModelOptions, device: torch.device, architecture: TdtArchitecture = PARAKEET_TDT_0_6B_V3
 ) -> TdtModel:
@@ -52,11 +51,13 @@ def speaking_transducer(
     torch.manual_seed(options.seed)
     with torch.device(device):
         prednet, joint = (module.eval() for module in build_transducer(architecture))
-    encoded = random_states(
-        CALIBRATION_UTTERANCES, _CALIBRATION_FRAMES, options.seed + 1, architecture.d_model, device
-    )
     seconds = CALIBRATION_UTTERANCES * _CALIBRATION_FRAMES * architecture.frame_s
-    Calibration(prednet, joint, architecture, encoded, seconds, options.seed).run(options.tokens_per_speech_s)
+    with torch.inference_mode():
+        encoded = random_states(
+            CALIBRATION_UTTERANCES, _CALIBRATION_FRAMES, options.seed + 1, architecture.d_model, device
+        )
+        calibration = Calibration(prednet, joint, architecture, encoded, seconds, options.seed)
+        calibration.run(options.tokens_per_speech_s)
     return _placed((torch.nn.Identity(), prednet, joint), architecture, options, device)
 
 

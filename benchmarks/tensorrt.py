@@ -259,7 +259,7 @@ def _build(
     name: str, spec: EngineSpec, options: argparse.Namespace, meta: Mapping[str, Any]
 ) -> tuple[Engine, dict[str, Any]]:
     ranges = _ranges(name, meta["lengths_s"], options.profiles)
-    built = EngineStore(options.cache).get(replace(spec, profiles=ranges))
+    built = EngineStore(options.cache, progress=core.tell).get(replace(spec, profiles=ranges))
     runner = EngineRunner(built.plan, meta["bins"])
     version = runner.evidence()["tensorrt"]
     note = {

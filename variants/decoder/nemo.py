@@ -43,6 +43,7 @@ def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> NemoD
         )
     decoder = NemoDecoder(model, mode)
     if mode != "torch_impl" and plan.buckets_s:
+        plan.progress("capturing NeMo's decoder")
         decoder.prewarm(plan.max_batch, round(max(plan.buckets_s) / model.frame_s) + 1)
     return decoder
 

@@ -29,7 +29,7 @@ def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> Bucke
     """Raises ``UnavailableError`` without a GPU or TensorRT, ``InvalidMeasurementError`` without parity."""
     chosen = read_options(options, NAME, DEFAULTS)
     require(NAME, model, chosen)
-    return build_encoder(NAME, model, chosen, make_multi_grid(plan, chosen, model.hop_s))
+    return build_encoder(NAME, model, chosen, make_multi_grid(plan, chosen, model.hop_s), plan.progress)
 
 
 def make_multi_grid(plan: ShapePlan, chosen: Mapping[str, Any], hop_s: float) -> ShapeGrid:

@@ -26,7 +26,7 @@ def build(model: TdtModel, options: Mapping[str, Any], plan: ShapePlan) -> Bucke
     """Raises ``UnavailableError`` without a GPU or TensorRT, ``InvalidMeasurementError`` without parity."""
     chosen = read_options(options, NAME, OPTIONS)
     require(NAME, model, chosen)
-    return build_encoder(NAME, model, chosen, make_single_grid(plan, chosen, model.hop_s))
+    return build_encoder(NAME, model, chosen, make_single_grid(plan, chosen, model.hop_s), plan.progress)
 
 
 def make_single_grid(plan: ShapePlan, chosen: Mapping[str, Any], hop_s: float) -> ShapeGrid:
