@@ -18,7 +18,7 @@ import torch
 from benchmarks import bisect
 from benchmarks import tensorrt as engines
 from harness.errors import ExitCode, HarnessError, InvalidMeasurementError, UnavailableError
-from harness.protocols import ShapePlan
+from harness.protocols import BuildProgress, ShapePlan, silent
 from harness.report.benches import read_bench
 from tests.variants.encoder.parts import small_model
 from variants.encoder import eager, multi_profile, single_profile
@@ -54,7 +54,13 @@ def model(dtype: torch.dtype = torch.float32, seed: int = 0) -> TdtModel:
     return replace(small_model(dtype=dtype, seed=seed), provenance={"weights_hash": f"seed {seed}"})
 
 
-def build(choice: Any, cache: Path, given: TdtModel | None = None, **options: Any) -> BucketedEncoder:
+def build(
+    choice: Any,
+    cache: Path,
+    given: TdtModel | None = None,
+    progress: BuildProgress = silent,
+    **options: Any,
+) -> BucketedEncoder:
     multi = choice is multi_profile
     chosen = {
         **(choice.DEFAULTS if multi else choice.OPTIONS),
@@ -64,7 +70,7 @@ def build(choice: Any, cache: Path, given: TdtModel | None = None, **options: An
     }
     given = given or model()
     grid = (choice.make_multi_grid if multi else choice.make_single_grid)(PLAN, chosen, given.hop_s)
-    return build_encoder(choice.NAME, given, chosen, grid)
+    return build_encoder(choice.NAME, given, chosen, grid, progress)
 
 
 @pytest.mark.parametrize("padding", ["profile", "none"])
@@ -131,6 +137,15 @@ def test_an_engine_of_other_weights_is_invalid_and_names_the_bucket(tmp_path: Pa
     wrong = replace(model(seed=2), provenance={"weights_hash": "seed 1"})
     with pytest.raises(InvalidMeasurementError, match=r"encoder=single_profile: bucket 0.*tactic_sources"):
         build(single_profile, tmp_path, wrong)
+
+
+def test_whoever_waits_hears_what_is_being_done(cache: Path) -> None:
+    heard: list[tuple[str, int, int]] = []
+    build(single_profile, cache, progress=lambda what, done=0, total=0: heard.append((what, done, total)))
+    assert heard[0] == ("exporting the encoder to ONNX", 0, 0)
+    shapes = [(done, total) for what, done, total in heard if what == "capturing the engine's shapes"]
+    assert shapes == [(0, 3), (1, 3), (2, 3)]
+    assert heard[-1] == ("comparing each shape with the eager encoder", 2, 3)
 
 
 def test_a_build_that_fails_says_what_the_logger_said(tmp_path: Path) -> None:
