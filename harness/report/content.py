@@ -13,7 +13,7 @@ from harness.measure.stats import Estimate, TooSmall
 from harness.measure.summary import Summary, summarize
 from harness.measure.telemetry import THROTTLING
 from harness.measure.text import NOTHING, duration, gigabytes, number
-from harness.record import Mode, ParityStatus, Run, StoredRun, Telemetry, VerdictStatus
+from harness.record import ParityStatus, Run, StoredRun, Telemetry, VerdictStatus
 
 WITHHELD = "withheld"
 WIDE_SHARE = 0.10
@@ -224,8 +224,3 @@ def unaccounted_text(entry: Entry) -> str:
 
 def is_valid(entry: Entry) -> bool:
     return entry.stored.run.verdict.status is VerdictStatus.VALID
-
-
-def offered_only(entry: Entry) -> bool:
-    """Whether arrivals, not the service, set the throughput."""
-    return entry.stored.run.mode in (Mode.OPEN, Mode.STREAMING)

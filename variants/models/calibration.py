@@ -39,14 +39,6 @@ class _Table:
     durations: np.ndarray  # [contexts, clips, frames, durations]
 
 
-@dataclass(frozen=True, slots=True)
-class _Walks:
-    """What greedy searches through a table did."""
-
-    labels: int
-    shares: np.ndarray  # [durations], of all steps
-
-
 class Calibration:
     """Fits the joint of freshly drawn modules to the outputs of an encoder and the prediction network, on
     whatever device these are."""
