@@ -1,1 +1,1 @@
-"""Measurements of single parts, outside of any run of the harness."""
+"""Parts measured alone, outside of any run of the harness: ``core`` is what all of them do alike."""

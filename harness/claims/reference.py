@@ -19,7 +19,7 @@ from harness.measure.stats import Estimate, Resampled, interval, nearest_rank
 from harness.measure.text import NOTHING
 from harness.paths import reference_dir
 from harness.record import StoredRun, read_run
-from harness.report.parts import Panel, read_parts
+from harness.report.benches import Panel, read_bench
 from harness.same_ground import VARIANT_AXES
 from harness.side_by_side import compare_runs
 
@@ -55,7 +55,7 @@ def speedup(before_s: Sequence[float], after_s: Sequence[float]) -> Estimate:
 def _of_machine(leaf: Leaf, folder: Path) -> Iterator[Row]:
     wanted = leaf.reference
     for path in sorted(folder.glob(wanted.parts)) if wanted.parts else ():
-        for panel in read_parts(path):
+        for panel in read_bench(path):
             yield from _pairs(panel, wanted, folder.name)
     for pattern in wanted.memory:
         for path in sorted(folder.glob(pattern)):

@@ -7,18 +7,16 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
 from harness.corpus.buckets import bucket_label, bucket_labels
 from harness.corpus.manifest import AudioSet
 from harness.errors import UsageError
 from harness.measure.stats import nearest_rank
+from harness.report.style import COLORS, QUIET, figure_of, save, style
 
 _BARS = 30
-_BAR_COLOUR = "#4c78a8"
-_LINE_COLOUR = "#e45756"
-_EDGE_COLOUR = "#b0b0b0"
+_BAR, _LINE = COLORS[0], COLORS[1]
 _ROUND_LENGTHS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
 _TICK_DISTANCE = 0.11  # of the axis
 
@@ -34,33 +32,35 @@ def plot_distribution(audio_set: AudioSet, path: Path) -> None:
         raise UsageError(
             f"audio set {audio_set.name!r}: no recording has a known length, so none can be drawn"
         )
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = figure_of(4.2)
     by_length, by_bucket = figure.subplots(1, 2, width_ratios=(3, 2))
+    for axes in (by_length, by_bucket):
+        style(axes)
     _draw_lengths(by_length, lengths_s, audio_set.bucket_edges_s)
     _draw_buckets(by_bucket, lengths_s, audio_set.bucket_edges_s)
     figure.suptitle(_title(audio_set, lengths_s), x=0.01, ha="left")
-    _save(figure, path)
+    save(figure, path, str(path))
 
 
 def _draw_lengths(axes: Axes, lengths_s: np.ndarray, edges_s: tuple[float, ...]) -> None:
     bars = _bars(lengths_s)
     axes.set_xscale("log")
-    axes.hist(lengths_s, bins=bars.tolist(), color=_BAR_COLOUR, label="recordings")
+    axes.hist(lengths_s, bins=bars.tolist(), color=_BAR, label="recordings")
     for edge in edges_s:
         if bars[0] < edge < bars[-1]:
-            axes.axvline(edge, color=_EDGE_COLOUR, linestyle=":", linewidth=1, zorder=0)
+            axes.axvline(edge, color=QUIET, linestyle=":", linewidth=1, zorder=0)
     axes.set_xlabel("length (dotted: bucket edges)")
-    axes.set_ylabel("recordings", color=_BAR_COLOUR)
+    axes.set_ylabel("recordings", color=_BAR)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xticks(_ticks(bars[0], bars[-1]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _duration(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     ordered = np.sort(lengths_s)
     seconds = axes.twinx()
-    seconds.plot(ordered, np.cumsum(ordered) / ordered.sum(), color=_LINE_COLOUR, drawstyle="steps-post")
+    seconds.plot(ordered, np.cumsum(ordered) / ordered.sum(), color=_LINE, drawstyle="steps-post")
     seconds.set_ylim(0, 1.02)
     seconds.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    seconds.set_ylabel("cumulative share of seconds", color=_LINE_COLOUR)
+    seconds.set_ylabel("cumulative share of seconds", color=_LINE)
 
 
 def _draw_buckets(axes: Axes, lengths_s: np.ndarray, edges_s: tuple[float, ...]) -> None:
@@ -69,8 +69,8 @@ def _draw_buckets(axes: Axes, lengths_s: np.ndarray, edges_s: tuple[float, ...])
     share_of_items = np.bincount(bucket_of, minlength=len(labels)) / len(lengths_s)
     share_of_seconds = np.bincount(bucket_of, lengths_s, minlength=len(labels)) / lengths_s.sum()
     place = np.arange(len(labels))
-    axes.barh(place - 0.2, share_of_items, 0.4, color=_BAR_COLOUR, label="of recordings")
-    axes.barh(place + 0.2, share_of_seconds, 0.4, color=_LINE_COLOUR, label="of seconds")
+    axes.barh(place - 0.2, share_of_items, 0.4, color=_BAR, label="of recordings")
+    axes.barh(place + 0.2, share_of_seconds, 0.4, color=_LINE, label="of seconds")
     axes.set_yticks(place, labels)
     axes.invert_yaxis()
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -111,11 +111,3 @@ def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{seconds / 3600:.3g} h"
-
-
-def _save(figure: Figure, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130, format="png")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot write the plot ({error.strerror}); choose another path") from error

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -179,6 +178,8 @@ def interval(replicates: Floats, processes: int, confidence: float = CONFIDENCE)
     """
     tail = (1 - confidence) / 2
     if processes > 1:
+        from scipy.special import stdtrit  # type: ignore[import-untyped]  # here: one process needs NumPy alone
+
         t = -float(stdtrit(processes - 1, tail))
         tail = NormalDist().cdf(-math.sqrt(processes / (processes - 1)) * t)
     ordered = np.sort(replicates)

@@ -13,13 +13,13 @@ from harness.errors import ExitCode
 from harness.files import explained, write_atomically
 from harness.record import StoredRun, read_run
 from harness.report import text_summary, write_report
-from harness.report.charts import parts_chart
-from harness.report.parts import read_parts
+from harness.report.benches import read_bench
+from harness.report.charts import bench_chart
 
 _EXAMPLES = """examples:
   python -m harness.report results/20260521-120000-eager-1a2b
   python -m harness.report results/*-eager-* results/*-compiled-* --out reports/compiled
-  python -m harness.report encoders.json --out reports     what variants.encoder.bench --json wrote
+  python -m harness.report encoders.json --out reports     what benchmarks.encoder --json wrote
 
 exit codes: 0 written   2 a folder is no run or cannot be written   3 no space left
 """
@@ -58,7 +58,7 @@ def _report(given: Sequence[Path], out: Path | None) -> int:
 
 def _chart(file: Path, folder: Path) -> Path:
     chart = folder / f"{file.stem}.png"
-    content = parts_chart(read_parts(file))
+    content = bench_chart(read_bench(file))
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_atomically(chart, lambda png: png.write(content))

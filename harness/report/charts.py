@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from harness.measure.stats import Estimate, Measured, nearest_rank
 from harness.measure.text import digits, seconds
+from harness.report.benches import Panel
 from harness.report.content import Entry
-from harness.report.parts import Panel
+from harness.report.style import (
+    INK,
+    QUIET,
+    colored,
+    figure_of,
+    head,
+    legend_below,
+    one_panel,
+    png,
+    seconds_label,
+    sparse_log,
+    style,
+)
 from harness.spans import SPAN_NAMES
 
-# Okabe & Ito (2008): eight colours that most colour-blind readers can tell apart.
-RUN_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A6A00", "#444444")
 # Waiting and moving in greys and browns, the front end in blues and greens, the model in warm colours.
 SPAN_COLORS = {
     "queue": "#8C8C8C",
@@ -38,10 +46,6 @@ SPAN_COLORS = {
     "text": "#F3D08B",
     "reply": "#C9B79C",
 }
-Drawn = TypeVar("Drawn")
-_INK, _QUIET, _GRID = "#1b1f24", "#5b6570", "#e3e7eb"
-_DPI = 160
-_WIDTH = 9.0
 
 
 def charts(entries: Sequence[Entry]) -> dict[str, bytes]:
@@ -56,28 +60,28 @@ def charts(entries: Sequence[Entry]) -> dict[str, bytes]:
         "rtf.png": rtf_scatter,
     }
     shown = dict.fromkeys(draw, drawable) | {"spans.png": [e for e in drawable if e.has_ledger]}
-    return {name: _png(function(shown[name])) for name, function in draw.items() if shown[name]}
+    return {name: png(function(shown[name])) for name, function in draw.items() if shown[name]}
 
 
 def latency_ecdf(entries: Sequence[Entry]) -> Figure:
     """Share of requests answered within a time, one step line per run."""
-    figure, axes = _panel(4.2)
-    for entry, color in _colored(entries):
+    figure, axes = one_panel(4.2)
+    for entry, color in colored(entries):
         values = np.sort(entry.stored.measured["latency_s"].to_numpy())
         share = np.arange(1, len(values) + 1) / len(values)
         axes.step(values, share, where="post", color=color, linewidth=1.8, label=entry.label)
         marks = [nearest_rank(values, q) for q in (0.50, 0.95)]
         axes.plot(marks, (0.50, 0.95), "o", color=color, markersize=4.5, markeredgecolor="white", zorder=4)
     for q, name in ((0.50, "p50"), (0.95, "p95")):
-        axes.axhline(q, color=_QUIET, linewidth=0.7, linestyle=(0, (4, 4)), zorder=1)
+        axes.axhline(q, color=QUIET, linewidth=0.7, linestyle=(0, (4, 4)), zorder=1)
         axes.annotate(
             name, (1.0, q), xycoords=("axes fraction", "data"), xytext=(4, -3), textcoords="offset points",
-            fontsize=8, color=_QUIET,
+            fontsize=8, color=QUIET,
         )  # fmt: skip
     _seconds_axis(axes, pd.concat([entry.stored.measured["latency_s"] for entry in entries]))
     axes.set_ylim(0, 1.01)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    _title(
+    head(
         axes,
         "Latency of a request",
         "share of requests answered within this time, from their scheduled arrival",
@@ -89,19 +93,19 @@ def latency_ecdf(entries: Sequence[Entry]) -> Figure:
 def percentile_bars(entries: Sequence[Entry]) -> Figure:
     """p50 and p95 per length bucket with 95 % intervals, one bar per run."""
     buckets = sorted({scope.name for entry in entries for scope in entry.summary.buckets})
-    figure = _figure(2 * 2.5 + 0.6)
+    figure = figure_of(2 * 2.5 + 0.6)
     _legend(figure, entries)
     for row, quantile in enumerate(("p50", "p95")):
         axes = figure.add_subplot(2, 1, row + 1)
-        _style(axes)
-        for place, (entry, color) in enumerate(_colored(entries)):
+        style(axes)
+        for place, (entry, color) in enumerate(colored(entries)):
             latencies = {scope.name: scope.latency[quantile] for scope in entry.summary.scopes}
             _bars(axes, ["all", *buckets], latencies, place, len(entries), color)
         axes.set_xticks(range(len(buckets) + 1), ["all", *buckets])
-        axes.axvline(0.5, color=_QUIET, linewidth=0.7)
-        axes.yaxis.set_major_formatter(FuncFormatter(_seconds_label))
+        axes.axvline(0.5, color=QUIET, linewidth=0.7)
+        axes.yaxis.set_major_formatter(FuncFormatter(seconds_label))
         axes.grid(axis="x", visible=False)
-        _title(axes, f"{quantile} of latency per length bucket", "nearest rank, 95 % interval")
+        head(axes, f"{quantile} of latency per length bucket", "nearest rank, 95 % interval")
         axes.set_xlim(-0.55, len(buckets) + 0.55)
     return figure
 
@@ -117,7 +121,7 @@ def _bars(
                 error = [[max(0.0, e.value - e.low)], [max(0.0, e.high - e.value)]]
                 axes.bar(x + offset, e.value, width * 0.92, color=color, zorder=2)
                 axes.errorbar(
-                    x + offset, e.value, yerr=error, color=_INK, linewidth=1.1, capsize=2.5, zorder=3
+                    x + offset, e.value, yerr=error, color=INK, linewidth=1.1, capsize=2.5, zorder=3
                 )
             case None:
                 pass
@@ -125,14 +129,14 @@ def _bars(
                 axes.annotate(
                     "n too small", (x + offset, 0), xycoords=("data", "axes fraction"), xytext=(0, 4),
                     textcoords="offset points", rotation=90, ha="center", va="bottom", fontsize=7,
-                    color=_QUIET,
+                    color=QUIET,
                 )  # fmt: skip
 
 
 def span_stacks(entries: Sequence[Entry]) -> Figure:
     """Mean seconds per span: one bar per run, or per bucket where there is one run."""
     bars = _stack_rows(entries)
-    figure, axes = _panel(1.7 + 0.42 * len(bars))
+    figure, axes = one_panel(1.7 + 0.42 * len(bars))
     names = [
         name for name in (*SPAN_NAMES, "unaccounted") if any(parts.get(name, 0) > 0 for _, parts in bars)
     ]
@@ -143,20 +147,20 @@ def span_stacks(entries: Sequence[Entry]) -> Figure:
         hatched = name == "unaccounted"
         axes.barh(
             places, widths, 0.62, left=left, label=name, color="white" if hatched else SPAN_COLORS[name],
-            hatch="/////" if hatched else None, edgecolor=_QUIET if hatched else "white", linewidth=0.6,
+            hatch="/////" if hatched else None, edgecolor=QUIET if hatched else "white", linewidth=0.6,
         )  # fmt: skip
         left += widths
     for place, total in zip(places, left, strict=True):
         axes.annotate(
             seconds(float(total)), (total, place), xytext=(5, 0), textcoords="offset points",
-            va="center", fontsize=8.5, color=_INK,
+            va="center", fontsize=8.5, color=INK,
         )  # fmt: skip
     axes.set_yticks(places, [label for label, _ in bars])
     axes.set_xlim(0, left.max() * 1.12)
-    axes.xaxis.set_major_formatter(FuncFormatter(_seconds_label))
+    axes.xaxis.set_major_formatter(FuncFormatter(seconds_label))
     axes.grid(axis="y", visible=False)
-    _title(axes, "Where the time goes", "mean seconds of each span per request; hatched: in no span")
-    _legend_below(figure, min(len(names), 7))
+    head(axes, "Where the time goes", "mean seconds of each span per request; hatched: in no span")
+    legend_below(figure, min(len(names), 7))
     return figure
 
 
@@ -175,10 +179,10 @@ def _stack_rows(entries: Sequence[Entry]) -> list[tuple[str, dict[str, float]]]:
 
 def rtf_scatter(entries: Sequence[Entry]) -> Figure:
     """Processing time over audio length of each request, against its length."""
-    figure, axes = _panel(4.2)
+    figure, axes = one_panel(4.2)
     shown = [entry.stored.measured for entry in entries]
     points = sum(len(rows) for rows in shown)
-    for (entry, color), rows in zip(_colored(entries), shown, strict=True):
+    for (entry, color), rows in zip(colored(entries), shown, strict=True):
         rows = rows[rows["rtf"].notna()]
         alpha = float(np.clip(600 / max(points, 1), 0.12, 0.7))
         axes.scatter(
@@ -192,31 +196,31 @@ def rtf_scatter(entries: Sequence[Entry]) -> Figure:
         axes.set_xscale("log")
         axes.set_yscale("log")
         for axis in (axes.xaxis, axes.yaxis):
-            _sparse_log(axis)
+            sparse_log(axis)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} s"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: digits(value)))
-    axes.set_xlabel("audio length", color=_QUIET)
-    axes.set_ylabel("RTF", color=_QUIET)
-    _title(axes, "RTF against audio length", "processing time over audio length; line: median of each bucket")
+    axes.set_xlabel("audio length", color=QUIET)
+    axes.set_ylabel("RTF", color=QUIET)
+    head(axes, "RTF against audio length", "processing time over audio length; line: median of each bucket")
     _legend(figure, entries)
     return figure
 
 
-def parts_chart(panels: Sequence[Panel]) -> bytes:
+def bench_chart(panels: Sequence[Panel]) -> bytes:
     """PNG of parts measured alone: median seconds of a call over its size, with the middle 90 %."""
-    figure = _figure(4.4 * len(panels))
+    figure = figure_of(4.4 * len(panels))
     names = list(dict.fromkeys(curve.name for panel in panels for curve in panel.curves))
-    colors = dict(_colored(names))
+    colors = dict(colored(names))
     for row, panel in enumerate(panels):
         axes = figure.add_subplot(len(panels), 1, row + 1)
-        _style(axes)
-        _draw_part(axes, panel, colors)
+        style(axes)
+        _draw_panel(axes, panel, colors)
     handles = [Patch(color=colors[name], label=name) for name in names]
-    _legend_below(figure, min(len(names), 6), handles=handles)
-    return _png(figure)
+    legend_below(figure, min(len(names), 6), handles=handles)
+    return png(figure)
 
 
-def _draw_part(axes: Axes, panel: Panel, colors: Mapping[str, str]) -> None:
+def _draw_panel(axes: Axes, panel: Panel, colors: Mapping[str, str]) -> None:
     sizes = sorted({size for curve in panel.curves for size in curve.samples_s})
     for curve in panel.curves:
         # A size without samples breaks the line: nothing is drawn across what was withheld.
@@ -227,7 +231,7 @@ def _draw_part(axes: Axes, panel: Panel, colors: Mapping[str, str]) -> None:
     note = "median of a call, band: middle 90 %"
     if panel.floor_s:
         at = sorted(panel.floor_s)
-        axes.plot(at, [panel.floor_s[size] for size in at], "--", color=_QUIET, linewidth=1.1)
+        axes.plot(at, [panel.floor_s[size] for size in at], "--", color=QUIET, linewidth=1.1)
         note += ", dashed: the floor of memory and arithmetic"
     for name, wrong in panel.withheld.items():
         note += f"; {name} withheld at {', '.join(f'{size:g} s' for size in wrong)}: wrong states"
@@ -236,63 +240,22 @@ def _draw_part(axes: Axes, panel: Panel, colors: Mapping[str, str]) -> None:
     unit = " s" if panel.size == "audio length" else ""
     axes.set_xticks(sizes, [f"{size:g}{unit}" for size in sizes])
     axes.xaxis.set_minor_formatter(NullFormatter())
-    _sparse_log(axes.yaxis)
+    sparse_log(axes.yaxis)
     lowest, highest = axes.get_ylim()
     if highest < 10 * lowest:
         axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 1.5, *range(2, 10))))
-    axes.yaxis.set_major_formatter(FuncFormatter(_seconds_label))
-    axes.set_xlabel(panel.size, color=_QUIET)
-    _title(axes, panel.title, f"{panel.subtitle}; {note}")
-
-
-# ---------------------------------------------------------------- house style
-
-
-def _figure(height: float) -> Figure:
-    figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _panel(height: float) -> tuple[Figure, Axes]:
-    figure = _figure(height)
-    axes = figure.add_subplot()
-    _style(axes)
-    return figure, axes
-
-
-def _style(axes: Axes) -> None:
-    axes.set_axisbelow(True)
-    axes.grid(color=_GRID, linewidth=0.8)
-    axes.tick_params(which="both", colors=_QUIET, labelsize=8.5, length=0)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_GRID)
-
-
-def _title(axes: Axes, title: str, subtitle: str) -> None:
-    axes.set_title(subtitle, loc="left", fontsize=9, color=_QUIET, pad=8)
-    axes.annotate(
-        title, (0, 1), xycoords="axes fraction", xytext=(0, 22), textcoords="offset points",
-        fontsize=12.5, fontweight="bold", color=_INK, annotation_clip=False,
-    )  # fmt: skip
+    axes.yaxis.set_major_formatter(FuncFormatter(seconds_label))
+    axes.set_xlabel(panel.size, color=QUIET)
+    head(axes, panel.title, f"{panel.subtitle}; {note}")
 
 
 def _legend(figure: Figure, entries: Sequence[Entry]) -> None:
     """Below the chart, where it hides no data; one run needs none."""
     if len(entries) < 2:
         return
-    handles = [Patch(color=color, label=entry.label) for entry, color in _colored(entries)]
+    handles = [Patch(color=color, label=entry.label) for entry, color in colored(entries)]
     longest = max(len(entry.label) for entry in entries)
-    _legend_below(figure, max(1, min(len(entries), 110 // (longest + 8))), handles=handles)
-
-
-def _legend_below(figure: Figure, columns: int, **handles: Sequence[Patch]) -> None:
-    """Of what was drawn, or of ``handles``."""
-    figure.legend(
-        **handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8.5,
-        handlelength=1.1, handleheight=1.0, columnspacing=1.4,
-    )  # fmt: skip
+    legend_below(figure, max(1, min(len(entries), 110 // (longest + 8))), handles=handles)
 
 
 def _seconds_axis(axes: Axes, values: pd.Series) -> None:
@@ -300,32 +263,7 @@ def _seconds_axis(axes: Axes, values: pd.Series) -> None:
     low, high = float(values.min()), float(values.max())
     if low > 0 and high / low > 10:
         axes.set_xscale("log")
-        _sparse_log(axes.xaxis)
+        sparse_log(axes.xaxis)
     else:
         axes.set_xlim(0, high * 1.03)
-    axes.xaxis.set_major_formatter(FuncFormatter(_seconds_label))
-
-
-def _sparse_log(axis: object) -> None:
-    axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))  # type: ignore[attr-defined]
-    axis.set_minor_formatter(NullFormatter())  # type: ignore[attr-defined]
-
-
-def _seconds_label(value: float, _: object = None) -> str:
-    """A tick: no decimals that say nothing."""
-    if value == 0:
-        return "0"
-    if abs(value) < 1e-3:
-        return f"{value * 1e6:g} µs"
-    return f"{value * 1e3:g} ms" if abs(value) < 1 else f"{value:g} s"
-
-
-def _colored(drawn: Sequence[Drawn]) -> list[tuple[Drawn, str]]:
-    return [(each, RUN_COLORS[i % len(RUN_COLORS)]) for i, each in enumerate(drawn)]
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    # No date and no version in the file: the same run gives the same bytes.
-    figure.savefig(buffer, format="png", metadata={"Software": None}, bbox_inches="tight", pad_inches=0.12)
-    return buffer.getvalue()
+    axes.xaxis.set_major_formatter(FuncFormatter(seconds_label))

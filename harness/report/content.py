@@ -249,8 +249,3 @@ def unaccounted_text(entry: Entry) -> str:
 
 def is_valid(entry: Entry) -> bool:
     return entry.stored.run.verdict.status is VerdictStatus.VALID
-
-
-def offered_only(entry: Entry) -> bool:
-    """Whether arrivals, not the service, set the throughput."""
-    return entry.stored.run.mode in (Mode.OPEN, Mode.STREAMING)

@@ -38,6 +38,7 @@ def build(model: TdtModel, options: Nemo, plan: ShapePlan) -> NemoDecoder:
         )
     decoder = NemoDecoder(model, mode)
     if mode != "torch_impl" and plan.buckets_s:
+        plan.progress("capturing NeMo's decoder")
         decoder.prewarm(plan.max_batch, round(max(plan.buckets_s) / model.frame_s) + 1)
     return decoder
 

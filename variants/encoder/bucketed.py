@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from harness.protocols import EncoderOutput, FeatureBatch
+from harness.protocols import BuildProgress, EncoderOutput, FeatureBatch, silent
 from variants.decoder.cpu_synced import CpuSyncedDecoder
 from variants.encoder.eager import EagerEncoder
 from variants.encoder.parity import LIMITS, Agreement, States, require, require_labels
@@ -175,13 +175,15 @@ class BucketedEncoder:
         self._switches += self._last_profile not in (None, slot.profile)
         self._last_profile = slot.profile
 
-    def verify(self, name: str, token_agreement: float = 0.0) -> None:
+    def verify(self, name: str, token_agreement: float = 0.0, progress: BuildProgress = silent) -> None:
         """Hold every prepared shape to the eager encoder, at its full length and padded. Speech of each
         profile is also decoded: at least ``token_agreement`` of its labels have to agree.
 
         Raises ``InvalidMeasurementError`` naming the bucket. Leaves the counts as if it had not been.
         """
-        for slot in self._grid.slots():
+        slots = self._grid.slots()
+        for index, slot in enumerate(slots):
+            progress("comparing each shape with the eager encoder", index, len(slots))
             profile, what = self._grid.profiles[slot.profile], f"encoder={name}: {self._bucket(slot)}"
             for longest in sorted({profile.max, max(_shortest(profile), profile.max - 5)}):
                 self._hold(slot, self._speech(slot, longest, seed=slot.frames), what)
@@ -195,7 +197,7 @@ class BucketedEncoder:
 
     def _hold(self, slot: Slot, batch: FeatureBatch, what: str) -> None:
         found, expected = self.encode(batch), self._eager.encode(batch)
-        agreement = require(_host(expected), _host(found), LIMITS[self._precision], what)
+        agreement = require(on_host(expected), on_host(found), LIMITS[self._precision], what)
         self._parity[slot] = _worse(self._parity.get(slot, agreement), agreement)
 
     def _hold_labels(self, slot: Slot, least: float, what: str) -> None:
@@ -276,7 +278,8 @@ def _count_labels(hypotheses: Sequence[Hypothesis]) -> int:
     return sum(len(hypothesis.tokens) for hypothesis in hypotheses)
 
 
-def _host(output: EncoderOutput) -> States:
+def on_host(output: EncoderOutput) -> States:
+    """For ``parity``; waits for the device."""
     return States(output.values.float().cpu().numpy(), output.lengths.cpu().numpy())
 
 

@@ -31,7 +31,7 @@ from variants.encoder.planner import AffineCost, CostCurve, MeasuredCost, second
 from variants.encoder.shapes import ShapeGrid, Slot, make_grid, output_frames
 
 if TYPE_CHECKING:
-    from harness.protocols import ShapePlan
+    from harness.protocols import BuildProgress, ShapePlan
     from variants.models.types import TdtModel
 
 NAME = "compiled"
@@ -70,7 +70,7 @@ def build(model: TdtModel, options: Compiled, plan: ShapePlan) -> BucketedEncode
             f"encoder={NAME} captures CUDA graphs and the model is on {model.device}: use a GPU"
         )
     encoder = build_with(model, options, plan, GraphRecorder(model.device))
-    encoder.verify(NAME, options.token_agreement)
+    encoder.verify(NAME, options.token_agreement, plan.progress)
     return encoder
 
 
@@ -79,7 +79,7 @@ def build_with(model: TdtModel, chosen: Compiled, plan: ShapePlan, recorder: Rec
     longest_s = chosen.longest_s
     extend_positions(model, max((longest_s, *plan.buckets_s, *plan.segment_lengths_s)) + 1.0)
     before = DeviceMemory.read(model.device)
-    cost = _cost(model, chosen, recorder)
+    cost = _cost(model, chosen, recorder, plan.progress)
     grid = make_grid(
         plan,
         k=chosen.buckets,
@@ -89,7 +89,7 @@ def build_with(model: TdtModel, chosen: Compiled, plan: ShapePlan, recorder: Rec
         batches=_batches(chosen.batches, plan.max_batch),
     )
     inputs = StaticInputs(grid, model.feature_bins, model.device)
-    captured = _capture(model, chosen, grid, inputs, recorder)
+    captured = _capture(model, chosen, grid, inputs, recorder, plan.progress)
     after = DeviceMemory.read(model.device)
     memory = {
         "weights_bytes": module_bytes(model.encoder),
@@ -186,15 +186,22 @@ class Captured:
 
 
 def _capture(
-    model: TdtModel, chosen: Compiled, grid: ShapeGrid, inputs: StaticInputs, recorder: Recorder
+    model: TdtModel,
+    chosen: Compiled,
+    grid: ShapeGrid,
+    inputs: StaticInputs,
+    recorder: Recorder,
+    progress: BuildProgress,
 ) -> Captured:
     encoder: Any = model.encoder
     calls: dict[Slot, Call] = {}
     kept: dict[Slot, str] = {}
     seconds: dict[Slot, Mapping[str, float]] = {}
-    with compilations(len(grid.slots())):
+    slots = grid.slots()
+    with compilations(len(slots)):
         forwards = {backend: _forward(model, backend, chosen, grid.longest) for backend in chosen.backends}
-        for slot in grid.slots():
+        for index, slot in enumerate(slots):
+            progress(f"compiling and capturing, shape {slot}", index, len(slots))
             kept[slot] = next(iter(forwards))
             if len(forwards) > 1:
                 seconds[slot] = _tried(forwards, inputs.views(slot), recorder.apart(), model.synchronize)
@@ -292,13 +299,14 @@ def median_run_s(
             calls[name].run()
             synchronize()
             times[name].append(time.perf_counter() - start)
+    # The lower of two middle runs: the nearest rank, a time that happened.
     return {name: statistics.median_low(taken[2:]) for name, taken in times.items()}
 
 
 # ---------------------------------------------------------------- options
 
 
-def _cost(model: TdtModel, chosen: Compiled, recorder: Recorder) -> CostCurve:
+def _cost(model: TdtModel, chosen: Compiled, recorder: Recorder, progress: BuildProgress) -> CostCurve:
     """The model of a cost curve, or one measured here: five lengths at batch 1, in what will run them, or
     in the first candidate."""
     if chosen.cost == "modelled":
@@ -308,7 +316,8 @@ def _cost(model: TdtModel, chosen: Compiled, recorder: Recorder) -> CostCurve:
     points = []
     with compilations(len(_COST_SHARES)):
         forward = _forward(model, backend, chosen, longest)
-        for part in _COST_SHARES:
+        for index, part in enumerate(_COST_SHARES):
+            progress("measuring what lengths cost", index, len(_COST_SHARES))
             frames = max(8, round(longest * part))
             features = torch.zeros((1, model.feature_bins, frames), device=model.device)
             lengths = torch.full((1,), frames, dtype=torch.int64, device=model.device)

@@ -25,7 +25,7 @@ NAME = "multi_profile"
 def build(model: TdtModel, options: MultiProfile, plan: ShapePlan) -> BucketedEncoder:
     """Raises ``UnavailableError`` without a GPU or TensorRT, ``InvalidMeasurementError`` without parity."""
     require(NAME, model)
-    return build_encoder(NAME, model, options, make_multi_grid(plan, options, model.hop_s))
+    return build_encoder(NAME, model, options, make_multi_grid(plan, options, model.hop_s), plan.progress)
 
 
 def make_multi_grid(plan: ShapePlan, chosen: MultiProfile, hop_s: float) -> ShapeGrid:

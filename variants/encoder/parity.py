@@ -82,7 +82,7 @@ def require(reference: States, found: States, limits: Limits, what: str) -> Agre
             f"lengths {'equal' if agreement.lengths_equal else 'DIFFER'}, "
             f"least cosine of a frame {agreement.cosine:.6f} (at least {limits.cosine}), "
             f"largest relative difference {agreement.relative:.4f} (at most {limits.relative}); "
-            "its speed is withheld. Find the layer with python -m variants.encoder.tensorrt.bisect, "
+            "its speed is withheld. Find the layer with python -m benchmarks.bisect, "
             "or use a wider model.precision"
         )
     return agreement

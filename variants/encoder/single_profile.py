@@ -24,7 +24,7 @@ NAME = "single_profile"
 def build(model: TdtModel, options: SingleProfile, plan: ShapePlan) -> BucketedEncoder:
     """Raises ``UnavailableError`` without a GPU or TensorRT, ``InvalidMeasurementError`` without parity."""
     require(NAME, model)
-    return build_encoder(NAME, model, options, make_single_grid(plan, options, model.hop_s))
+    return build_encoder(NAME, model, options, make_single_grid(plan, options, model.hop_s), plan.progress)
 
 
 def make_single_grid(plan: ShapePlan, chosen: SingleProfile, hop_s: float) -> ShapeGrid:

@@ -23,17 +23,19 @@ def assemble(architecture: TdtArchitecture, options: ModelOptions, parameters: i
     """
     device = resolve_device(options)  # first: a missing GPU should not cost a minute of loading
     if options.weights == "synthetic":
-        return _place(_synthetic(architecture, options, parameters), options, device)
-    return _place(_first_layers(_trained(architecture, options), options), options, device)
+        return place(_synthetic(architecture, options, parameters), options, device)
+    return place(_first_layers(_trained(architecture, options), options), options, device)
 
 
 def _trained(architecture: TdtArchitecture, options: ModelOptions) -> Weights:
     if options.weights == "embedded":
         from variants.models.embedded_weights import load_embedded
 
+        options.progress("loading the embedded weights")
         return load_embedded(options.name, architecture)
     from variants.models.checkpoint import load_checkpoint
 
+    options.progress(f"loading the checkpoint {Path(options.weights).name}")
     return load_checkpoint(Path(options.weights))
 
 
@@ -55,17 +57,21 @@ def _synthetic(architecture: TdtArchitecture, options: ModelOptions, parameters:
     if options.layers is not None:
         check_depth(options.layers, depth, options.name)
         architecture, parameters = replace(architecture, layers=options.layers), None
-    modules, provenance = build_synthetic(architecture, options.seed, options.tokens_per_speech_s)
+    modules, provenance = build_synthetic(
+        architecture, options.seed, options.tokens_per_speech_s, options.progress
+    )
     if parameters is not None:
         check_parameter_count(modules, parameters)
     provenance |= _depth(options, depth)
     return with_architecture(modules, SyntheticTokenizer(architecture.vocab_size), architecture, provenance)
 
 
-def _place(weights: Weights, options: ModelOptions, device: torch.device) -> TdtModel:
+def place(weights: Weights, options: ModelOptions, device: torch.device) -> TdtModel:
+    """In ``eval()`` mode and the number type of ``options``."""
     import torch
 
     dtype = resolve_dtype(options)
+    options.progress(f"placing the model on {device}")
     encoder, prednet, joint = (
         module.to(device=device, dtype=dtype).eval().requires_grad_(False) for module in weights.modules
     )

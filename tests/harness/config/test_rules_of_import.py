@@ -28,14 +28,7 @@ def imported(path: Path) -> Iterator[str]:
             yield node.module
 
 
-def served(path: Path) -> bool:
-    """Benchmarks of one part are commands, not variants: they may use the harness's statistics."""
-    return path.stem != "bench"
-
-
-@pytest.mark.parametrize(
-    "path", sorted(filter(served, VARIANTS.rglob("*.py"))), ids=lambda p: str(p.relative_to(VARIANTS))
-)
+@pytest.mark.parametrize("path", sorted(VARIANTS.rglob("*.py")), ids=lambda p: str(p.relative_to(VARIANTS)))
 def test_variants_know_only_the_seams_of_the_harness(path: Path) -> None:
     ending = {"harness.command"} if '__name__ == "__main__"' in path.read_text() else set()
     known = {name for name in imported(path) if name.split(".")[0] == "harness"} - ending

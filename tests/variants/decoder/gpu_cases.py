@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.decoder import states_for
+from benchmarks.labels import compare, margin_after
+from benchmarks.models import speaking_transducer
 from harness.protocols import Decoded, Decoder, EncoderOutput, ShapePlan
 from harness.protocols.options import NoOptions
-from variants.decoder import bench, cpu_synced
-from variants.decoder.bench import compare, margin_after, random_states
+from variants.decoder import cpu_synced
 from variants.decoder.gpu.decoding import StreamState
+from variants.models.options import PRECISIONS, ModelOptions
 from variants.models.types import TdtModel
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -29,7 +32,8 @@ BIASES = {
 
 def full_size(dtype: torch.dtype = torch.float16) -> TdtModel:
     """Prediction network and joint of Parakeet-TDT 0.6B's size, at the rate of speech."""
-    return bench.build_model(0, 4.0, dtype, torch.device("cuda", 0))
+    precision = next(name for name, of in PRECISIONS.items() if getattr(torch, of) is dtype)
+    return speaking_transducer(ModelOptions("full_size", precision=precision), torch.device("cuda", 0))
 
 
 def biased(model: TdtModel, blank: float, zero_duration: float) -> None:
@@ -42,7 +46,7 @@ def biased(model: TdtModel, blank: float, zero_duration: float) -> None:
 
 def ragged(model: TdtModel, batch: int, frames: int) -> EncoderOutput:
     """A batch whose first row is full and whose others have any length, zero included."""
-    encoded = random_states(batch, max(frames, 1), 1000 * batch + frames, model)
+    encoded = states_for(model, batch, max(frames, 1), 1000 * batch + frames)
     rng = random.Random(batch + frames)
     lengths = [frames, *(rng.randint(0, frames) for _ in range(batch - 1))]
     return EncoderOutput(encoded.values, torch.tensor(lengths, device=model.device))
@@ -72,7 +76,7 @@ def check_overruns(
 def check_chunks(model: TdtModel, decoder: Decoder, chunk: int) -> None:
     """Streams in chunks, beside the host-driven search in the same chunks; a tie may part one of them."""
     reference = cpu_synced.build(model, NoOptions(), ShapePlan((), 1))
-    whole = random_states(4, 6 * chunk, 7, model)
+    whole = states_for(model, 4, 6 * chunk, 7)
     lengths = torch.full((4,), chunk, device=model.device)
     expected_state = state = None
     same = [True] * 4

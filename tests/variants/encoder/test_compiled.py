@@ -57,6 +57,20 @@ def agreement(model: TdtModel, encoder: Encoder, batch: FeatureBatch) -> Agreeme
     )
 
 
+def test_every_shape_is_told_while_it_is_captured_and_compared(model: TdtModel) -> None:
+    heard: list[tuple[str, int, int]] = []
+    plan = replace(PLAN, progress=lambda what, done=0, total=0: heard.append((what, done, total)))
+    encoder = bucketed(model, plan, cost="measured")
+    encoder.verify("compiled", progress=plan.progress)
+    shapes = len(encoder.evidence()["shapes"])
+    assert [step[1:] for step in heard if step[0] == "measuring what lengths cost"] == [
+        (done, 5) for done in range(5)
+    ]
+    for phase in ("compiling and capturing", "comparing each shape"):
+        steps = [step[1:] for step in heard if step[0].startswith(phase)]
+        assert steps == [(done, shapes) for done in range(shapes)]
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 9])
 @pytest.mark.parametrize("frames", [1, 7, 31, 88, 120, 200])
 def test_any_batch_encodes_as_eagerly(

@@ -128,7 +128,7 @@ def test_a_calibration_that_took_long_is_kept(monkeypatch: pytest.MonkeyPatch, t
     fresh, first = build_synthetic(PARAKEET_TINY, seed=3, tokens_per_speech_s=4.0)
     kept = next(tmp_path.rglob("joint.pt"))
 
-    monkeypatch.setattr(synthetic, "_Calibration", None)  # calling it again would fail
+    monkeypatch.setattr(synthetic, "Calibration", None)  # calling it again would fail
     again, second = build_synthetic(PARAKEET_TINY, seed=3, tokens_per_speech_s=4.0)
     assert second == first
     for a, b in zip(fresh, again, strict=True):

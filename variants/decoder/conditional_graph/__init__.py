@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.errors import UnavailableError
-from variants.content_cache import user_cache
-from variants.decoder.gpu.compiler import Cubin, compile_kernels
+from variants.cuda.compiler import Cubin
+from variants.cuda.graphs import KernelNode, WhileGraph
+from variants.cuda.kernels import Module, driver_version
 from variants.decoder.gpu.decoding import BatchArguments, GpuDecoder, RunReport
-from variants.decoder.gpu.driver import KernelNode, Module, WhileGraph, bindings, call, require_gpu
+from variants.decoder.gpu.kernels import require_gpu, tdt_kernels
 from variants.decoder.gpu.packing import ModelArguments, PackedWeights, model_arguments, pack
 from variants.decoder.gpu.shape import KernelShape, kernel_shape
 from variants.decoder.options import ConditionalGraph
@@ -33,7 +34,7 @@ _JOINT_TILES = 4
 _DRIVER_VERSION = 12040  # conditional nodes (12.3), and their handles in kernels of a loaded module
 
 
-def build(model: TdtModel, options: ConditionalGraph, plan: ShapePlan) -> GpuDecoder:  # noqa: ARG001
+def build(model: TdtModel, options: ConditionalGraph, plan: ShapePlan) -> GpuDecoder:
     """The decoder of ``model``: compiles (or loads) its kernels, uploads weights, builds the graph.
 
     Raises ``UnavailableError`` where the GPU or the driver lacks what the graph needs.
@@ -44,8 +45,8 @@ def build(model: TdtModel, options: ConditionalGraph, plan: ShapePlan) -> GpuDec
     shape = kernel_shape(
         weights, slots=options.slots, columns=options.columns, joint_tiles=_JOINT_TILES, decoder=NAME
     )
-    cache_dir = Path(options.cache_dir) if options.cache_dir else user_cache("kernels")
-    cubin = compile_kernels(Path(__file__).with_name("kernels.cu"), shape.macros(), capability, cache_dir)
+    source = Path(__file__).with_name("kernels.cu")
+    cubin = tdt_kernels(source, shape.macros(), capability, options.cache_dir, plan.progress)
     packed = pack(weights, shape, _joint_blocks(shape))
     return GpuDecoder(
         model,
@@ -58,8 +59,7 @@ def build(model: TdtModel, options: ConditionalGraph, plan: ShapePlan) -> GpuDec
 
 
 def _require_driver() -> None:
-    driver, _ = bindings()
-    version = call(driver.cuDriverGetVersion)
+    version = driver_version()
     if version < _DRIVER_VERSION:
         raise UnavailableError(
             f"decoder={NAME} needs a driver for CUDA 12.4 or newer (conditional nodes), this one is for "

@@ -15,17 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness.errors import UnavailableError
-from variants.content_cache import user_cache
-from variants.decoder.gpu.compiler import Cubin, compile_kernels
+from variants.cuda.compiler import Cubin
+from variants.cuda.kernels import Arguments, CooperativeLaunch, Module, device_attribute, resident_blocks
 from variants.decoder.gpu.decoding import BatchArguments, GpuDecoder, RunReport
-from variants.decoder.gpu.driver import (
-    Arguments,
-    CooperativeLaunch,
-    Module,
-    max_resident_blocks,
-    require_gpu,
-    shared_bytes_per_block,
-)
+from variants.decoder.gpu.kernels import require_gpu, tdt_kernels
 from variants.decoder.gpu.packing import PackedWeights, model_arguments, pack
 from variants.decoder.gpu.shape import KernelShape, kernel_shape
 from variants.decoder.options import Megakernel
@@ -41,7 +34,7 @@ _LAST_STEP = 1 << 31
 _MAX_JOINT_TILES = 5  # 80 of a thread's registers hold joint weights
 
 
-def build(model: TdtModel, options: Megakernel, plan: ShapePlan) -> GpuDecoder:  # noqa: ARG001
+def build(model: TdtModel, options: Megakernel, plan: ShapePlan) -> GpuDecoder:
     """The decoder of ``model``. Compiles (or loads) its kernel and uploads the weights in kernel order.
 
     Raises ``UnavailableError`` where the GPU is missing, too old, or too small for the weights.
@@ -59,7 +52,10 @@ def build(model: TdtModel, options: Megakernel, plan: ShapePlan) -> GpuDecoder: 
         decoder=NAME,
     )
     layout = plan_layout(shape, blocks)
-    check_capacity(shape, layout, shared_bytes_per_block(model.device), properties.name)
+    number = torch.cuda.current_device() if model.device.index is None else model.device.index
+    # Static and dynamic together, what one block may have at most.
+    shared_bytes = device_attribute(number, "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")
+    check_capacity(shape, layout, shared_bytes, properties.name)
     macros = {
         **shape.macros(),
         **layout.macros(),
@@ -67,8 +63,8 @@ def build(model: TdtModel, options: Megakernel, plan: ShapePlan) -> GpuDecoder: 
         "DIRECT_COLUMNS": str(options.direct_columns),
         "PROFILE": str(0 if options.profile_block is None else options.profile_block + 1),
     }
-    cache_dir = Path(options.cache_dir) if options.cache_dir else user_cache("kernels")
-    cubin = compile_kernels(Path(__file__).with_name("kernel.cu"), macros, capability, cache_dir)
+    source = Path(__file__).with_name("kernel.cu")
+    cubin = tdt_kernels(source, macros, capability, options.cache_dir, plan.progress)
     packed = pack(weights, shape, blocks)
     launcher = PersistentLauncher(cubin, shape, layout, packed)
     return GpuDecoder(model, weights, shape, launcher, columns=options.columns, lookahead=options.lookahead)
@@ -142,7 +138,8 @@ class PersistentLauncher:
         kernel = self._module.kernel("tdt_decode", layout.dynamic_bytes)
         threads = 32 * shape.warps
         device = packed.joint.device
-        resident = max_resident_blocks(kernel, threads, layout.dynamic_bytes, device)
+        multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+        resident = multiprocessors * resident_blocks(kernel, threads, layout.dynamic_bytes)
         if resident < layout.blocks:
             gpu = torch.cuda.get_device_name(device)
             raise UnavailableError(

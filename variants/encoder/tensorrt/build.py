@@ -1,7 +1,8 @@
 """Builds one engine in this process: ``python -m variants.encoder.tensorrt.build SPEC.json OUTPUT``.
 
 Run in a process of its own, because a build takes minutes and gigabytes, and because a crash inside
-TensorRT then costs an entry of the cache and not the run. Lines of JSON on stdout tell the parent how far
+TensorRT then costs an entry of the cache and not the run. With ``--parent PID`` before its arguments it
+ends with that process, whose pipe is its standard input. Lines of JSON on stdout tell the parent how far
 it is: ``{"phase": …, "step": …, "steps": …}``, at last ``{"built": seconds}`` or
 ``{"error": text, "code": …}``.
 """
@@ -19,8 +20,9 @@ from typing import Any
 
 from harness.errors import ExitCode, HarnessError, UsageError
 from variants.encoder.tensorrt import versions
-from variants.encoder.tensorrt.logs import Messages, make_logger
+from variants.encoder.tensorrt.logs import KernelCount, Messages, make_logger
 from variants.encoder.tensorrt.spec import INPUTS, EngineSpec
+from variants.lifeline import end_with_parent
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -28,13 +30,16 @@ Report = Callable[[dict[str, Any]], None]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build, or say on stdout why not. Returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["--parent"]:
+        end_with_parent(int(given[1]))
+        del given[:2]
     report = _make_report()
     try:
         if given == ["--identify"]:
             report(identify())
             return int(ExitCode.DONE)
         if len(given) not in (2, 3):
-            raise UsageError("usage: build SPEC.json OUTPUT [TIMING_CACHE] | build --identify")
+            raise UsageError("usage: build [--parent PID] SPEC.json OUTPUT [TIMING_CACHE] | build --identify")
         timing = Path(given[2]) if len(given) == 3 else None
         start = time.monotonic()
         build(EngineSpec.from_json(Path(given[0]).read_text()), Path(given[1]), timing, report)
@@ -47,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def identify() -> dict[str, Any]:
     """What an engine built here is good for."""
-    from variants.encoder.tensorrt.cuda import Gpu
+    from variants.cuda.device import Gpu
 
     trt = versions.load()
     return {"tensorrt": str(trt.__version__), "gpu": Gpu().name()}
@@ -55,6 +60,10 @@ def identify() -> dict[str, Any]:
 
 def build(spec: EngineSpec, output: Path, timing_cache: Path | None, report: Report) -> None:
     """Parse, configure, build, write. Raises ``HarnessError`` with what TensorRT's logger said."""
+
+    def progress(phase: str, step: int, steps: int) -> None:
+        report({"phase": phase, "step": step, "steps": steps})
+
     trt = versions.load()
     messages = Messages()
     logger = make_logger(trt, messages)
@@ -62,10 +71,12 @@ def build(spec: EngineSpec, output: Path, timing_cache: Path | None, report: Rep
     if builder is None:
         raise HarnessError(f"TensorRT could not start: {messages.explain()}")
     network = versions.create_network(trt, builder)
+    progress("parsing the graph", 0, 0)
     parse(trt, network, logger, Path(spec.onnx), messages)
     config = configure(trt, builder, spec)
     known = _load_timings(config, timing_cache)
-    versions.watch(trt, config, lambda phase, step, steps: report(_progress(phase, step, steps)))
+    if not versions.watch(trt, config, progress):
+        messages.heard = KernelCount(progress)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         raise HarnessError(f"TensorRT {trt.__version__} could not build {spec.onnx}: {messages.explain()}")
@@ -119,10 +130,6 @@ def _save_timings(config: Any, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{time.monotonic_ns()}")
     temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
     temporary.replace(path)
-
-
-def _progress(phase: str, step: int, steps: int) -> dict[str, Any]:
-    return {"phase": phase, "step": step, "steps": steps}
 
 
 def _make_report() -> Report:

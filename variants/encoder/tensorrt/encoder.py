@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.errors import InvalidMeasurementError, UnavailableError
+from harness.protocols import BuildProgress, silent
 from variants.content_cache import ContentCache, user_cache
 from variants.encoder.bucketed import BucketedEncoder, Call, StaticInputs
 from variants.encoder.eager import extend_positions
@@ -40,19 +41,26 @@ def require(name: str, model: TdtModel) -> None:
     versions.load()
 
 
-def build_encoder(name: str, model: TdtModel, chosen: SingleProfile, grid: ShapeGrid) -> BucketedEncoder:
+def build_encoder(
+    name: str,
+    model: TdtModel,
+    chosen: SingleProfile,
+    grid: ShapeGrid,
+    progress: BuildProgress = silent,
+) -> BucketedEncoder:
     """The encoder, every prepared shape held to the eager one.
 
     Raises ``InvalidMeasurementError`` naming the bucket that differs, and TensorRT's errors in words.
     """
     extend_positions(model, (grid.longest + 1) * model.hop_s)
     root = Path(chosen.cache_dir) if chosen.cache_dir else user_cache("tensorrt")
+    progress("exporting the encoder to ONNX")
     onnx = exported(model, grid.longest, ContentCache(root / "onnx"))
     spec = make_spec(model, chosen, grid, onnx)
-    built = EngineStore(root / "engines").get(spec)
-    encoder = _assemble(model, chosen, grid, built)
+    built = EngineStore(root / "engines", progress=progress).get(spec)
+    encoder = _assemble(model, chosen, grid, built, progress)
     try:
-        encoder.verify(name, chosen.token_agreement)
+        encoder.verify(name, chosen.token_agreement, progress)
     except InvalidMeasurementError as error:
         raise InvalidMeasurementError(
             f"{error}; TensorRT may have chosen a wrong kernel: try another "
@@ -91,13 +99,19 @@ def make_spec(model: TdtModel, chosen: SingleProfile, grid: ShapeGrid, onnx: Pat
     )
 
 
-def _assemble(model: TdtModel, chosen: SingleProfile, grid: ShapeGrid, built: BuiltEngine) -> BucketedEncoder:
+def _assemble(
+    model: TdtModel,
+    chosen: SingleProfile,
+    grid: ShapeGrid,
+    built: BuiltEngine,
+    progress: BuildProgress,
+) -> BucketedEncoder:
     before = DeviceMemory.read(model.device)
     runner = EngineRunner(built.plan, model.feature_bins)
     inputs = StaticInputs(grid, model.feature_bins, model.device, torch.int32)
     calls = EngineCalls(model, runner, grid, inputs)
     if grid.pad:
-        calls.prepare(chosen.cuda_graphs)
+        calls.prepare(chosen.cuda_graphs, progress)
     added = DeviceMemory.read(model.device).since(before)
     memory = {"input_buffers_bytes": inputs.device_bytes, **runner.memory, **added}
 
@@ -148,10 +162,12 @@ class EngineCalls:
         self._prepared: dict[Slot, Call] = {}
         self.captures_at_build = 0
 
-    def prepare(self, cuda_graphs: bool) -> None:
+    def prepare(self, cuda_graphs: bool, progress: BuildProgress) -> None:
         """Every shape of the grid. Shapes of one profile share its context unless graphs hold theirs."""
         self._synchronize()
-        for slot in self._grid.slots() if cuda_graphs else ():
+        slots = self._grid.slots() if cuda_graphs else []
+        for index, slot in enumerate(slots):
+            progress("capturing the engine's shapes", index, len(slots))
             context = self._runner.context(slot.profile)
             call = self._bound(slot, context)
             self._prepared[slot] = replace(call, captured=self._runner.capture(context))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 _KEPT = 20
+_BEGINS_KERNELS = "Computing costs for"
+"""What 8.6 logs, at its most verbose, before it times the kernels of one layer."""
 
 
 class Messages:
@@ -13,8 +16,12 @@ class Messages:
     def __init__(self) -> None:
         self.errors: list[str] = []
         self.warnings: list[str] = []
+        self.heard: Callable[[str], None] | None = None
+        """Gets every message, of whatever severity."""
 
     def add(self, severity: str, text: str) -> None:
+        if self.heard is not None:
+            self.heard(text)
         kept = {"INTERNAL_ERROR": self.errors, "ERROR": self.errors, "WARNING": self.warnings}.get(severity)
         if kept is not None:
             kept.append(text.strip())
@@ -23,6 +30,18 @@ class Messages:
     def explain(self) -> str:
         """The errors in one line, or that there were none."""
         return "; ".join(self.errors) or "TensorRT's logger gave no reason"
+
+
+class KernelCount:
+    """Progress of a build where the release reports none: layers whose kernels were timed, by the log."""
+
+    def __init__(self, progress: Callable[[str, int, int], None]) -> None:
+        self._progress, self._layers = progress, 0
+
+    def __call__(self, text: str) -> None:
+        if _BEGINS_KERNELS in text:
+            self._layers += 1
+            self._progress("choosing kernels, layer", self._layers, 0)
 
 
 def make_logger(trt: Any, messages: Messages) -> Any:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import ExitCode, HarnessError, UnavailableError, UsageError
+from harness.protocols import BuildProgress, silent
 from variants.content_cache import ContentCache
 from variants.encoder.tensorrt.spec import EngineSpec
 
@@ -22,9 +24,7 @@ PLAN_NAME = "encoder.plan"
 SPEC_NAME = "spec.json"
 TIME_NAME = "time.json"
 _BUILDER = "variants.encoder.tensorrt.build"
-_SHOW_EVERY_S = 5.0
-
-Show = Callable[[str], None]
+_TELL_EVERY_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,13 @@ class EngineStore:
     """Engines under ``root``, built where they are missing."""
 
     def __init__(
-        self, root: Path, python: Sequence[str] = (sys.executable,), show: Show | None = None
+        self, root: Path, python: Sequence[str] = (sys.executable,), progress: BuildProgress = silent
     ) -> None:
-        """``python`` is the command of an interpreter that has TensorRT, cuda-bindings and this package."""
+        """``python`` is the command of an interpreter that has TensorRT, cuda-bindings and this package;
+        ``progress`` hears every few seconds how far a build is."""
         self._cache = ContentCache(root)
         self._python = list(python)
-        self._show = show or _to_stderr
+        self._progress = progress
 
     def get(self, spec: EngineSpec) -> BuiltEngine:
         """The engine of ``spec``. Raises the builder's error, with the words of TensorRT's logger."""
@@ -74,7 +75,7 @@ class EngineStore:
 
     def _run(self, arguments: Sequence[str]) -> dict[str, Any]:
         """The builder's last message. Whatever ends this block early ends the builder too."""
-        command = [*self._python, "-m", _BUILDER, *arguments]
+        command = [*self._python, "-m", _BUILDER, "--parent", str(os.getpid()), *arguments]
         with tempfile.TemporaryFile("w+") as errors, _started(command, errors) as process:
             last = self._follow(process)
             code = process.wait()
@@ -88,26 +89,27 @@ class EngineStore:
 
     def _follow(self, process: subprocess.Popen[str]) -> dict[str, Any]:
         last: dict[str, Any] = {}
-        with _Pace(self._show) as pace:
+        with _Pace(self._progress) as pace:
             for line in process.stdout or ():
                 message = _parsed(line)
                 if message is None:
                     continue
                 if "warning" in message:
-                    self._show(f"TensorRT: {message['warning']}")
+                    print(f"TensorRT: {message['warning']}", file=sys.stderr, flush=True)
                 elif "phase" in message:
-                    pace.doing = f": {message['phase']} {message['step']}/{message['steps']}"
+                    pace.reached = (f": {message['phase']}", int(message["step"]), int(message["steps"]))
                 else:
                     last = message
         return last
 
 
 class _Pace:
-    """Says every few seconds how far the build is; how long it has run, where TensorRT says no more (8.6 has
-    no progress monitor, and a build takes minutes)."""
+    """Tells every few seconds how far the build is, whether TensorRT says anything or not: a listener takes
+    silence for a hang, and one kernel may take a minute to choose."""
 
-    def __init__(self, show: Show) -> None:
-        self._show, self.doing = show, ""
+    def __init__(self, progress: BuildProgress) -> None:
+        self._progress = progress
+        self.reached = ("", 0, 0)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="build progress", daemon=True)
 
@@ -121,8 +123,9 @@ class _Pace:
 
     def _run(self) -> None:
         start = time.monotonic()
-        while not self._ended.wait(_SHOW_EVERY_S):
-            self._show(f"building the engine, {time.monotonic() - start:.0f} s{self.doing}")
+        while not self._ended.wait(_TELL_EVERY_S):
+            phase, step, steps = self.reached
+            self._progress(f"building the engine, {time.monotonic() - start:.0f} s{phase}", step, steps)
 
 
 def _built(folder: Path, key: str, found: bool) -> BuiltEngine:
@@ -133,7 +136,10 @@ def _built(folder: Path, key: str, found: bool) -> BuiltEngine:
 @contextmanager
 def _started(command: list[str], errors: Any) -> Iterator[subprocess.Popen[str]]:
     try:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        # Nothing is written to its input: it ends where this process does, and the pipe with it.
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
     except OSError as error:
         raise UsageError(f"{command[0]}: cannot be started ({error.strerror})") from error
     try:
@@ -142,8 +148,9 @@ def _started(command: list[str], errors: Any) -> Iterator[subprocess.Popen[str]]
         if process.poll() is None:
             process.kill()
         process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
@@ -158,7 +165,3 @@ def _parsed(line: str) -> dict[str, Any] | None:
 def _error_of(message: dict[str, Any]) -> HarnessError:
     kinds = {int(ExitCode.UNAVAILABLE): UnavailableError, int(ExitCode.USAGE): UsageError}
     return kinds.get(int(message.get("code", 1)), HarnessError)(str(message["error"]))
-
-
-def _to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

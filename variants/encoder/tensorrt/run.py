@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError, UnavailableError
+from variants.cuda.device import Gpu
 from variants.encoder.tensorrt import versions
-from variants.encoder.tensorrt.cuda import Gpu
 from variants.encoder.tensorrt.logs import Messages, make_logger
 from variants.encoder.tensorrt.spec import INPUTS
 

@@ -15,15 +15,17 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import bisect
+from benchmarks import tensorrt as engines
 from harness.errors import ExitCode, HarnessError, InvalidMeasurementError, UnavailableError
-from harness.protocols import ShapePlan
+from harness.protocols import BuildProgress, ShapePlan, silent
 from harness.protocols.options import NoOptions
+from harness.report.benches import read_bench
 from tests.variants.encoder.parts import small_model
 from variants.encoder import eager, multi_profile, single_profile
 from variants.encoder.bucketed import BucketedEncoder
 from variants.encoder.options import MultiProfile, SingleProfile
 from variants.encoder.parity import LIMITS, States, compare, probe
-from variants.encoder.tensorrt import bench, bisect
 from variants.encoder.tensorrt.encoder import build_encoder
 from variants.encoder.tensorrt.run import EngineRunner, to_float32
 from variants.models.types import TdtModel
@@ -54,12 +56,18 @@ def model(dtype: torch.dtype = torch.float32, seed: int = 0) -> TdtModel:
     return replace(small_model(dtype=dtype, seed=seed), provenance={"weights_hash": f"seed {seed}"})
 
 
-def build(choice: Any, cache: Path, given: TdtModel | None = None, **options: Any) -> BucketedEncoder:
+def build(
+    choice: Any,
+    cache: Path,
+    given: TdtModel | None = None,
+    progress: BuildProgress = silent,
+    **options: Any,
+) -> BucketedEncoder:
     multi = choice is multi_profile
     chosen = (MultiProfile if multi else SingleProfile)(longest_s=2.0, cache_dir=str(cache), **options)
     given = given or model()
     grid = (choice.make_multi_grid if multi else choice.make_single_grid)(PLAN, chosen, given.hop_s)
-    return build_encoder(choice.NAME, given, chosen, grid)
+    return build_encoder(choice.NAME, given, chosen, grid, progress)
 
 
 @pytest.mark.parametrize("padding", ["profile", "none"])
@@ -128,6 +136,15 @@ def test_an_engine_of_other_weights_is_invalid_and_names_the_bucket(tmp_path: Pa
         build(single_profile, tmp_path, wrong)
 
 
+def test_whoever_waits_hears_what_is_being_done(cache: Path) -> None:
+    heard: list[tuple[str, int, int]] = []
+    build(single_profile, cache, progress=lambda what, done=0, total=0: heard.append((what, done, total)))
+    assert heard[0] == ("exporting the encoder to ONNX", 0, 0)
+    shapes = [(done, total) for what, done, total in heard if what == "capturing the engine's shapes"]
+    assert shapes == [(0, 3), (1, 3), (2, 3)]
+    assert heard[-1] == ("comparing each shape with the eager encoder", 2, 3)
+
+
 def test_a_build_that_fails_says_what_the_logger_said(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match=r"no kernel found for layers\.0\.conv"):
         build(single_profile, tmp_path, optimization_level=0)
@@ -151,7 +168,7 @@ def exported(folder: Path, *lengths_s: str) -> Path:
     """Probes of one layer, as the command makes them."""
     probes = folder / "probes"
     given = ["export", "--model", "parakeet_tiny", "--layers", "1", "--precision", "fp32"]
-    assert bench.main([*given, "--lengths", *lengths_s, "--output", str(probes)]) == ExitCode.DONE
+    assert engines.main([*given, "--lengths", *lengths_s, "--output", str(probes)]) == ExitCode.DONE
     return probes
 
 
@@ -160,14 +177,14 @@ def test_engines_are_timed_without_torch_after_parity(
 ) -> None:
     probes, times = exported(tmp_path, "0.5", "1"), tmp_path / "times.json"
     timing = ["time", str(probes), "--rounds", "3", "--cache", str(tmp_path), "--json", str(times)]
-    assert bench.main(timing) == ExitCode.DONE
-    rows = json.loads(times.read_text())["rows"]
-    assert [row["length_s"] for row in rows] == [0.5, 1.0]
-    assert all(len(samples) == 3 for row in rows for samples in row["samples_s"].values())
-    assert all(parity["cosine"] > 0.9999 for row in rows for parity in row["parity"].values())
-    said = capsys.readouterr().out
-    assert "multi: 2 profiles" in said
-    assert "multi: right at 2 lengths" in said
+    assert engines.main(timing) == ExitCode.DONE
+    rows = json.loads(times.read_text())["trials"]
+    assert [row["size"] for row in rows] == [0.5, 1.0]
+    timed = [engine for row in rows for engine in row["contenders"].values()]
+    assert [len(engine["samples"]["call_s"]) for engine in timed] == [3] * 6
+    assert all(parity["cosine"] > 0.9999 for row in rows for parity in row["agreement"].values())
+    assert [panel.title for panel in read_bench(times)] == ["TensorRT 10.3.0 at level 3, 1 layers, batch 1"]
+    assert "multi: 2 profiles" in capsys.readouterr().out
 
 
 def test_fewer_profiles_than_lengths_are_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,7 +192,7 @@ def test_fewer_profiles_than_lengths_are_planned(tmp_path: Path, capsys: pytest.
     timing = ["time", str(probes), "--engines", "multi", "--profiles", "2", "--rounds", "1"]
     kernels = tmp_path / "kernels.json"
     keeping = ["--json", str(times), "--layers-json", str(kernels)]
-    assert bench.main([*timing, "--cache", str(tmp_path), *keeping]) == ExitCode.DONE
+    assert engines.main([*timing, "--cache", str(tmp_path), *keeping]) == ExitCode.DONE
     assert "multi: 2 profiles" in capsys.readouterr().out
     (_, _, first), (after, _, last) = json.loads(times.read_text())["engines"]["multi"]["profiles_frames"]
     assert (after, last) == (first + 1, 208)
@@ -191,7 +208,7 @@ def test_a_listing_of_layers_that_is_no_json_does_not_end_the_timing(
     monkeypatch.setattr(engine, lambda _engine: inspector)
     probes, kernels = exported(tmp_path, "0.5", "1"), tmp_path / "kernels.json"
     timing = ["time", str(probes), "--engines", "single", "--rounds", "1", "--cache", str(tmp_path)]
-    assert bench.main([*timing, "--layers-json", str(kernels)]) == ExitCode.DONE
+    assert engines.main([*timing, "--layers-json", str(kernels)]) == ExitCode.DONE
     assert json.loads(kernels.read_text()) == {"single": "{cut"}
 
 
@@ -208,31 +225,33 @@ def test_a_profile_that_is_wrong_alone_is_told_from_a_wrong_engine(
 
     monkeypatch.setattr(EngineRunner, "run_host", wrong_in_the_first)
     timing = ["time", str(probes), "--rounds", "1", "--cache", str(tmp_path), "--json", str(times)]
-    assert bench.main(timing) == ExitCode.INVALID
-    said = capsys.readouterr()
-    assert "multi: right at 1 lengths" in said.out
-    assert "INVALID at 0.5 s" in said.out
-    assert "Profile 1 is right for the same features, profile 0 is not" in said.err
-    assert set(json.loads(times.read_text())["rows"][0]["samples_s"]) == {"single", "single_own"}
+    assert engines.main(timing) == ExitCode.INVALID
+    said = "Profile 1 is right for the same features, profile 0 is not"
+    assert said in capsys.readouterr().out
+    wrong, right = json.loads(times.read_text())["trials"]
+    assert said in wrong["withheld"]["multi"]
+    assert set(wrong["contenders"]) == {"single", "single_own"}
+    assert set(right["contenders"]) == {"single", "single_own", "multi"}
 
 
-def test_what_was_compared_is_kept_when_a_later_build_fails(
+def test_a_build_that_fails_leaves_the_other_engines_their_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     probes, times = exported(tmp_path, "0.5", "1"), tmp_path / "times.json"
-    build = bench._build
+    build = engines._build
 
     def no_second(name: str, *given: Any) -> Any:
         if name == "multi":
             raise HarnessError("no kernel found")
         return build(name, *given)
 
-    monkeypatch.setattr(bench, "_build", no_second)
+    monkeypatch.setattr(engines, "_build", no_second)
     timing = ["time", str(probes), "--cache", str(tmp_path), "--json", str(times)]
-    assert bench.main(timing) == ExitCode.INTERNAL
+    assert engines.main(timing) == ExitCode.INVALID
     kept = json.loads(times.read_text())
     assert set(kept["engines"]) == {"single", "single_own"}
-    assert all(set(row["parity"]) == {"single", "single_own"} for row in kept["rows"])
+    assert all(set(row["contenders"]) == {"single", "single_own"} for row in kept["trials"])
+    assert all(row["withheld"] == {"multi": "no kernel found"} for row in kept["trials"])
 
 
 def test_an_engine_is_not_timed_where_it_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,18 +261,16 @@ def test_an_engine_is_not_timed_where_it_is_wrong(tmp_path: Path, capsys: pytest
     case["states"] = -case["states"]
     np.savez(probes / "0.5.npz", **case)
     timing = ["time", str(probes), "--rounds", "3", "--cache", str(tmp_path), "--json", str(times)]
-    assert bench.main(timing) == ExitCode.INVALID
-    wrong, right = json.loads(times.read_text())["rows"]
-    assert wrong["samples_s"] == {}
-    assert set(wrong["invalid"]) == {"single", "single_own", "multi"}
-    assert set(right["samples_s"]) == {"single", "single_own", "multi"}
-    said = capsys.readouterr()
-    assert "single INVALID" in said.out
-    assert "single, 0.5 s, fp32, 1 layers differs" in said.err
+    assert engines.main(timing) == ExitCode.INVALID
+    wrong, right = json.loads(times.read_text())["trials"]
+    assert wrong["contenders"] == {}
+    assert set(wrong["withheld"]) == {"single", "single_own", "multi"}
+    assert set(right["contenders"]) == {"single", "single_own", "multi"}
+    assert "single, 51 frames, fp32, 1 layers differs" in capsys.readouterr().out
 
 
 def test_missing_probes_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.main(["time", str(tmp_path / "nothing")]) == ExitCode.USAGE
+    assert engines.main(["time", str(tmp_path / "nothing")]) == ExitCode.USAGE
     assert "export" in capsys.readouterr().err
 
 

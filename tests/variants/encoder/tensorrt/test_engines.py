@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from harness.errors import HarnessError, UnavailableError, UsageError
 from variants.content_cache import ContentCache
 from variants.encoder.tensorrt import process
+from variants.encoder.tensorrt.logs import KernelCount, Messages
 from variants.encoder.tensorrt.process import EngineStore
 from variants.encoder.tensorrt.spec import EngineSpec, ShapeRange, hash_onnx
 
@@ -211,7 +213,7 @@ BUILDER = """
 import json, sys, time
 from pathlib import Path
 def say(**message): print(json.dumps(message), flush=True)
-arguments = sys.argv[3:]  # after -m MODULE
+arguments = sys.argv[5:]  # after -m MODULE --parent PID
 if arguments == ["--identify"]:
     say(tensorrt="10.3.0", gpu="A GPU sm_90")
     sys.exit(0)
@@ -226,7 +228,7 @@ print("a library prints this among the messages", flush=True)
 def store(tmp_path: Path, body: str, builder: str = BUILDER) -> EngineStore:
     program = tmp_path / "interpreter.py"
     program.write_text(builder.format(log=str(tmp_path / "log"), body=textwrap.dedent(body)))
-    return EngineStore(tmp_path / "engines", [sys.executable, str(program)], show=lambda _text: None)
+    return EngineStore(tmp_path / "engines", [sys.executable, str(program)])
 
 
 def builds(tmp_path: Path) -> int:
@@ -294,28 +296,87 @@ def test_an_interpreter_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 def test_progress_is_shown_at_a_human_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred steps in 1.2 s are told a few times, not a hundred."""
-    monkeypatch.setattr(process, "_SHOW_EVERY_S", 0.5)
+    monkeypatch.setattr(process, "_TELL_EVERY_S", 0.5)
     steps = 'for step in range(100): say(phase="Timing", step=step, steps=100); time.sleep(0.012)\n'
     shown = shown_by(tmp_path, steps + GOOD)
     assert 1 <= len(shown) <= 4
-    assert all(re.fullmatch(r"building the engine, \d+ s: Timing \d+/100", line) for line in shown)
+    assert all(re.fullmatch(r"building the engine, \d+ s: Timing", what) for what, *_ in shown)
+    done = [step for _, step, _ in shown]
+    assert done == sorted(done)
+    assert {total for *_, total in shown} == {100}
 
 
 def test_a_release_that_reports_no_progress_is_seen_to_be_alive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "_SHOW_EVERY_S", 0.2)
+    monkeypatch.setattr(process, "_TELL_EVERY_S", 0.2)
     silent = BUILDER.replace('say(phase="Building", step=1, steps=2)\n', "")
     shown = shown_by(tmp_path, "time.sleep(0.7)\n" + GOOD, silent)
-    assert shown[0] == "building the engine, 0 s"
+    assert shown[0] == ("building the engine, 0 s", 0, 0)
 
 
-def shown_by(tmp_path: Path, body: str, builder: str = BUILDER) -> list[str]:
-    shown: list[str] = []
+def shown_by(tmp_path: Path, body: str, builder: str = BUILDER) -> list[tuple[str, int, int]]:
+    shown: list[tuple[str, int, int]] = []
     engines = store(tmp_path, body, builder)
-    engines._show = shown.append
+    engines._progress = lambda what, done=0, total=0: shown.append((what, done, total))
     engines.get(SPEC)
     return shown
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_builder_ends_with_the_process_that_wants_its_engine(end: signal.Signals, tmp_path: Path) -> None:
+    """The real builder, in the middle of TensorRT: a module of that name that never comes back."""
+    (tmp_path / "tensorrt.py").write_text(
+        "import os, time; from pathlib import Path\n"
+        "Path(__file__).with_name('pid').write_text(f'{os.getpid()}\\n'); time.sleep(600)"
+    )
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from variants.encoder.tensorrt.process import EngineStore\n"
+        "from variants.encoder.tensorrt.spec import EngineSpec\n"
+        "EngineStore(Path(sys.argv[1])).get(EngineSpec('encoder.onnx', '', 1, 'fp32', ()))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path.cwd())])}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], env=environment, stderr=subprocess.DEVNULL
+    )
+    builder = written_pid(tmp_path / "pid")
+    parent.send_signal(end)
+    parent.wait()
+    assert gone(builder)
+
+
+def written_pid(path: Path) -> int:
+    while not (path.is_file() and path.read_text().endswith("\n")):
+        time.sleep(0.01)
+    return int(path.read_text())
+
+
+def gone(pid: int) -> bool:
+    """Within ten seconds; a zombie has ended."""
+    for _ in range(1000):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_a_release_without_a_monitor_counts_the_layers_that_it_logs() -> None:
+    """As 8.6 logs them at its most verbose."""
+    told: list[tuple[str, int, int]] = []
+    messages = Messages()
+    messages.heard = KernelCount(lambda *progress: told.append(progress))
+    for text in (
+        "=============== Computing costs for ",
+        "Tactic: 0x1 Time: 0.02",
+        "Computing costs for conv",
+    ):
+        messages.add("VERBOSE", text)
+    assert told == [("choosing kernels, layer", 1, 0), ("choosing kernels, layer", 2, 0)]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")
@@ -325,7 +386,7 @@ def test_without_tensorrt_the_real_builder_says_so_without_importing_torch(tmp_p
 
 
 def test_building_and_running_engines_imports_no_torch() -> None:
-    modules = ("build", "cuda", "logs", "process", "run", "spec", "versions")
+    modules = ("build", "logs", "process", "run", "spec", "versions")
     code = (
         "import importlib, json, sys\n"
         f"[importlib.import_module('variants.encoder.tensorrt.' + name) for name in {modules}]\n"

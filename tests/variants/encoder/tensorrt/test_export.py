@@ -11,17 +11,17 @@ import onnxruntime
 import pytest
 import torch
 
+from benchmarks import bisect
+from benchmarks.models import random_model
 from harness.errors import ExitCode, HarnessError
 from harness.protocols import FeatureBatch
 from tests.variants.encoder.parts import small_model
 from variants.content_cache import ContentCache
-from variants.encoder.bench import build_model
 from variants.encoder.parity import LIMITS, Agreement, States, compare, probe
-from variants.encoder.tensorrt import bisect
 from variants.encoder.tensorrt.encoder import exported
 from variants.encoder.tensorrt.export import FILE_NAME, export, export_key, gather_weights
 from variants.encoder.tensorrt.spec import hash_onnx
-from variants.models.options import PRECISIONS
+from variants.models.options import PRECISIONS, ModelOptions
 from variants.models.types import TdtModel
 
 LONGEST = 800
@@ -31,7 +31,7 @@ LONGEST = 800
 def model(request: pytest.FixtureRequest) -> TdtModel:
     name, precision = request.param.split()
     if name == "parakeet_tiny":
-        return build_model(name, precision, torch.device("cpu"), seed=0)
+        return random_model(ModelOptions(name, precision=precision), torch.device("cpu"))
     return small_model(dtype=getattr(torch, PRECISIONS[precision]))
 
 

@@ -1,4 +1,4 @@
-"""The first layer whose output differs: ``python -m variants.encoder.tensorrt.bisect``.
+"""The first layer whose output differs: ``python -m benchmarks.bisect``.
 
 Exports the encoder with every layer's output as an output of the graph, runs it in ONNX Runtime (any
 machine) or TensorRT, and compares with PyTorch's layers per valid frame. Extra outputs keep TensorRT from
@@ -172,7 +172,7 @@ def _load(options: argparse.Namespace) -> TdtModel:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m variants.encoder.tensorrt.bisect",
+        prog="python -m benchmarks.bisect",
         description="Find the first encoder layer whose output differs from PyTorch's.",
     )
     models = ("parakeet_tdt_0_6b_v3", "parakeet_tiny")

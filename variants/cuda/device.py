@@ -1,42 +1,23 @@
-"""The few calls of the CUDA runtime that running an engine takes, through cuda-bindings."""
+"""Memory, streams, copies and captured graphs of the current device."""
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
 
-from harness.errors import HarnessError, UnavailableError
-
-
-def runtime() -> Any:
-    """``cuda.bindings.runtime`` (its name since 12.6). Raises ``UnavailableError`` where it is missing."""
-    for name in ("cuda.bindings.runtime", "cuda.cudart"):
-        try:
-            return importlib.import_module(name)
-        except ImportError:
-            continue
-    raise UnavailableError("the Python package 'cuda-bindings' is not installed: pip install '.[gpu]'")
-
-
-def call(function: Any, *arguments: Any) -> Any:
-    """Call and return the results without the status. Raises ``HarnessError`` naming the function."""
-    status, *results = function(*arguments)
-    if int(status) != 0:
-        name = getattr(function, "__name__", str(function))
-        raise HarnessError(f"{name} failed: {getattr(status, 'name', status)}")
-    return results[0] if len(results) == 1 else tuple(results)
+from harness.errors import UnavailableError
+from variants.cuda.bindings import CudaError, call, load
 
 
 class Gpu:
     """The current device of this process."""
 
     def __init__(self) -> None:
-        self._rt = runtime()
+        self._rt = load("runtime")
         try:
             count = call(self._rt.cudaGetDeviceCount)
-        except HarnessError as error:
+        except CudaError as error:
             raise UnavailableError(f"no NVIDIA GPU with a working driver was found ({error})") from error
         if count == 0:
             raise UnavailableError("no NVIDIA GPU was found")
@@ -78,7 +59,7 @@ class Gpu:
         call(self._rt.cudaStreamBeginCapture, stream, mode)
 
     def end_capture(self, stream: int) -> Any:
-        """The captured work as an executable graph. Raises ``HarnessError`` where it cannot be one."""
+        """The captured work as an executable graph. Raises ``CudaError`` where it cannot be one."""
         graph = call(self._rt.cudaStreamEndCapture, stream)
         try:
             return call(self._rt.cudaGraphInstantiate, graph, 0)

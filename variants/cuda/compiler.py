@@ -6,16 +6,17 @@ The key of a kept result is everything that decides it: sources, macros, archite
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UnavailableError
-from variants.decoder.gpu.driver import CudaError, bindings, call
+from harness.protocols import BuildProgress, silent
+from variants.content_cache import ContentCache
+from variants.cuda.bindings import CudaError, call, load
 
-SHARED_HEADER = Path(__file__).with_name("tdt.cuh")
+_FILE = "kernels.cubin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,31 +29,42 @@ class Cubin:
 
 
 def compile_kernels(
-    source: Path, macros: Mapping[str, str], capability: tuple[int, int], cache_dir: Path
+    source: Path,
+    headers: Sequence[Path],
+    macros: Mapping[str, str],
+    capability: tuple[int, int],
+    cache: ContentCache,
+    progress: BuildProgress = silent,
 ) -> Cubin:
-    """Compile ``source`` (which may include ``tdt.cuh``) for ``capability``.
+    """Compile ``source``, which may include ``headers`` by their names, for ``capability``.
 
-    Raises ``CudaError`` with the compiler's log, or ``UnavailableError`` where NVRTC is missing.
+    Raises ``CudaError`` with the compiler's log, ``UnavailableError`` where NVRTC is missing, and
+    ``HarnessError`` naming the folder where the result cannot be kept.
     """
-    _, nvrtc = bindings()
+    nvrtc = load("nvrtc")
     try:
         version = call(nvrtc.nvrtcVersion)
-    except Exception as error:
+    except Exception as error:  # the bindings raise RuntimeError for a library that is not there
         raise UnavailableError(f"NVRTC cannot be loaded ({error}): install nvidia-cuda-nvrtc") from error
     options = [f"--gpu-architecture=sm_{capability[0]}{capability[1]}", "--std=c++17", "--generate-line-info"]
     options += [f"-D{name}={value}" for name, value in sorted(macros.items())]
-    texts = [source.read_bytes(), SHARED_HEADER.read_bytes()]
-    digest = hashlib.sha256(repr((texts, options, version)).encode()).hexdigest()[:32]
-    kept = cache_dir / f"{source.parent.name}-{digest}.cubin"
-    if kept.is_file():
-        return Cubin(kept.read_bytes(), digest, cached=True)
-    image = _compile(nvrtc, texts[0], source.name, texts[1], options)
-    _keep(kept, image)
-    return Cubin(image, digest, cached=False)
+    texts = {path.name: path.read_bytes() for path in (source, *headers)}
+    key = hashlib.sha256(repr((texts, options, version)).encode()).hexdigest()[:32]
+    kept = cache.get(key)
+    if kept is not None:
+        return Cubin((kept / _FILE).read_bytes(), key, cached=True)
+    progress(f"compiling {source.parent.name}/{source.name}")
+    image = _compile(nvrtc, source.name, texts, options)
+    with cache.create(key) as folder:
+        (folder / _FILE).write_bytes(image)
+    return Cubin(image, key, cached=False)
 
 
-def _compile(nvrtc: Any, text: bytes, name: str, header: bytes, options: list[str]) -> bytes:
-    program = call(nvrtc.nvrtcCreateProgram, text, name.encode(), 1, [header], [SHARED_HEADER.name.encode()])
+def _compile(nvrtc: Any, name: str, texts: Mapping[str, bytes], options: Sequence[str]) -> bytes:
+    headers = {other.encode(): text for other, text in texts.items() if other != name}
+    program = call(
+        nvrtc.nvrtcCreateProgram, texts[name], name.encode(), len(headers), [*headers.values()], [*headers]
+    )
     try:
         encoded = [option.encode() for option in options]
         (status,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
@@ -69,14 +81,3 @@ def _log(nvrtc: Any, program: Any) -> str:
     log = bytearray(call(nvrtc.nvrtcGetProgramLogSize, program))
     call(nvrtc.nvrtcGetProgramLog, program, log)
     return bytes(log).rstrip(b"\0").decode(errors="replace")
-
-
-def _keep(path: Path, image: bytes) -> None:
-    """Write so that another process sees the whole file or none."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(image)
-        Path(file.name).replace(path)
-    except OSError as error:
-        raise CudaError(f"{path} cannot be written ({error}): set decoder.options.cache_dir") from error

@@ -1,4 +1,4 @@
-"""What the benchmarks of single parts wrote (``variants.*.bench``): seconds of a call over its size."""
+"""What the benchmarks of single parts wrote (``benchmarks``): seconds of a call over its size."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Panel:
     withheld: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
-def read_parts(path: Path) -> list[Panel]:
+def read_bench(path: Path) -> list[Panel]:
     """The panels of a benchmark's JSON. Raises ``UsageError`` naming the file where it is another one, or
     where nothing was timed."""
     try:
@@ -49,10 +49,36 @@ def read_parts(path: Path) -> list[Panel]:
             if not any(panel.curves for panel in panels):
                 raise UsageError(f"{path}: nothing in it was timed: run its benchmark to the end")
             return panels
-    raise UsageError(
-        f"{path}: not what variants.encoder.bench, variants.encoder.tensorrt.bench or "
-        "variants.decoder.bench write with --json"
-    )
+    raise UsageError(f"{path}: not what a benchmark (python -m benchmarks.…) writes with --json")
+
+
+def _trials(found: Mapping[str, Any]) -> list[Panel]:
+    """What ``benchmarks.core`` writes, whatever was timed: a panel's rows by their size."""
+    rows = found["trials"]
+    where = _made_on(found["provenance"])
+    return [
+        _panel(title, where, [row for row in rows if row["panel"] == title])
+        for title in dict.fromkeys(row["panel"] for row in rows)
+    ]
+
+
+def _panel(title: str, where: str, rows: Sequence[Mapping[str, Any]]) -> Panel:
+    """Drawn is the first time of each contender: the one that they are compared by."""
+    samples = {
+        row["size"]: {
+            name: next(iter(measured["samples"].values())) for name, measured in row["contenders"].items()
+        }
+        for row in rows
+    }
+    floor_s = {row["size"]: row["floor_s"] for row in rows if row["floor_s"] is not None}
+    withheld: dict[str, list[float]] = {}
+    for row in rows:
+        for name in row["withheld"]:
+            withheld.setdefault(name, []).append(row["size"])
+    return Panel(title, where, rows[0]["size_name"], _curves(samples), floor_s, withheld)
+
+
+# ---------------------------------------------------------------- what earlier versions wrote
 
 
 def _encoders(found: Mapping[str, Any]) -> list[Panel]:
@@ -89,9 +115,22 @@ def _decoders(found: Mapping[str, Any]) -> list[Panel]:
     return [Panel(title, _made_on(found["provenance"]), "batch", _curves(samples))]
 
 
+def _transports(found: Mapping[str, Any]) -> list[Panel]:
+    columns = found["samples"]
+    samples: dict[float, dict[str, list[float]]] = {}
+    for name, size, seconds in zip(
+        columns["transport"], columns["audio_s"], columns["handover_s"], strict=True
+    ):
+        samples.setdefault(size, {}).setdefault(name, []).append(seconds)
+    where = str(found["provenance"]["cpu"])
+    return [Panel("Handing audio to another process", where, "audio length", _curves(samples))]
+
+
 _READERS: Mapping[str, Callable[[Mapping[str, Any]], list[Panel]]] = {
+    "trials": _trials,
     "engines": _engines,
     "batches": _decoders,
+    "samples": _transports,
     "rows": _encoders,
 }
 """By a key that tells each kind from those after it."""
@@ -111,4 +150,4 @@ def _curves(samples: Mapping[float, Mapping[str, Sequence[float]]]) -> list[Curv
 
 
 def _made_on(origin: Mapping[str, Any]) -> str:
-    return str(origin.get("gpu") or "no GPU named")
+    return str(origin.get("gpu") or origin.get("cpu") or "no GPU named")

@@ -1,18 +1,23 @@
-"""What the numbers of a bench belong to: the same facts from each, without a path of this machine."""
+"""What the numbers of a benchmark belong to: the same facts from each, without a path of this machine."""
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
+import subprocess
 import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from harness.host import cpu_model
 from harness.nvml import open_nvml
 
-PACKAGES = ("torch", "nemo_toolkit", "cuda-bindings", "nvidia-cuda-nvrtc", "tensorrt", "onnx", "numpy")
+PACKAGES = (
+    "torch", "nemo_toolkit", "cuda-bindings", "nvidia-cuda-nvrtc", "tensorrt", "onnx", "numpy", "pyzmq",
+)  # fmt: skip
 
 
 def bench_provenance(module: str, arguments: Sequence[str], commit: str | None) -> dict[str, Any]:
@@ -20,16 +25,39 @@ def bench_provenance(module: str, arguments: Sequence[str], commit: str | None) 
     user says it is, for code that was copied to where there is no repository."""
     return {
         "command": f"python -m {module} {shlex.join(map(_without_folder, arguments))}".rstrip(),
-        "commit": commit,
+        "commit": commit or _commit(),
         "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "python": platform.python_version(),
         "packages": {name: installed for name in PACKAGES if (installed := _version(name))},
+        "kernel": platform.release(),
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "load_average_at_start": os.getloadavg()[0],
         **_gpu(),
     }
 
 
 def _without_folder(argument: str) -> str:
     return Path(argument).name if "/" in argument else argument
+
+
+def _commit() -> str | None:
+    """Of the repository that this file lies in, with a mark where files were changed; null outside one."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty",
+        "--exclude=*",
+    ]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
 
 
 def _version(name: str) -> str | None:

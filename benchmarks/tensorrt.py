@@ -1,8 +1,8 @@
 """Engines alone, without torch in the timed process: the encoder stage where torch's interpreter lacks
 TensorRT's bindings. First, where torch and NeMo are, then, where TensorRT, NumPy and cuda-bindings are:
 
-    python -m variants.encoder.tensorrt.bench export --layers 4 --precision fp16 --output probes
-    python -m variants.encoder.tensorrt.bench time probes --engines single single_own multi --json times.json
+    python -m benchmarks.tensorrt export --layers 4 --precision fp16 --output probes
+    python -m benchmarks.tensorrt time probes --engines single single_own multi --json times.json
 
 ``export`` writes the graph, and for each length features with the states that PyTorch computes from them.
 ``time`` builds or finds the engines, holds each length to those states, and times what passed: from
@@ -16,19 +16,19 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median_low
 from typing import Any
 
 import numpy as np
 
+from benchmarks import core
 from harness.arguments import positive_integer, positive_seconds, result_file
-from harness.bench_provenance import bench_provenance
-from harness.command import command
+from harness.command import command, guarded
 from harness.errors import ExitCode, HarnessError, InvalidMeasurementError, UsageError
 from harness.files import write_text
+from harness.protocols import Evidence
 from variants.encoder.parity import LIMITS, States, compare, probe, require
 from variants.encoder.planner import HOP_S, AffineCost, histogram, plan, seconds_to_frames
 from variants.encoder.shapes import output_frames
@@ -36,25 +36,31 @@ from variants.encoder.tensorrt.process import EngineStore
 from variants.encoder.tensorrt.run import CapturedCall, EngineRunner, Shape, to_float32
 from variants.encoder.tensorrt.spec import INPUTS, OUTPUTS, EngineSpec, ShapeRange, hash_onnx
 
+MODULE = "benchmarks.tensorrt"
 ENGINES = ("single", "single_own", "multi")
 META = "meta.json"
 TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+Case = Mapping[str, np.ndarray]
+"""Features ``[1, F, T]``, lengths ``[1]``, and what PyTorch makes of them: states, their lengths."""
 
 
 # ---------------------------------------------------------------- export, with torch
 
 
-def export_probes(options: argparse.Namespace, _arguments: Sequence[str]) -> None:
+def export_probes(options: argparse.Namespace) -> int:
     """The graph in ``output/graph`` and ``output/<seconds>.npz`` with features, lengths and states."""
     import torch
 
-    from variants.encoder.bench import build_model, keep_layers
-    from variants.encoder.tensorrt.bisect import reference
+    from benchmarks.bisect import reference
+    from benchmarks.models import random_model
     from variants.encoder.tensorrt.export import export
+    from variants.models.options import ModelOptions, resolve_device
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build_model(options.model, options.precision, device, options.seed)
-    keep_layers(model, options.layers)
+    chosen = ModelOptions(
+        options.model, precision=options.precision, seed=options.seed, layers=options.layers
+    )
+    model = random_model(chosen, resolve_device(chosen))
     encoder: Any = model.encoder
     frames = [_frames(seconds) for seconds in options.lengths]
     graph = Path(options.output) / "graph"
@@ -76,22 +82,23 @@ def export_probes(options: argparse.Namespace, _arguments: Sequence[str]) -> Non
         "width": int(encoder.d_model),
         "factor": int(encoder.subsampling_factor),
         "torch": torch.__version__,
-        "reference_device": str(device),
+        "reference_device": str(model.device),
     }
     (Path(options.output) / META).write_text(json.dumps(meta, indent=1))
     print(f"{options.output}: {len(encoder.layers)} layers, {len(frames)} lengths, {options.precision}")
+    return int(ExitCode.DONE)
 
 
 # ---------------------------------------------------------------- time, without torch
 
 
-class Timed:
+class Engine:
     """One engine with its inputs and outputs on the device, a length at a time."""
 
     def __init__(
         self, name: str, runner: EngineRunner, meta: Mapping[str, Any], ranges: Sequence[ShapeRange]
     ) -> None:
-        self.name, self.runner, self._meta, self._ranges = name, runner, meta, ranges
+        self.name, self.runner, self.meta, self._ranges = name, runner, meta, ranges
         longest = ranges[-1].frames[2]
         states = output_frames(longest, meta["factor"]) * meta["width"] * 4
         sizes = dict(zip((*INPUTS, *OUTPUTS), (meta["bins"] * longest * 4, 4, states, 4), strict=True))
@@ -104,50 +111,29 @@ class Timed:
         padded = frames if self.name == "single_own" else self._ranges[index].frames[2]
         return Shape(1, padded, index)
 
-    def verify(self, case: Mapping[str, np.ndarray], what: str) -> dict[str, Any]:
-        """Parity with PyTorch's states. Raises ``InvalidMeasurementError``, which tells a profile that is
-        wrong alone from an engine that is wrong."""
-        limits = LIMITS[TYPES[self._meta["precision"]]]
-        expected = States(case[OUTPUTS[0]], case[OUTPUTS[1]])
-        shape = self.shape(case["features"].shape[2])
-        try:
-            return asdict(require(expected, self._states(case, shape), limits, what))
-        except InvalidMeasurementError as error:
-            wider = range(shape.profile + 1, len(self._ranges))
-            states = {index: self._states(case, self._least(case, index)) for index in wider}
-            right = [index for index in wider if compare(expected, states[index]).within(limits)]
-            if not right:
-                raise
-            raise InvalidMeasurementError(
-                f"{error}. Profile {right[0]} is right for the same features, profile {shape.profile} is "
-                "not: TensorRT chose a wrong kernel for it; build with another --optimization-level or "
-                "--tactic-sources"
-            ) from error
+    def other_shapes(self, frames: int) -> list[Shape]:
+        """The shortest of each wider profile that holds ``frames``."""
+        wider = range(self.shape(frames).profile + 1, len(self._ranges))
+        return [Shape(1, max(frames, self._ranges[index].frames[0]), index) for index in wider]
 
-    def _least(self, case: Mapping[str, np.ndarray], profile: int) -> Shape:
-        """The shortest shape of a profile that holds ``case``."""
-        return Shape(1, max(case["features"].shape[2], self._ranges[profile].frames[0]), profile)
-
-    def _states(self, case: Mapping[str, np.ndarray], shape: Shape) -> States:
+    def states(self, case: Case, shape: Shape) -> States:
         """The engine's states for ``case``, cut to the length of PyTorch's."""
         features = _padded(case, shape.frames)
         outputs = {
-            OUTPUTS[0]: (1, output_frames(shape.frames, self._meta["factor"]), self._meta["width"]),
+            OUTPUTS[0]: (1, output_frames(shape.frames, self.meta["factor"]), self.meta["width"]),
             OUTPUTS[1]: (1,),
         }
         found = self.runner.run_host(features, case["lengths"], shape.profile, outputs)
         return States(to_float32(found[OUTPUTS[0]])[:, : case[OUTPUTS[0]].shape[1]], found[OUTPUTS[1]])
 
-    def prepare(self, frames: int, cuda_graphs: bool) -> Shape:
-        """The call for ``frames``, captured where graphs are wanted; not part of any time."""
-        shape = self.shape(frames)
-        if cuda_graphs and shape not in self._captured:
+    def capture(self, shape: Shape) -> None:
+        """Once for each shape; not part of any time."""
+        if shape not in self._captured:
             context = self.runner.context(shape.profile)
             self.runner.bind(context, shape, self._addresses)
             self._captured[shape] = self.runner.capture(context)
-        return shape
 
-    def load(self, case: Mapping[str, np.ndarray], shape: Shape) -> None:
+    def load(self, case: Case, shape: Shape) -> None:
         features = np.ascontiguousarray(_padded(case, shape.frames))
         lengths = case["lengths"].astype(np.int32)
         self.runner.gpu.upload(features, self._addresses[INPUTS[0]], self.runner.stream)
@@ -168,80 +154,91 @@ class Timed:
         return time.perf_counter() - start
 
 
-def time_engines(options: argparse.Namespace, arguments: Sequence[str]) -> None:
-    """Build and compare one engine after the other, then rounds in which they take turns on each length.
+@dataclass(frozen=True)
+class Encoding:
+    """``core.Contender``: one engine on one length, held to PyTorch's states."""
 
-    An engine that differs at a length is not timed there, and the others go on. What is known is
-    written after each engine and each length. Raises ``InvalidMeasurementError`` at the end, naming what
-    differed.
-    """
+    engine: Engine
+    case: Case
+    cuda_graphs: bool
+
+    @property
+    def _frames(self) -> int:
+        return int(self.case["features"].shape[2])
+
+    def agree(self) -> Mapping[str, Any]:
+        """Tells a profile that is wrong alone from an engine that is wrong."""
+        engine, meta = self.engine, self.engine.meta
+        limits = LIMITS[TYPES[meta["precision"]]]
+        expected = States(self.case[OUTPUTS[0]], self.case[OUTPUTS[1]])
+        shape = engine.shape(self._frames)
+        what = f"{engine.name}, {self._frames} frames, {meta['precision']}, {meta['layers']} layers"
+        try:
+            return asdict(require(expected, engine.states(self.case, shape), limits, what))
+        except InvalidMeasurementError as error:
+            others = engine.other_shapes(self._frames)
+            right = [s for s in others if compare(expected, engine.states(self.case, s)).within(limits)]
+            if not right:
+                raise
+            raise InvalidMeasurementError(
+                f"{error}. Profile {right[0].profile} is right for the same features, profile "
+                f"{shape.profile} is not: TensorRT chose a wrong kernel for it; build with another "
+                "--optimization-level or --tactic-sources"
+            ) from error
+
+    def run(self) -> core.Sample:
+        shape = self.engine.shape(self._frames)
+        if self.cuda_graphs:
+            self.engine.capture(shape)
+        self.engine.load(self.case, shape)
+        return {"call_s": self.engine.run_s(shape)}
+
+    def evidence(self) -> Evidence:
+        return {**asdict(self.engine.shape(self._frames)), **self.engine.runner.evidence()}
+
+
+def trials(options: argparse.Namespace, results: core.Results) -> Iterator[core.Trial]:
+    """One engine built after the other, then each length on all of them."""
     folder = Path(options.probes)
     meta = _read_meta(folder)
-    cases = {seconds: dict(np.load(folder / f"{seconds:g}.npz")) for seconds in meta["lengths_s"]}
-    rows = {seconds: _Row(seconds) for seconds in cases}
-    notes: dict[str, Any] = {}
-    result = {
-        "provenance": bench_provenance("variants.encoder.tensorrt.bench", arguments, options.commit),
-        "meta": meta,
-        "engines": notes,
-        "cuda_graphs": options.cuda_graphs,
-    }
+    results.note(meta=meta, cuda_graphs=options.cuda_graphs)
+    engines, missing = _engines(options, folder, meta, results)
+    title = f"TensorRT {engines[0].runner.evidence()['tensorrt']} at level {options.optimization_level}"
+    for seconds in meta["lengths_s"]:
+        case = dict(np.load(folder / f"{seconds:g}.npz"))
+        yield core.Trial(
+            panel=f"{title}, {meta['layers']} layers, batch 1",
+            size_name="audio length",
+            size=seconds,
+            unit=" s",
+            contenders={engine.name: Encoding(engine, case, options.cuda_graphs) for engine in engines},
+            missing=missing,
+        )
 
-    def keep() -> None:
-        if options.json:
-            write_text(options.json, json.dumps({**result, "rows": [*map(asdict, rows.values())]}, indent=1))
 
-    engines: list[Timed] = []
-    layers: dict[str, Any] = {}
+def _engines(
+    options: argparse.Namespace, folder: Path, meta: Mapping[str, Any], results: core.Results
+) -> tuple[list[Engine], dict[str, HarnessError]]:
+    """Those that could be built, and why others could not. Raises the first error where none could."""
     spec = _spec(options, folder, meta)
+    engines: list[Engine] = []
+    built: dict[str, Any] = {}
+    layers: dict[str, Any] = {}
+    missing: dict[str, HarnessError] = {}
     for name in options.engines:
-        engine, notes[name] = _build(name, spec, options, meta)
+        try:
+            engine, built[name] = _build(name, spec, options, meta)
+        except HarnessError as error:
+            missing[name] = error
+            continue
+        results.note(engines=built)
         engines.append(engine)
         if options.layers_json:
             layers[name] = engine.runner.layers()
             write_text(options.layers_json, json.dumps(layers, indent=1))
-        for seconds, case in cases.items():
-            rows[seconds].compare(engine, case, meta)
-        print(_verdict(name, rows.values()), flush=True)
-        keep()
-    for seconds, case in cases.items():
-        rows[seconds].time(engines, case, options.rounds, options.cuda_graphs)
-        print(_line(rows[seconds]), flush=True)
-        keep()
-    differing = [text for row in rows.values() for text in row.invalid.values()]
-    if differing:
-        raise InvalidMeasurementError("\n".join(differing))
-
-
-@dataclass
-class _Row:
-    """What is known of one length: each engine's parity or why it has none, and seconds of every call."""
-
-    length_s: float
-    parity: dict[str, Any] = field(default_factory=dict)
-    invalid: dict[str, str] = field(default_factory=dict)
-    samples_s: dict[str, list[float]] = field(default_factory=dict)
-
-    def compare(self, engine: Timed, case: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-        what = f"{engine.name}, {self.length_s:g} s, {meta['precision']}, {meta['layers']} layers"
-        try:
-            self.parity[engine.name] = engine.verify(case, what)
-        except InvalidMeasurementError as error:
-            self.invalid[engine.name] = str(error)
-
-    def time(
-        self, engines: Sequence[Timed], case: Mapping[str, np.ndarray], rounds: int, cuda_graphs: bool
-    ) -> None:
-        """Two rounds more than ``rounds``, the first two for warmth."""
-        faithful = [engine for engine in engines if engine.name in self.parity]
-        shapes = {e.name: e.prepare(case["features"].shape[2], cuda_graphs) for e in faithful}
-        self.samples_s = {engine.name: [] for engine in faithful}
-        for index in range(rounds + 2):
-            for engine in faithful if index % 2 else reversed(faithful):
-                engine.load(case, shapes[engine.name])
-                taken = engine.run_s(shapes[engine.name])
-                if index >= 2:
-                    self.samples_s[engine.name].append(taken)
+    if not engines:
+        raise next(iter(missing.values()))
+    return engines, missing
 
 
 def _spec(options: argparse.Namespace, folder: Path, meta: Mapping[str, Any]) -> EngineSpec:
@@ -260,9 +257,9 @@ def _spec(options: argparse.Namespace, folder: Path, meta: Mapping[str, Any]) ->
 
 def _build(
     name: str, spec: EngineSpec, options: argparse.Namespace, meta: Mapping[str, Any]
-) -> tuple[Timed, dict[str, Any]]:
+) -> tuple[Engine, dict[str, Any]]:
     ranges = _ranges(name, meta["lengths_s"], options.profiles)
-    built = EngineStore(options.cache).get(replace(spec, profiles=ranges))
+    built = EngineStore(options.cache, progress=core.tell).get(replace(spec, profiles=ranges))
     runner = EngineRunner(built.plan, meta["bins"])
     version = runner.evidence()["tensorrt"]
     note = {
@@ -274,7 +271,7 @@ def _build(
     }
     when = "built before, in" if built.found else "built in"
     print(f"{name}: {len(ranges)} profiles, TensorRT {version}, {when} {built.build_s:.0f} s", flush=True)
-    return Timed(name, runner, meta, ranges), note
+    return Engine(name, runner, meta, ranges), note
 
 
 def _ranges(name: str, lengths_s: Sequence[float], profiles: int) -> tuple[ShapeRange, ...]:
@@ -296,57 +293,46 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def _padded(case: Mapping[str, np.ndarray], frames: int) -> np.ndarray:
+def _padded(case: Case, frames: int) -> np.ndarray:
     features = case["features"]
     return np.pad(features, ((0, 0), (0, 0), (0, frames - features.shape[2])))
 
 
-def _verdict(name: str, rows: Iterable[_Row]) -> str:
-    right = [row.parity[name]["cosine"] for row in rows if name in row.parity]
-    wrong = [f"{row.length_s:g} s" for row in rows if name in row.invalid]
-    said = f"{name}: right at {len(right)} lengths (cosine {min(right):.6f})" if right else f"{name}:"
-    return f"{said}, INVALID at {', '.join(wrong)}" if wrong else said
-
-
-def _line(row: _Row) -> str:
-    parts = [f"{name} {median_low(times) * 1e3:.3f}" for name, times in row.samples_s.items()]
-    parts += [f"{name} INVALID" for name in row.invalid]
-    return f"{row.length_s:5.1f} s  p50 ms: {'  '.join(parts)}"
+# ---------------------------------------------------------------- the commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit code; an error is one line on stderr."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser().parse_args(arguments)
-    try:
-        options.run(options, arguments)
-    except HarnessError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return int(error.exit_code)
-    return int(ExitCode.DONE)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(given)
+    if options.command == "export":
+        return guarded(lambda: export_probes(options))
+    return core.run_parsed(MODULE, options, trials, given)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m variants.encoder.tensorrt.bench", description="Time TensorRT engines alone."
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    making = commands.add_parser("export", help="graph and reference states; needs torch and NeMo")
-    making.set_defaults(run=export_probes)
-    making.add_argument(
+    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description="Time TensorRT engines alone.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    _add_export(commands.add_parser("export", help="graph and reference states; needs torch and NeMo"))
+    _add_time(commands.add_parser("time", help="build, compare, time; needs tensorrt and cuda-bindings"))
+    return parser
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--model", default="parakeet_tdt_0_6b_v3", choices=("parakeet_tdt_0_6b_v3", "parakeet_tiny")
     )
-    making.add_argument("--layers", type=positive_integer, help="the first so many layers (default: all)")
-    making.add_argument("--precision", default="fp16", choices=tuple(TYPES))
-    making.add_argument(
+    parser.add_argument("--layers", type=positive_integer, help="the first so many layers (default: all)")
+    parser.add_argument("--precision", default="fp16", choices=tuple(TYPES))
+    parser.add_argument(
         "--lengths", nargs="+", type=positive_seconds, default=[1.0, 2.0, 5.0, 10.0, 30.0], help="seconds"
     )
-    making.add_argument("--seed", type=int, default=0)
-    making.add_argument("--output", type=Path, required=True)
-    timing = commands.add_parser("time", help="build, compare, time; needs tensorrt and cuda-bindings")
-    timing.set_defaults(run=time_engines)
-    timing.add_argument("probes", type=Path, help="the folder that export wrote")
-    timing.add_argument(
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, required=True)
+
+
+def _add_time(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("probes", type=Path, help="the folder that export wrote")
+    parser.add_argument(
         "--engines",
         nargs="+",
         default=list(ENGINES),
@@ -354,35 +340,30 @@ def _parser() -> argparse.ArgumentParser:
         help="single: one profile, padded to its maximum; single_own: the same engine at the input's own "
         "length; multi: several profiles, padded to each one's maximum (default: all)",
     )
-    timing.add_argument(
+    parser.add_argument(
         "--profiles", type=positive_integer, default=5, help="of the engine multi (default: 5)"
     )
-    timing.add_argument(
-        "--rounds", type=positive_integer, default=100, help="calls of each engine and length (default: 100)"
-    )
-    timing.add_argument(
+    parser.add_argument(
         "--cache",
         type=Path,
         default=Path(".cache") / "engines",
         help="where engines are kept (default: .cache/engines)",
     )
-    timing.add_argument(
+    parser.add_argument(
         "--no-cuda-graphs", dest="cuda_graphs", action="store_false", help="launch each kernel anew"
     )
-    timing.add_argument(
+    parser.add_argument(
         "--optimization-level",
         type=int,
         default=3,
         choices=range(6),
         help="how long the builder searches for kernels (default: 3)",
     )
-    timing.add_argument("--tactic-sources", nargs="*", help="only these of TensorRT's TacticSource names")
-    timing.add_argument("--commit", help="git commit of the code, where there is no repository")
-    timing.add_argument(
+    parser.add_argument("--tactic-sources", nargs="*", help="only these of TensorRT's TacticSource names")
+    parser.add_argument(
         "--layers-json", type=result_file, help="write each engine's layers here, with the kernels chosen"
     )
-    timing.add_argument("--json", type=result_file, help="write every sample here, after each length")
-    return parser
+    core.add_options(parser, rounds=100)
 
 
 if __name__ == "__main__":
