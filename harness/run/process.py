@@ -76,7 +76,6 @@ def run_jobs(launches: Sequence[Launch], silence_s: float) -> list[Outcome]:
                 child.ask_to_end()
             for child in children:
                 child.end(_GRACE_S)
-            remove_abandoned(SOCKETS)  # of processes that were killed
     return [child.outcome for child in children]
 
 

@@ -53,10 +53,7 @@ def main(job: Job, control: Connection) -> int:
     main_thread = threading.get_ident()
     when_closed(control, lambda: signal.pthread_kill(main_thread, signal.SIGTERM), _GRACE_S)
     reporter = Reporter(control)
-    try:
-        return _run(Worker(job, reporter, Turns(control, reporter, job.alone)), reporter)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGTERM
+    return _run(Worker(job, reporter, Turns(control, reporter, job.alone)), reporter)
 
 
 def _run(worker: Worker, reporter: Reporter) -> int:

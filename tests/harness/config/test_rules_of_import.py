@@ -21,6 +21,7 @@ SEAMS = {
     "harness.protocols",
     "harness.protocols.children",
     "harness.protocols.folders",
+    "harness.protocols.interrupts",
     "harness.protocols.server",
     "harness.protocols.sockets",
     "harness.protocols.wire",
