@@ -64,7 +64,7 @@ def make_engine(
         return built
     from variants.serving.engine import AsrEngine
 
-    plan = ShapePlan(tuple(model["buckets_s"]), model["max_batch"], tuple(lengths_s), progress)
+    plan = ShapePlan(tuple(model["buckets_s"]), model["max_batch"], tuple(lengths_s), progress=progress)
     progress(f"encoder {encoder['name']}")
     states = registry.load("encoder", encoder["name"])(built, encoder["options"], plan)
     progress(f"decoder {decoder['name']}")
