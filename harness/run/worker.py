@@ -252,8 +252,8 @@ class Worker:
             offsets = arrival_offsets_s(workload.requests, workload.rate_per_s, workload.arrivals, self._seed)
             open_loop(service, self._fetch, offsets.tolist(), workload.clients, on_completed)
         else:
-            for share in self._turns.shares(workload.requests, self._config.runner.turn_requests):
-                closed_loop(service, self._fetch, share, on_completed, workload.clients)
+            shares = self._turns.shares(workload.requests, self._config.runner.turn_requests)
+            closed_loop(service, self._fetch, shares, on_completed, workload.clients)
 
     def _fetch(self, index: int) -> Request:
         return self._request(self._items[index])
