@@ -103,7 +103,7 @@ def measure(requests: int, folder: Path) -> Overhead:
             on_the_clock.append((done.reply.finished_ns - done.scheduled_ns) * 1e-9)
             ends.append(now_ns() * 1e-9)
 
-        closed_loop(service, lambda index: Request(str(index), b""), range(requests), on_completed)
+        closed_loop(service, lambda index: Request(str(index), b""), [range(requests)], on_completed)
     service.close()
     inside = np.array(on_the_clock)
     return Overhead(inside, np.diff(np.array(ends)) - inside[1:])

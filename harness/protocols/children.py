@@ -261,6 +261,8 @@ def main(control_fd: int, job_fd: int, parent: int, death: int) -> None:
             # Looking for the folder means to try a file in it, which stays where the child is killed then.
             target, tempfile.tempdir, job = pickle.load(file)
         code = pkgutil.resolve_name(target)(pickle.loads(job), control)
+    except KeyboardInterrupt:  # of ``interrupt_on``
+        code = 128 + signal.SIGTERM
     except BaseException as error:
         ours = error if isinstance(error, HarnessError) else None
         if ours is None:

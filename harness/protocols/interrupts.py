@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import threading
 from collections.abc import Iterator
@@ -20,7 +22,9 @@ class Interrupts:
         self._due = False
         self._held = 0
 
-    def __call__(self, _number: int, _frame: object) -> None:
+    def __call__(self, number: int, _frame: object) -> None:
+        if number == signal.SIGHUP:
+            _let_go_of_terminal()
         if self._came:
             return
         self._came = True
@@ -39,6 +43,18 @@ class Interrupts:
             if self._due and not self._held:
                 self._due = False
                 raise KeyboardInterrupt
+
+
+def _let_go_of_terminal() -> None:
+    """Where it is gone, whatever is said about the ending would be an error of its own."""
+    poll = select.poll()
+    for stream in (1, 2):
+        poll.register(stream, 0)
+    for fd, event in poll.poll(0):
+        if event & (select.POLLHUP | select.POLLERR):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, fd)
+            os.close(nowhere)
 
 
 def interrupt_on(*signals: signal.Signals) -> None:

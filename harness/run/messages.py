@@ -58,6 +58,10 @@ class Reporter:
         if done:
             self.progress(done)
 
+    def counting(self, what: str, done: int = 0, total: int = 0) -> None:  # noqa: ARG002
+        """A ``BuildProgress`` of the stage that is open."""
+        self.progress(done)
+
     def hand_over(self) -> None:
         """It is the next one's turn."""
         self.send(Message("turn"))

@@ -61,22 +61,21 @@ def run_jobs(launches: Sequence[Launch], silence_s: float) -> list[Outcome]:
     """Run jobs in processes of their own and wait for all.
 
     Several jobs take turns (see ``harness.run.turns``), in the order given; one that fails, or dies, leaves
-    the others their turns. Processes that come no further for ``silence_s`` are ended: a hung kernel must
-    not hang a sweep.
+    the others their turns. One that comes no further for ``silence_s`` fails by that: a hung kernel must not
+    hang a sweep.
     """
     remove_abandoned(SOCKETS)
     children: list[_Measured] = []
     try:
         for launch in launches:
-            children.append(_Measured(launch, alone=len(launches) == 1))
+            children.append(_Measured(launch, len(launches) == 1, silence_s))
         _follow(children, silence_s)
     finally:
         with uninterrupted():
             for child in children:
                 child.ask_to_end()
             for child in children:
-                child.end()
-            remove_abandoned(SOCKETS)  # of processes that were killed
+                child.end(_GRACE_S)
     return [child.outcome for child in children]
 
 
@@ -85,20 +84,26 @@ def _follow(children: Sequence[_Measured], silence_s: float) -> None:
     order, life = Order(children), Life(silence_s)
     _tell(order.current)
     with selectors.DefaultSelector() as selector:
+
+        def leave(child: _Measured) -> None:
+            selector.unregister(child.fd)
+            child.end(_GRACE_S)
+            life.note((child, None))
+            if order.leave(child):
+                _tell(order.current)
+
         for child in children:
-            selector.register(child.fileno(), selectors.EVENT_READ, child)
-        while selector.get_map():
+            selector.register(child.fd, selectors.EVENT_READ, child)
+        while order.current is not None:
             heard = selector.select(life.left_s())
-            if not heard:
-                raise HarnessError(_silence(life, [key.data for key in selector.get_map().values()]))
+            if not heard:  # the others wait for the one whose turn it is
+                order.current.give_up(life)
+                leave(order.current)
             for key, _ in heard:
-                child = key.data
-                said = child.hear()
-                life.note((child, said))
+                said = key.data.hear()
+                life.note((key.data, said))
                 if said is None:
-                    selector.unregister(key.fd)
-                    if order.leave(child):
-                        _tell(order.current)
+                    leave(key.data)
                 elif said.kind == "turn":
                     _tell(order.pass_on())
 
@@ -108,21 +113,17 @@ def _tell(child: _Measured | None) -> None:
         child.give_turn()
 
 
-def _silence(life: Life, children: Sequence[_Measured]) -> str:
-    who = " and ".join(sorted({f"the {child.role} process" for child in children}))
-    return life.over(who, ", ".join(child.doing for child in children if child.doing))
-
-
 class _Measured:
     """A measured process and what it has said."""
 
-    def __init__(self, launch: Launch, alone: bool) -> None:
+    def __init__(self, launch: Launch, alone: bool, silence_s: float) -> None:
         job = launch.job
-        self.role = job.role
-        self.doing = ""
+        self._role = job.role
+        self._doing = ""
         self._warnings: list[str] = []
         self._failure: HarnessError | None = None
         self._alone = alone
+        self._silence_s = silence_s
         self._progress = launch.progress
         self._log = Path(job.folder) / f"{job.role}-{job.process}.log"
         with self._log.open("wb") as output:
@@ -135,9 +136,7 @@ class _Measured:
                 wrap=launch.wrap,
                 death=signal.SIGTERM,  # it has processes to end and rows to keep
             )
-
-    def fileno(self) -> int:
-        return self._child.control.fileno()
+        self.fd = self._child.control.fileno()
 
     def give_turn(self) -> None:
         if not self._alone:
@@ -156,9 +155,12 @@ class _Measured:
             kind = _ERRORS.get(message.exit_code, HarnessError)
             self._fail(kind(message.text))
         else:
-            self.doing = message.text or self.doing
+            self._doing = message.text or self._doing
             self._progress.show(message)
         return message
+
+    def give_up(self, life: Life) -> None:
+        self._fail(HarnessError(life.over(f"the {self._role} process", self._doing)))
 
     def _fail(self, failure: HarnessError) -> None:
         self._failure = failure
@@ -166,7 +168,8 @@ class _Measured:
             self._progress.fail(str(failure))
 
     def _note_end(self, error: HarnessError) -> None:
-        """Its connection is closed: a process that has said why, or was done, has no more to say."""
+        """Its connection is closed. It may take its time to end: a profiler has its report to write."""
+        self._child.end(self._silence_s)
         if self._failure is None and self._child.exit_code != 0:
             self._fail(HarnessError(f"{error}. The end of {self._log}:\n{_tail(self._log)}"))
 
@@ -177,8 +180,8 @@ class _Measured:
     def ask_to_end(self) -> None:
         self._child.ask_to_end()
 
-    def end(self) -> None:
-        self._child.end(_GRACE_S)
+    def end(self, grace_s: float) -> None:
+        self._child.end(grace_s)
 
 
 def _tail(log: Path) -> str:

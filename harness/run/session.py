@@ -273,8 +273,8 @@ def measure_side_by_side(sessions: Sequence[RunSession], block: int) -> list[tup
 
 def take_turns(configs: Sequence[RunConfig]) -> bool:
     """Whether runs can hand over to each other between requests: a schedule of arrivals does not wait,
-    a profiler's timeline should hold one process, and one that ends early hands on a token for good that
-    others would then work beside."""
+    a profiler's timeline should hold one process, and of unequal numbers of requests the last would have no
+    neighbour."""
     turns = {(c.workload.requests, c.runner.turn_requests) for c in configs}
     return len(turns) == 1 and all(
         c.workload.mode == "closed" and c.profiler.name == "none" and c.runner.turn_requests > 0

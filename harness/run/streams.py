@@ -171,7 +171,7 @@ class StreamRun:
 
         with closing(ServerProcess(self._server, self._config.runner.silence_timeout_s)) as server:
             server.start(reporter.building)
-            result = stream_load(server.address, self._recordings, plan, begin)
+            result = stream_load(server.address, self._recordings, plan, begin, reporter.counting)
             return result, memory_of(server.pid), server.stop()
 
 

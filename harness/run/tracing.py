@@ -44,18 +44,17 @@ def traced(config: RunConfig, path: str | None) -> Iterator[None]:
 def nsys_command(options: Mapping[str, Any], output: str, command: Sequence[str]) -> list[str]:
     """``command`` under Nsight Systems. Raises ``UnavailableError`` with the command to run by hand
     on a machine that has it."""
-    wrapped = [
+    nsys = [
         "nsys",
         "profile",
         f"--trace={options['trace']}",
         "--sample=none",
         "--force-overwrite=true",
         f"--output={output}",
-        *command,
     ]
     if shutil.which("nsys") is None:
         raise UnavailableError(
             "profiler=nsys: Nsight Systems (nsys) is not on the PATH. Install it, or run this where it is: "
-            + shlex.join(wrapped)
+            f"{shlex.join(nsys)} python -m harness …"
         )
-    return wrapped
+    return [*nsys, *command]

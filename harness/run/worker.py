@@ -55,10 +55,7 @@ def main(job: Job, control: Connection) -> int:
     main_thread = threading.get_ident()
     when_closed(control, lambda: signal.pthread_kill(main_thread, signal.SIGTERM), _GRACE_S)
     reporter = Reporter(control)
-    try:
-        return _run(Worker(job, reporter, Turns(control, reporter, job.alone)), reporter)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGTERM
+    return _run(Worker(job, reporter, Turns(control, reporter, job.alone)), reporter)
 
 
 def _run(worker: Worker, reporter: Reporter) -> int:
@@ -284,8 +281,8 @@ class Worker:
             open_loop(service, self._fetch, offsets.tolist(), workload.clients, on_completed)
         else:
             size = self._config.runner.turn_requests
-            for share in self._turns.shares(workload.requests, size, self._meter):
-                closed_loop(service, self._fetch, share, on_completed, workload.clients)
+            shares = self._turns.shares(workload.requests, size, self._meter)
+            closed_loop(service, self._fetch, shares, on_completed, workload.clients)
 
     def _fetch(self, index: int) -> Request:
         return self._request(self._items[index])

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.errors import HarnessError
-from harness.protocols.children import when_closed
+from harness.protocols.children import teller, when_closed
 from harness.protocols.sockets import Address, connect, raise_open_files
 from harness.protocols.wire import (
     HEADER,
@@ -48,6 +48,7 @@ _SCRATCH_BYTES = 64 << 10
 _EVENTS_PER_WAKE_UP = 64
 """Few, so that reading what has come does not make the next chunk late."""
 _SPARE_FILES = 64
+_TELL_EVERY_S = 5.0
 INTERRUPTED = "the run was interrupted"
 """The error of a stream that was under way then."""
 
@@ -166,7 +167,7 @@ def run_client(script: Script, control: Connection) -> None:
         # The generator's own collections would look like lag; nothing here makes cycles.
         gc.freeze()
         gc.disable()
-        control.send(StreamLoop(script, streams, epoll, control.fileno()).run(start_ns))
+        control.send(StreamLoop(script, streams, epoll, control).run(start_ns))
     except OSError as error:
         raise HarnessError(f"a client process failed: {error}") from error
 
@@ -193,13 +194,15 @@ class StreamLoop:
     """Sends what is due and reads what has come, until every stream has ended."""
 
     def __init__(
-        self, script: Script, streams: Sequence[_Stream], epoll: select.epoll, parent_fd: int
+        self, script: Script, streams: Sequence[_Stream], epoll: select.epoll, parent: Connection
     ) -> None:
         self._script = script
         self._streams = streams
         self._epoll = epoll
         self._by_fd = {stream.sock.fileno(): stream for stream in streams}
-        for fd in (*self._by_fd, parent_fd):
+        self._tell = teller(parent)
+        self._tell_ns = 0
+        for fd in (*self._by_fd, parent.fileno()):
             self._epoll.register(fd, select.EPOLLIN)
         self._scratch = memoryview(bytearray(_SCRATCH_BYTES))
         self._open = len(streams)
@@ -214,6 +217,8 @@ class StreamLoop:
         due = self._schedule(start_ns)
         deadline_ns = 0
         while self._open:
+            if now_ns() >= self._tell_ns:
+                self._tell_progress()
             self._send_due(due)
             if due:
                 timeout_s = max(0.0, (due[0][0] - now_ns()) * 1e-9)
@@ -228,6 +233,10 @@ class StreamLoop:
                 else:
                     self._give_up(INTERRUPTED)
         return self._records(time.process_time() - cpu_before)
+
+    def _tell_progress(self) -> None:
+        self._tell_ns = now_ns() + round(_TELL_EVERY_S * 1e9)
+        self._tell("chunks acknowledged", sum(stream.acked for stream in self._streams))
 
     def _wait(self, timeout_s: float) -> list[tuple[int, int]]:
         """What is ready within ``timeout_s``. epoll would round it up to whole milliseconds, which

@@ -10,8 +10,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Generic, TypeVar
 
 from harness.protocols import Reply, Request, Service
 from harness.spans import now_ns
@@ -31,31 +33,36 @@ class Completed:
     reply: Reply
 
 
+T = TypeVar("T")
 OnCompleted = Callable[[Completed], None]
 Fetch = Callable[[int], Request]
 
 
 def closed_loop(
-    service: Service, fetch: Fetch, indices: range, on_completed: OnCompleted, clients: int = 1
+    service: Service, fetch: Fetch, shares: Iterable[range], on_completed: OnCompleted, clients: int = 1
 ) -> None:
-    """Each of ``clients`` sends a request when its last is answered; returns when all are.
+    """Each of ``clients`` sends a request when its last is answered. All of a share are answered before the
+    next one is asked for.
 
     ``fetch`` reads the payload before a request's clock starts. One client is the calling thread; several
     have threads of their own, in which ``fetch`` and ``on_completed`` are called.
     """
-    left = iter(indices)  # of a range: its next() is one step for the interpreter, in any thread
 
-    def serve(ended: threading.Event) -> None:
-        while not ended.is_set() and (index := next(left, None)) is not None:
-            request = fetch(index)
-            sent_ns = now_ns()
-            reply = service.handle(request)
-            on_completed(Completed(index, sent_ns, sent_ns, reply))
+    def serve(index: int) -> None:
+        request = fetch(index)
+        sent_ns = now_ns()
+        reply = service.handle(request)
+        on_completed(Completed(index, sent_ns, sent_ns, reply))
 
     if clients == 1:
-        serve(threading.Event())
-    else:
-        _Clients(clients, serve).join()
+        for index in chain.from_iterable(shares):
+            serve(index)
+        return
+    with _Clients(clients, serve) as threads:
+        for share in shares:
+            for index in share:
+                threads.submit(index)
+            threads.wait()
 
 
 def open_loop(
@@ -67,56 +74,67 @@ def open_loop(
     schedule. An error in a client thread ends the run and is raised here.
     """
     prepared = [fetch(index) for index in range(len(offsets_s))]
-    waiting: queue.SimpleQueue[tuple[int, int, int] | None] = queue.SimpleQueue()
 
-    def serve(ended: threading.Event) -> None:
-        while not ended.is_set() and (job := waiting.get()) is not None:
-            index, scheduled_ns, dispatched_ns = job
-            on_completed(Completed(index, scheduled_ns, dispatched_ns, service.handle(prepared[index])))
+    def serve(job: tuple[int, int, int]) -> None:
+        index, scheduled_ns, dispatched_ns = job
+        on_completed(Completed(index, scheduled_ns, dispatched_ns, service.handle(prepared[index])))
 
-    threads = _Clients(clients, serve)
-    start_ns = now_ns() + 10_000_000  # the first arrival must not be late by the set-up above
-    for index, offset_s in enumerate(offsets_s):
-        scheduled_ns = start_ns + int(offset_s * 1e9)
-        _sleep_until(scheduled_ns)
-        if threads.ended.is_set():
-            break
-        waiting.put((index, scheduled_ns, now_ns()))
-    for _ in range(clients):
-        waiting.put(None)
-    threads.join()
+    with _Clients(clients, serve) as threads:
+        start_ns = now_ns() + 10_000_000  # the first arrival must not be late by the set-up above
+        for index, offset_s in enumerate(offsets_s):
+            scheduled_ns = start_ns + int(offset_s * 1e9)
+            _sleep_until(scheduled_ns)
+            if threads.failure is not None:
+                break
+            threads.submit((index, scheduled_ns, now_ns()))
+        threads.wait()
 
 
-class _Clients:
-    """Threads that each run ``serve`` until there is nothing left or ``ended`` is set: by the first that
-    fails, or because the thread that waits for them was interrupted."""
+class _Clients(Generic[T]):
+    """Threads that each serve a job when they have done with their last. After a failure none is served."""
 
-    def __init__(self, count: int, serve: Callable[[threading.Event], None]) -> None:
-        self.ended = threading.Event()
+    def __init__(self, count: int, serve: Callable[[T], None]) -> None:
+        self.failure: BaseException | None = None
         self._serve = serve
-        self._failures: list[BaseException] = []
+        self._jobs: queue.SimpleQueue[T | None] = queue.SimpleQueue()
+        self._pending = 0
+        self._answered = threading.Condition()
         self._threads = [
             threading.Thread(target=self._run, name=f"client-{n}", daemon=True) for n in range(count)
         ]
         for thread in self._threads:
             thread.start()
 
-    def join(self) -> None:
-        """Wait for all. Raises the error of the first that failed."""
-        try:
-            for thread in self._threads:
-                thread.join()
-        finally:
-            self.ended.set()
-        if self._failures:
-            raise self._failures[0]
+    def submit(self, job: T) -> None:
+        with self._answered:
+            self._pending += 1
+        self._jobs.put(job)
+
+    def wait(self) -> None:
+        """Until all are answered. Raises the first failure at once."""
+        with self._answered:
+            self._answered.wait_for(lambda: self._pending == 0 or self.failure is not None)
+        if self.failure is not None:
+            raise self.failure
+
+    def __enter__(self) -> _Clients[T]:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        self.failure = self.failure or error
+        for _ in self._threads:
+            self._jobs.put(None)
 
     def _run(self) -> None:
-        try:
-            self._serve(self.ended)
-        except BaseException as error:  # handed to the thread that can raise it
-            self._failures.append(error)
-            self.ended.set()
+        while (job := self._jobs.get()) is not None:
+            try:
+                if self.failure is None:
+                    self._serve(job)
+            except BaseException as error:  # handed to the thread that can raise it
+                self.failure = self.failure or error
+            with self._answered:
+                self._pending -= 1
+                self._answered.notify()
 
 
 def _sleep_until(deadline_ns: int) -> None:

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from harness.errors import UsageError
 from harness.measure.stats import Measured, TooSmall, minimum_samples, nearest_rank
-from harness.protocols.children import Child
+from harness.protocols import BuildProgress, silent
+from harness.protocols.children import Child, Doing
 from harness.protocols.sockets import Address
 from harness.protocols.wire import Encoding
 from harness.spans import now_ns
@@ -53,9 +54,10 @@ def stream_load(
     recordings: Sequence[Samples],
     plan: StreamingPlan,
     begin: Callable[[], None] = lambda: None,
+    progress: BuildProgress = silent,
 ) -> StreamingResult:
     """Stream ``recordings`` (float32 mono at ``plan.sample_rate``) as ``plan`` says; ``begin`` is called when
-    all are connected.
+    all are connected, ``progress`` with what each client process has seen so far.
 
     Blocks until every stream has ended. Raises ``HarnessError`` when a client process fails, and
     ``StreamsInterrupted`` with what was seen until then; what happens to single streams is in the result.
@@ -93,20 +95,25 @@ def stream_load(
             client.send(start_ns)
         records: dict[Child, StreamRecords] = {}
         try:
-            _collect(clients, records)
+            _collect(clients, records, progress)
         except KeyboardInterrupt as error:
             for client in clients:
                 client.send("stop")
-            _collect(clients, records)
+            _collect(clients, records, silent)
             raise StreamsInterrupted(result([records[client] for client in clients])) from error
     return result([records[client] for client in clients])
 
 
-def _collect(clients: Sequence[Child], records: dict[Child, StreamRecords]) -> None:
+def _collect(clients: Sequence[Child], records: dict[Child, StreamRecords], progress: BuildProgress) -> None:
     """Fill in what is missing, in whichever order it comes. Raises what ended a client at once."""
     while missing := [client for client in clients if client not in records]:
         ready = wait([client.control for client in missing])
-        records.update({client: client.answer() for client in missing if client.control in ready})
+        for client in (client for client in missing if client.control in ready):
+            said = client.hear()
+            if isinstance(said, Doing):
+                progress(*said)
+            else:
+                records[client] = said
 
 
 class StreamsInterrupted(KeyboardInterrupt):

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import pty
 import resource
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from harness.config.load import compose_run
@@ -384,6 +386,23 @@ def test_a_run_that_is_stopped_keeps_what_it_measured(
     if number is signal.SIGINT:
         assert process.returncode == 130
         assert "kept" in errors
+
+
+def test_a_run_whose_terminal_is_closed_keeps_what_it_measured(harness: Harness) -> None:
+    """It is told by SIGHUP, and has nobody to tell anything any more."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        heed_interrupts()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        command = harness.command(*FAST, "workload.requests=100000")
+        os.execv(command[0], command)
+    wait_for(lambda: journaled(harness.results) >= 5, 120)
+    os.close(terminal)
+    wait_for(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 60)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    run = harness.only_run()
+    assert run.run.status is Status.INTERRUPTED
+    assert len(run.measured) >= 5
 
 
 @pytest.mark.slow

@@ -24,6 +24,8 @@ from harness.record import Status, StoredRun, read_run
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+OWNERS = ("launcher", "measured", "server")
+"""Who has folders to remove, or has those end who have."""
 MARK = "ENDING_TEST"
 STREAMS = 4
 REQUESTS = 100
@@ -228,7 +230,7 @@ def left_behind(case: Case, running: Command, shared: set[Path]) -> list[str]:
     found = []
     if not running.wait_for(lambda: not running.processes(), 30):
         found.append(f"still running: {running.processes()}")
-    if case.role == "launcher" and case.number is signal.SIGKILL:
+    if case.number is signal.SIGKILL and case.role in OWNERS:
         remove_abandoned(SOCKETS, running.temporary)  # as the next start does
     if names := [path.name for path in running.temporary.iterdir()]:
         found.append(f"in the temporary folder: {names}")

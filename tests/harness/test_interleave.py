@@ -83,8 +83,11 @@ def test_processes_of_a_round_take_turns_of_a_few_requests(tmp_path: Path) -> No
 
 
 def test_several_clients_of_a_closed_loop_keep_to_their_turns(tmp_path: Path) -> None:
-    done = interleave(tmp_path, "--rounds", "1", "runner.turn_requests=4", "workload.clients=3")
-    intervals = served(measured_runs(done), 0)
+    done = interleave(tmp_path, "--rounds", "1", "runner.turn_requests=4", "workload.clients=3", "io=epoll")
+    runs = measured_runs(done)
+    for run in runs:  # one of each client, whatever the turns, and the warm-up's
+        assert run.run.processes[0].evidence["io"]["connections"] == 4
+    intervals = served(runs, 0)
     owners = [run for _, _, run in intervals]
     assert [len(list(turn)) for _, turn in itertools.groupby(owners)] == [4] * 6
     for (_, end, run), (start, _, following) in itertools.pairwise(intervals):

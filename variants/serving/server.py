@@ -11,6 +11,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 
 from harness.protocols.children import teller, when_closed
+from harness.protocols.interrupts import interrupt_on
 from harness.protocols.server import CollectorPause, ServerEvidence, ServerPlan
 from variants import registry
 
@@ -21,11 +22,12 @@ _GRACE_S = 5.0
 def serve(plan: ServerPlan, control: Connection) -> None:
     """The server's process: build, say where, serve until SIGTERM, say what happened. Where the control
     connection closes instead, there is nobody to serve any more."""
+    interrupt_on(signal.SIGTERM)  # until there is a server to stop
     when_closed(control, partial(os.kill, os.getpid(), signal.SIGTERM), _GRACE_S)
     policy = registry.load("gc", plan.gc)(registry.options("gc", plan.gc, plan.gc_options))
     backend = registry.load("topology", plan.topology)(plan.spec)
-    backend.start(teller(control))
     try:
+        backend.start(teller(control))
         backend.warm_up(plan.warm_up_s)
         server = registry.load("io", plan.io)(
             policy.watch(backend), registry.options("io", plan.io, plan.io_options)

@@ -87,7 +87,7 @@ def _parts(
 ) -> Inference:
     from variants.serving.inference import EncoderDecoder
 
-    plan = ShapePlan(tuple(chosen["buckets_s"]), chosen["max_batch"], tuple(lengths_s), progress)
+    plan = ShapePlan(tuple(chosen["buckets_s"]), chosen["max_batch"], tuple(lengths_s), progress=progress)
     progress(f"encoder {encoder['name']}")
     states = _chosen("encoder", encoder)(model, plan=plan)
     progress(f"decoder {decoder['name']}")

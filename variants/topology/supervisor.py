@@ -132,8 +132,9 @@ class Supervisor:
         processes = [place.process for place in self._places.values() if place.process is not None]
         for process in processes:
             process.ask_to_end()
+        deadline_s = time.monotonic() + _END_TIMEOUT_S
         for process in processes:
-            process.end(_END_TIMEOUT_S)
+            process.end(max(0.0, deadline_s - time.monotonic()))
         for place in self._places.values():
             place.process = None
 

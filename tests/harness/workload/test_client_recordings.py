@@ -106,7 +106,7 @@ def test_it_drives_both_loops(server: ServerProcess) -> None:
     client = RecordingClient(server.address)
     payload = parts.recording(0.5)
     done: list[Completed] = []
-    closed_loop(client, lambda index: Request(str(index), payload), range(5), done.append)  # type: ignore[arg-type]
+    closed_loop(client, lambda index: Request(str(index), payload), [range(5)], done.append)  # type: ignore[arg-type]
     offsets_s = [0.01 * k for k in range(10)]
     open_loop(client, lambda index: Request(str(index), payload), offsets_s, 3, done.append)  # type: ignore[arg-type]
     client.close()

@@ -39,7 +39,7 @@ def fetch(index: int) -> Request:
 
 def test_a_closed_loop_sends_one_at_a_time() -> None:
     done: list[Completed] = []
-    closed_loop(SleepyService(0.001), fetch, range(5), done.append)
+    closed_loop(SleepyService(0.001), fetch, [range(5)], done.append)
     assert [d.index for d in done] == [0, 1, 2, 3, 4]
     assert all(later.scheduled_ns >= earlier.reply.finished_ns for earlier, later in pairwise(done))
 
@@ -52,10 +52,13 @@ def test_every_client_of_a_closed_loop_sends_when_its_last_is_answered() -> None
         fetched.append(index)
         return fetch(index)
 
-    closed_loop(SleepyService(0.02), fetch_and_note, range(3, 15), done.append, clients=4)
+    closed_loop(SleepyService(0.02), fetch_and_note, [range(3, 10), range(10, 15)], done.append, clients=4)
     assert sorted(d.index for d in done) == fetched == list(range(3, 15))
     moments = sorted([(d.scheduled_ns, 1) for d in done] + [(d.reply.finished_ns, -1) for d in done])
     assert max(accumulate(change for _, change in moments)) == 4
+    first, second = ([d for d in done if (d.index < 10) is share] for share in (True, False))
+    assert max(d.reply.finished_ns for d in first) <= min(d.scheduled_ns for d in second)
+    assert len({d.reply.request_id for d in done}) == 12
 
 
 @pytest.mark.parametrize("clients", [1, 3])
@@ -67,7 +70,7 @@ def test_an_error_ends_a_closed_loop(clients: int) -> None:
 
     done: list[Completed] = []
     with pytest.raises(ValueError, match="no such recording"):
-        closed_loop(SleepyService(0.001), broken, range(1000), done.append, clients)
+        closed_loop(SleepyService(0.001), broken, [range(1000)], done.append, clients)
     assert len(done) < 500
 
 

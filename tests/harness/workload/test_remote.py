@@ -64,3 +64,11 @@ def test_a_server_that_dies_fails_the_request_not_the_client() -> None:
     os.kill(service.pid, signal.SIGKILL)
     assert "connection" in (service.handle(Request("r", tone_wav(1.0))).error or "")
     service.close()
+
+
+def test_what_a_process_of_the_server_builds_is_heard() -> None:
+    config = compose_run(["io=epoll", "topology=collapsed", "ipc=shared_memory", "model=fixed_cost"])
+    service, heard = make_service(config, [1.0], [1.0]), list[tuple[str, int, int]]()
+    service.start(lambda what, done=0, total=0: heard.append((what, done, total)))
+    service.close()
+    assert heard == [("model fixed_cost", 0, 0)]

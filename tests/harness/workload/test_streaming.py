@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.errors import UsageError
+from harness.errors import HarnessError, UsageError
 from harness.measure.stats import Estimate, TooSmall
 from harness.protocols import ServiceSpec
 from harness.protocols.server import ServerPlan
+from harness.protocols.sockets import Address
 from harness.workload.client import StreamRecords
 from harness.workload.intervals import block_percentiles
 from harness.workload.server_process import ServerProcess
@@ -20,6 +23,7 @@ from harness.workload.streaming import (
     StreamingPlan,
     StreamingResult,
     StreamingSummary,
+    StreamsInterrupted,
     fit,
     schedule,
     search_slo,
@@ -64,6 +68,27 @@ def test_every_stream_gets_the_text_of_exactly_its_own_samples(io: str, encoding
     assert len(set(result.records.texts)) == 2
     assert ended.evidence["io"]["streams"] == 12
     assert ended.evidence["io"]["frames_in"] == 12 * (1 + 12 + 1)
+
+
+def test_a_client_that_cannot_connect_ends_the_load() -> None:
+    plan = StreamingPlan(connections=2, client_processes=2)
+    with pytest.raises(HarnessError, match="a client process failed"):
+        stream_load(Address(path="/nonexistent/socket"), [speech(1.0)], plan)
+
+
+def test_what_was_seen_until_an_interruption_is_kept() -> None:
+    plan = StreamingPlan(connections=4, duration_s=60.0, chunk_s=0.1, client_processes=2)
+    server = ServerProcess(ServerPlan(ServiceSpec(NoFrontend, engine)))
+    with server, pytest.raises(StreamsInterrupted) as stopped:
+        stream_load(server.address, [speech(1.0)], plan, begin=interrupted_soon)
+    records = stopped.value.result.records
+    assert records.errors == ("the run was interrupted",) * 4
+    assert (records.acked_ns > 0).any(axis=1).all()
+
+
+def interrupted_soon() -> None:
+    main_thread = threading.get_ident()
+    threading.Timer(1.5, lambda: signal.pthread_kill(main_thread, signal.SIGINT)).start()
 
 
 def test_chunks_longer_than_a_socket_buffer_arrive_whole() -> None:
