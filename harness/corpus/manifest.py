@@ -56,9 +56,9 @@ class AudioItem:
             with open_regular(self.path) as file:
                 payload = file.read()
         except OSError as error:
-            raise RequestError(f"{self.path}: cannot read the recording ({error.strerror})") from error
+            raise RequestError(f"{self.path.name}: cannot read the recording ({error.strerror})") from error
         if self.sha256 is not None and hashlib.sha256(payload).hexdigest() != self.sha256:
-            raise RequestError(f"{self.path}: altered since the audio set was loaded; measure again")
+            raise RequestError(f"{self.path.name}: altered since the audio set was loaded; measure again")
         return payload
 
 
