@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
 
     def run() -> int:
-        configurations = [[*options.common, *own.split()] for own in options.of]
+        configurations = [[*options.common, *shlex.split(own)] for own in options.of]
         runs, errors = interleaved(configurations, options.rounds)
         for stored in runs:
             report(stored)
