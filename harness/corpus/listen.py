@@ -24,8 +24,9 @@ from typing import IO
 import av
 from tqdm import tqdm
 
+from harness.corpus.manifest import open_recording
 from harness.errors import RequestError
-from harness.files import explained, open_regular, write_text
+from harness.files import explained, write_text
 from harness.frontend.decode import CONTAINERS, decode
 
 _MEMORY = "heard.json"
@@ -77,9 +78,13 @@ class _Decoder:
     def hear(self, path: Path) -> Heard:
         child = self._child = self._child or self._start()
         to, answers = _pipes(child)
-        to.write(json.dumps(str(path)) + "\n")
-        to.flush()
-        if answer := answers.readline():
+        try:
+            to.write(json.dumps(str(path)) + "\n")
+            to.flush()
+            answer = answers.readline()
+        except BrokenPipeError:
+            answer = ""
+        if answer:
             return Heard(**json.loads(answer))
         self.close()
         return Heard()
@@ -135,7 +140,7 @@ def _decoder() -> str:
 
 def _hear(path: Path, max_audio_s: float) -> Heard:
     try:
-        with open_regular(path) as file:
+        with open_recording(path) as file:
             payload = file.read()
         duration_s = decode(payload, max_audio_s=max_audio_s).duration_s
         with av.open(io.BytesIO(payload), options={"format_whitelist": CONTAINERS}) as container:
