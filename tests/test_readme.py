@@ -65,7 +65,7 @@ TRIALS = {
     "variants.encoder.bench": Trial(says="GPU", needs=GPU),
     "variants.decoder.bench": Trial(says="GPU", needs=GPU),
     "variants.encoder.tensorrt.bench export": Trial(
-        "--model parakeet_tiny --layers 1 --lengths 1 --precision fp32", "probes/*.onnx", slow=True
+        "--model parakeet_tiny --layers 1 --lengths 1 --precision fp32", "probes/*.npz", slow=True
     ),
     "variants.encoder.tensorrt.bench time": Trial(
         says="tensorrt", needs=TENSORRT, after="variants.encoder.tensorrt.bench export", slow=True
