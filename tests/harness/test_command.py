@@ -69,6 +69,17 @@ def test_nobody_reads_the_errors_either() -> None:
     os.close(writing)
 
 
+def test_unbuffered_output_is_read_line_by_line() -> None:
+    program = SPEAKER.format(text="line\n", times=1).replace("raise", "sys.stdin.read()\n    raise")
+    command = [sys.executable, "-u", "-c", program]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"line\n"
+        child.communicate()
+
+
 def test_without_an_output_at_all_the_work_is_done() -> None:
     program = SPEAKER.format(text="line", times=1)
     done = subprocess.run(
