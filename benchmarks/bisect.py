@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -74,6 +75,7 @@ def _array(value: torch.Tensor) -> np.ndarray:
 
 def onnxruntime_run(graph: Path) -> Run:
     """On the CPU. Raises ``UnavailableError`` without ONNX Runtime or for a type that it lacks."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # it phones home otherwise
     try:
         import onnxruntime
     except ImportError as error:

@@ -54,7 +54,7 @@ def read_lengths_s(path: Path) -> list[float]:
     Raises ``UsageError`` naming the line that is neither.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise UsageError(
             f"{path}: cannot be read ({error.strerror}); name a manifest or a file of lengths"

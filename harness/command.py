@@ -91,5 +91,5 @@ def _lasting(stream: TextIO | None, kind: type[_Stream]) -> TextIO:
         return Path(os.devnull).open("w")
     stream.flush()
     raw = open(stream.fileno(), "wb", closefd=False)  # noqa: SIM115
-    terminal = stream.isatty() or kind is _Stream
-    return kind(raw, encoding=stream.encoding, errors="replace", line_buffering=terminal)
+    at_once = stream.isatty() or kind is _Stream or getattr(stream, "write_through", False)  # python -u
+    return kind(raw, encoding=stream.encoding, errors="replace", line_buffering=at_once)

@@ -15,6 +15,7 @@ from harness.errors import HarnessError, UnavailableError, UsageError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
+_WRONG_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.ENOENT, errno.EISDIR)
 
 
 def open_regular(path: Path) -> BufferedReader:
@@ -57,6 +58,8 @@ def _explain(folder: Path, error: OSError) -> HarnessError:
         return UsageError(f"{folder}: not writable; change its permissions or choose another folder")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return UsageError(f"{folder}: a file is in the way of this folder; choose another folder")
+    if error.errno in _WRONG_NAME:
+        return UsageError(f"{folder}: {error.strerror}; choose another")
     return HarnessError(f"{folder}: {error.strerror or error}")
 
 

@@ -27,11 +27,18 @@ def user_cache(kind: str) -> Path:
 
     Raises ``UsageError`` where there is no home folder.
     """
+    return user_home() / ".cache" / "speech-serving-bench" / kind
+
+
+def user_home() -> Path:
+    """Raises ``UsageError`` where there is none; NeMo's libraries look for it when they are imported."""
     try:
-        home = Path.home()
+        return Path.home()
     except RuntimeError as error:
-        raise UsageError(f"HOME is not set and this user has no home folder: set HOME ({error})") from error
-    return home / ".cache" / "speech-serving-bench" / kind
+        raise UsageError(
+            f"HOME is not set and user {os.getuid()} has no entry in passwd: set HOME to a folder that this "
+            "user may write to"
+        ) from error
 
 
 class ContentCache:

@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.command import command
+from harness.command import command, guarded
 from harness.corpus.load import load_audio_set
 from harness.corpus.manifest import MANIFEST_NAME, AudioSet
 from harness.corpus.plots import plot_distribution
 from harness.corpus.spec import available, load_spec
-from harness.errors import ExitCode, HarnessError
+from harness.errors import ExitCode
 from harness.paths import datasets_dir
 
 _DEFAULT_CACHE = Path(".cache") / "audio"
@@ -22,15 +22,12 @@ _DEFAULT_CACHE = Path(".cache") / "audio"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code; an error is one line on stderr."""
     options = _parser().parse_args(arguments)
-    try:
+
+    def run() -> int:
         options.run(options)
-    except HarnessError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return int(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; nothing unfinished is left in the cache", file=sys.stderr)
-        return 130
-    return int(ExitCode.DONE)
+        return int(ExitCode.DONE)
+
+    return guarded(run)
 
 
 def _parser() -> argparse.ArgumentParser:

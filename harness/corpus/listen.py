@@ -25,8 +25,9 @@ from tqdm import tqdm
 from harness.audio.decode import decode_into
 from harness.audio.limits import Limits
 from harness.audio.mono import Target
+from harness.corpus.manifest import open_recording
 from harness.errors import RequestError
-from harness.files import explained, open_regular, write_text
+from harness.files import explained, write_text
 
 _MEMORY = "heard.json"
 
@@ -77,9 +78,13 @@ class _Decoder:
     def hear(self, path: Path) -> Heard:
         child = self._child = self._child or self._start()
         to, answers = _pipes(child)
-        to.write(json.dumps(str(path)) + "\n")
-        to.flush()
-        if answer := answers.readline():
+        try:
+            to.write(json.dumps(str(path)) + "\n")
+            to.flush()
+            answer = answers.readline()
+        except BrokenPipeError:
+            answer = ""
+        if answer:
             return Heard(**json.loads(answer))
         self.close()
         return Heard()
@@ -135,7 +140,7 @@ def _decoder() -> str:
 
 def _hear(path: Path, limits: Limits) -> Heard:
     try:
-        with open_regular(path) as file:
+        with open_recording(path) as file:
             payload = file.read()
         heard = decode_into(payload, limits, Target(), lambda _: None)
     except (RequestError, OSError):

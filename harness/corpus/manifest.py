@@ -7,12 +7,15 @@ of the results, not before.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,9 @@ from harness.files import expanded, open_regular
 MANIFEST_NAME = "manifest.jsonl"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LARGEST = 1e12
-"""No second, decibel or count of a recording; NaN is not below it."""
+"""No second or decibel of a recording; NaN is not below it."""
+_LARGEST_BYTES = 4 << 30
+"""What RIFF can count; two hours of stereo at 48 kHz in floats are less. It is read into memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +60,12 @@ class AudioItem:
         """The container's bytes. Raises ``RequestError`` where they cannot be read, or are not those that
         the set's content hash covers."""
         try:
-            with open_regular(self.path) as file:
+            with open_recording(self.path) as file:
                 payload = file.read()
         except OSError as error:
-            raise RequestError(f"{self.path}: cannot read the recording ({error.strerror})") from error
+            raise RequestError(f"{self.path.name}: cannot read the recording ({error.strerror})") from error
         if self.sha256 is not None and hashlib.sha256(payload).hexdigest() != self.sha256:
-            raise RequestError(f"{self.path}: altered since the audio set was loaded; measure again")
+            raise RequestError(f"{self.path.name}: altered since the audio set was loaded; measure again")
         return payload
 
 
@@ -259,10 +264,19 @@ def _refusal(path: Path, number: int, message: str) -> UsageError:
     return UsageError(f"{path}, line {number}: {message}")
 
 
+def open_recording(path: Path) -> BufferedReader:
+    """A regular file that fits into memory. Raises ``OSError`` for anything else."""
+    file = open_regular(path)
+    if os.fstat(file.fileno()).st_size <= _LARGEST_BYTES:
+        return file
+    file.close()
+    raise OSError(errno.EFBIG, f"larger than {_LARGEST_BYTES >> 30} GiB; split it", str(path))
+
+
 def sha256_of(path: Path) -> str | None:
-    """The hash of a regular file; None where it cannot be read."""
+    """The hash of a recording; None where it cannot be read."""
     try:
-        with open_regular(path) as file:
+        with open_recording(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None

@@ -50,11 +50,12 @@ def render(spec: AudioSetSpec, cache_dir: Path, progress: bool) -> AudioSet:
     ``UsageError`` that names the cache where it cannot be written or is full, or was damaged.
     """
     folder = cache_dir / f"{spec.name}-{_fingerprint(spec)[:16]}"
-    remove_abandoned(_PARTIAL_PREFIX, cache_dir)
-    if not folder.is_dir():
-        with _writable(cache_dir), _partial_folder(cache_dir, spec.name) as partial:
-            _render_into(partial, spec, progress)
-            _publish(partial, folder)
+    with _writable(cache_dir):
+        remove_abandoned(_PARTIAL_PREFIX, cache_dir)
+        if not folder.is_dir():
+            with _partial_folder(cache_dir, spec.name) as partial:
+                _render_into(partial, spec, progress)
+                _publish(partial, folder)
     return read_rendered(folder, spec.name, spec.bucket_edges_s)
 
 

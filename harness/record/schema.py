@@ -21,6 +21,9 @@ from harness.record.codec import from_json, to_json
 SCHEMA_VERSION = 2
 """Raised whenever a reader of the version before would misunderstand the file."""
 
+_NAME_BYTES = 200
+"""Of the 255 that a file's name may have: a time and a few digits come on top."""
+
 
 def _lists_of_devices(document: dict[str, Any]) -> dict[str, Any]:
     """Version 1 knew one GPU, and of its memory what PyTorch's allocator held."""
@@ -368,5 +371,6 @@ def new_run_id(variant: str, now: datetime) -> str:
 
 
 def folder_name(text: str) -> str:
-    """``text``, which a user may have written, as one part of a path."""
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in text)
+    """``text``, which a user may have written, as one part of a path, cut to what file systems take."""
+    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in text)
+    return name.encode()[:_NAME_BYTES].decode(errors="ignore")

@@ -6,6 +6,7 @@ import sys
 
 from tqdm import tqdm
 
+from harness.printable import one_line
 from harness.run.messages import Message
 
 
@@ -14,7 +15,7 @@ class Progress:
     one line per step, so that a CI log says how far it came."""
 
     def __init__(self, title: str) -> None:
-        self._title = title
+        self._title = one_line(title)
         self._bar: tqdm[None] | None = None
 
     def show(self, message: Message) -> None:

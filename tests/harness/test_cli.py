@@ -233,7 +233,8 @@ def manifest(tmp_path: Path) -> Path:
     for name, payload in files.items():
         (tmp_path / name).write_bytes(payload)
     pcm_wav(tmp_path / "no_samples.wav", 0)
-    names = [*files, "no_samples.wav", "missing.wav"]
+    os.mkfifo(tmp_path / "pipe.wav")
+    names = [*files, "no_samples.wav", "missing.wav", "pipe.wav", "/dev/zero"]
     lines = [
         json.dumps(
             {

@@ -15,7 +15,7 @@ from harness.paths import conf_dir
 from harness.printable import one_line, printable
 
 ROOT = conf_dir().parent
-OF_OURS_ALONE = {"harness/run/worker.py", "variants/encoder/tensorrt/build.py"}
+OF_OURS_ALONE = {"harness/run/worker.py", "harness/corpus/listen.py", "variants/encoder/tensorrt/build.py"}
 """Children, whose output no person reads."""
 
 SPEAKER = """
@@ -67,6 +67,17 @@ def test_nobody_reads_the_errors_either() -> None:
     writing = closed_pipe()
     assert speak("line", stdout=writing, stderr=writing).returncode == 6
     os.close(writing)
+
+
+def test_unbuffered_output_is_read_line_by_line() -> None:
+    program = SPEAKER.format(text="line\n", times=1).replace("raise", "sys.stdin.read()\n    raise")
+    command = [sys.executable, "-u", "-c", program]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"line\n"
+        child.communicate()
 
 
 def test_without_an_output_at_all_the_work_is_done() -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,15 +102,3 @@ def test_names_that_are_no_paths_stay(tmp_path: Path) -> None:
         "model=a_b",
         "model.weights=y.nemo",
     )
-
-
-def test_the_command_writes_one_page(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "results", Recipe()).folder
-    to = tmp_path / "reference"
-    done = subprocess.run(
-        [sys.executable, "-m", "harness.publish", str(folder), "--to", str(to)],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert list(to.glob("*.html"))

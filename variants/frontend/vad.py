@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,6 +80,9 @@ def silero_model() -> Path:
 
 
 def _session(model: Path) -> onnxruntime.InferenceSession:
+    # Otherwise it looks up names, keeps a database and runs a thread of its own; only the environment stops
+    # that, and only before the import.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime  # a tenth of a second, only where Silero is asked for
 
     options = onnxruntime.SessionOptions()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, UsageError
+from variants.content_cache import user_home
 
 if TYPE_CHECKING:
     import torch
@@ -87,6 +88,7 @@ Modules = tuple["torch.nn.Module", "torch.nn.Module", "torch.nn.Module"]
 
 def preload() -> None:
     """Import NeMo's modules: up to half a minute that a process can spend while another has its turn."""
+    user_home()
     import nemo.collections.asr.modules  # noqa: F401
 
 
@@ -96,6 +98,7 @@ def build_modules(architecture: TdtArchitecture, *, initialize: bool = True) -> 
     ``initialize=False`` skips torch's random initialization (half a minute for 0.6 B parameters on
     one slow core): every parameter then has to be filled by the caller.
     """
+    user_home()
     with _random_initialization(initialize):
         return _build_encoder(architecture), *build_transducer(architecture)
 

@@ -142,9 +142,12 @@ def test_broken_recordings_stay_in_the_set(tmp_path: Path, clip: Path) -> None:
     (tmp_path / "notes.wav").write_text("no audio in here")
     (tmp_path / "cut.mp3").write_bytes(clip.read_bytes()[:50])
     os.mkfifo(tmp_path / "pipe.wav")
+    with (tmp_path / "huge.wav").open("wb") as sparse:
+        sparse.truncate(1 << 40)
     names = ["missing.wav", "empty.wav", "notes.wav", "cut.mp3", ".", "clip.mp3"]
     names += [
         "pipe.wav",
+        "huge.wav",
         "/dev/zero",
         "x" * 5000,
         "~nosuchuser/a.wav",
@@ -152,9 +155,9 @@ def test_broken_recordings_stay_in_the_set(tmp_path: Path, clip: Path) -> None:
         "concat:clip.mp3",
     ]
     items = load(write(tmp_path, *({"audio_filepath": name} for name in names))).items
-    assert [item.bucket for item in items] == ["unknown"] * 5 + ["01-02s"] + ["unknown"] * 6
-    assert [item.duration_s is None for item in items] == [True] * 5 + [False] + [True] * 6
-    for index in (0, 4, 6, 7, 8):
+    assert [item.bucket for item in items] == ["unknown"] * 5 + ["01-02s"] + ["unknown"] * 7
+    assert [item.duration_s is None for item in items] == [True] * 5 + [False] + [True] * 7
+    for index in (0, 4, 6, 7, 8, 9):
         assert items[index].sha256 is None
         with pytest.raises(RequestError, match="cannot read the recording"):
             items[index].read()

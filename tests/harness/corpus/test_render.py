@@ -286,6 +286,14 @@ def test_a_cache_that_cannot_be_written_is_named(
     assert str(in_the_way) in str(caught.value)
 
 
+def test_a_cache_whose_name_is_too_long_is_named(
+    write_spec: WriteSpec, specs_dir: Path, tmp_path: Path
+) -> None:
+    write_spec()
+    with pytest.raises(UsageError, match="File name too long"):
+        render(specs_dir, tmp_path / ("x" * 300))
+
+
 def test_a_full_disk_is_named_and_leaves_nothing(
     write_spec: WriteSpec, specs_dir: Path, tmp_path: Path
 ) -> None:

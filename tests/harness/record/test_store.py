@@ -22,6 +22,7 @@ from harness.record import (
     Verdict,
     VerdictStatus,
     find_finished,
+    folder_name,
     read_journal,
     read_run,
     samples_frame,
@@ -218,6 +219,14 @@ def test_a_read_only_results_folder_is_named(tmp_path, monkeypatch):
     finally:
         if user == 0:
             os.seteuid(0)
+
+
+def test_a_name_that_no_file_system_takes_is_named_or_cut(tmp_path):
+    with pytest.raises(UsageError, match="File name too long; choose another"):
+        RunWriter.open(tmp_path / ("x" * 300), unmeasured(SMALL))
+    name = folder_name("é" * 300)
+    (tmp_path / f"20260521-120000-{name}-1a2b").mkdir()
+    assert set(name) == {"é"}
 
 
 def test_a_file_in_the_place_of_the_results_folder_is_named(tmp_path):

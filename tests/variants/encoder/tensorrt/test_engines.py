@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,22 @@ def test_a_damaged_entry_is_no_entry_and_can_be_built_anew(damage: bytes | None,
     assert cache.get("k") is None
     fill(cache, "k")
     assert cache.get("k") is not None
+
+
+def test_without_a_home_folder_it_is_said_what_to_set() -> None:
+    nobody = [
+        "unshare",
+        "--user",
+        "--map-user=12345",
+        "env",
+        "-u",
+        "HOME",
+    ]  # a user that passwd does not know
+    if shutil.which("unshare") is None or subprocess.run([*nobody, "true"], capture_output=True).returncode:
+        pytest.skip("this user may not make namespaces")
+    program = "from variants.content_cache import user_cache; user_cache('kernels')"
+    done = subprocess.run([*nobody, sys.executable, "-c", program], capture_output=True, text=True)
+    assert "UsageError: HOME is not set and user 12345 has no entry in passwd: set HOME" in done.stderr
 
 
 def _not_ours(path: Path) -> None:

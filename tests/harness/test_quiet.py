@@ -1,0 +1,127 @@
+"""No process of ours asks the network for anything, or writes outside the folders it was given."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from harness.paths import conf_dir
+
+ROOT = conf_dir().parent
+OURS = ("harness", "variants", "benchmarks", "training")
+NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount", "--net"]
+KEPT_BY_LIBRARIES = {"matplotlib"}
+"""Its list of fonts, where every program that draws keeps it."""
+
+FRONT_END = """
+import sys
+import numpy as np
+from harness.frontend.vad import SileroVad
+from harness.protocols import Audio
+SileroVad()(Audio(np.zeros(16000, np.float32), 16000))
+print(sum(name.startswith("onnxruntime") for name in sys.modules) > 0)
+"""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Folders that a process takes for its user's, empty at first."""
+
+    root: Path
+
+    def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        places = {"HOME": "home", "XDG_CACHE_HOME": "cache", "XDG_CONFIG_HOME": "config", "TMPDIR": "tmp"}
+        for folder in places.values():
+            (self.root / folder).mkdir(exist_ok=True)
+        environment = {
+            **os.environ,
+            **{name: str(self.root / folder) for name, folder in places.items()},
+            "PYTHONPATH": str(ROOT),
+            "ORT_DISABLE_TELEMETRY": "",
+        }
+        return subprocess.run(
+            command, env=environment, cwd=self.root, capture_output=True, text=True, timeout=300
+        )
+
+    @property
+    def written(self) -> set[str]:
+        """Files in the user's folders, but for what libraries are known to keep there."""
+        paths = (path.relative_to(self.root) for path in self.root.rglob("*") if path.is_file())
+        return {str(path) for path in paths if not KEPT_BY_LIBRARIES & set(path.parts)}
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Watched:
+    return Watched(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def namespace() -> list[str]:
+    """A prefix that runs a command where no network is and every name that it asks for is noted."""
+    prefix = [*NAMESPACE, sys.executable, str(Path(__file__).with_name("no_network.py"))]
+    try:
+        tried = subprocess.run([*prefix, "true"], capture_output=True, timeout=30)
+    except FileNotFoundError:
+        pytest.skip("unshare is not installed")
+    if tried.returncode:
+        pytest.skip("this user may not make namespaces")
+    return prefix
+
+
+def names_asked(done: subprocess.CompletedProcess[str]) -> list[str]:
+    names: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return names
+
+
+def test_the_namespace_notes_a_name_that_is_asked_for(namespace: list[str], watched: Watched) -> None:
+    ask = "import socket\ntry: socket.getaddrinfo('example.org', 80)\nexcept OSError: pass"
+    assert names_asked(watched.run([*namespace, sys.executable, "-c", ask])) == ["example.org"]
+
+
+def test_the_detector_of_speech_keeps_nothing_of_its_own(watched: Watched) -> None:
+    done = watched.run([sys.executable, "-c", FRONT_END])
+    assert done.stdout.strip() == "True", done.stderr
+    assert watched.written == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["variant=eager", "frontend.vad=silero"],
+        ["variant=microservices", "frontend.vad=silero", "model=fixed_cost"],
+        ["variant=epoll", "frontend.vad=silero", "model=fixed_cost"],
+    ],
+)
+def test_a_run_asks_for_no_name_and_writes_where_it_was_told(
+    namespace: list[str], watched: Watched, overrides: list[str]
+) -> None:
+    """Long enough for a library that gathers events before it sends them."""
+    places = ["runner.results_dir=results", "runner.cache_dir=rendered", "runner.processes=1"]
+    requests = ["workload.requests=400", "runner.warmup.max_passes=2"]
+    done = watched.run([*namespace, sys.executable, "-m", "harness", *overrides, *places, *requests])
+    assert done.returncode == 0, done.stderr
+    assert names_asked(done) == []
+    assert {Path(path).parts[0] for path in watched.written} == {"results", "rendered"}
+
+
+def test_onnxruntime_is_never_imported_before_it_is_told_to_be_quiet() -> None:
+    sources = [path for folder in OURS for path in (ROOT / folder).rglob("*.py")]
+    importing = [path for path in sources if re.search(r"^\s+import onnxruntime", path.read_text(), re.M)]
+    assert len(importing) == 2
+    for path in importing:
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef) and "import onnxruntime" in ast.unparse(function):
+                words = ast.unparse(function)
+                assert words.index("environ['ORT_DISABLE_TELEMETRY'] = '1'") < words.index("import onnx"), (
+                    path
+                )
