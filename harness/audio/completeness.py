@@ -41,7 +41,11 @@ def what_is_missing(payload: bytes, container: str, declared_end_s: float | None
         return _missing_from_ogg(payload)
     if container.startswith("matroska") and declared_end_s is None:
         return _missing_from_segment(payload)
-    if declared_end_s is None or container == "aac" or (container == "mp3" and not _counts_its_frames(payload)):
+    if (
+        declared_end_s is None
+        or container == "aac"
+        or (container == "mp3" and not _counts_its_frames(payload))
+    ):
         return None
     if end_s < declared_end_s - TOLERANCE_S:
         return f"its header declares sound until {declared_end_s:.2f} s, it ends at {end_s:.2f} s"
@@ -49,7 +53,7 @@ def what_is_missing(payload: bytes, container: str, declared_end_s: float | None
 
 
 def after_tag(packet: bytes) -> bytes | None:
-    """The MPEG frame behind the tag that ``packet`` begins with, as between joined MP3s; None without a tag."""
+    """The MPEG frame behind a tag that ``packet`` begins with, as between joined MP3s; None without one."""
     if not _TAGS.match(packet):
         return None
     if packet.startswith(b"ID3"):
@@ -74,7 +78,7 @@ def _missing_from_ogg(payload: bytes) -> str | None:
 
 
 def _missing_from_segment(payload: bytes) -> str | None:
-    """Matroska's one segment begins right after the EBML header, with its size in a variable-length integer."""
+    """Matroska's segment follows the EBML header; its size is an integer of one to eight bytes."""
     start = payload[:4096].find(_SEGMENT) + len(_SEGMENT)
     if start < len(_SEGMENT) or start >= len(payload):
         return None

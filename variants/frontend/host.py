@@ -1,4 +1,7 @@
-"""The front end put together: decode, resample, denoise, vad, segment, features."""
+"""The front end put together: decode, denoise, vad, segment, features.
+
+Decoding resamples block by block; what that took is booked as ``resample``.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from functools import partial
 from typing import Any
 
 from harness.audio.decode import decode
-from harness.audio.resample import resample
+from harness.audio.isolated import DecoderPool
+from harness.audio.target import Target
 from harness.protocols import Audio, Segment, SegmentFeatures
 from harness.spans import SpanRecorder
 from variants.frontend.config import FrontendConfig, SegmentConfig
@@ -32,6 +36,8 @@ class Chain:
         for name, stage in self.stages:
             with spans.span(name):
                 value = stage(value)
+            if isinstance(value, Audio) and value.resampled_ns:
+                spans.divide_last("resample", value.resampled_ns)
         features: list[SegmentFeatures] = value
         return features
 
@@ -41,10 +47,9 @@ def build(config: FrontendConfig) -> Chain:
 
     Raises ``UnavailableError`` where a detector's model is not installed.
     """
-    stages: list[Stage] = [
-        ("decode", partial(decode, max_audio_s=config.max_audio_s)),
-        ("resample", partial(resample, sample_rate=config.sample_rate, quality=config.resample_quality)),
-    ]
+    target = Target(config.mix, config.sample_rate, config.resample_quality)
+    pool = DecoderPool() if config.isolate_decoder else None
+    stages: list[Stage] = [("decode", partial(decode, limits=config.limits, target=target, pool=pool))]
     if config.denoise == "webrtc":
         stages.append(("denoise", partial(denoise, level=config.denoise_level)))
     if config.vad == "none":

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from harness.errors import RequestError, UsageError
-from harness.protocols import Allocate, Engine, Evidence, Frontend, SegmentFeatures
+from harness.protocols import Allocate, Audio, Engine, Evidence, Frontend, SegmentFeatures
 from harness.spans import SpanRecorder, now_ns
 from variants.topology.item import Item
 from variants.topology.streams import StreamTable, describe
@@ -56,6 +56,8 @@ class FrontendWork:
             for name, stage in self._stages:
                 with recorder.span(name):
                     value = stage(self._to_bytes(value) if name == self._first else value)
+                if isinstance(value, Audio) and value.resampled_ns:
+                    recorder.divide_last("resample", value.resampled_ns)
         except Exception as failure:  # the process outlives whatever one request does to it
             return item._replace(value=None, error=describe(failure))
         if self._stages and self._stages[-1][0] == self._last:

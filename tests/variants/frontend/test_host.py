@@ -44,7 +44,8 @@ def run(payload: bytes, config: FrontendConfig | None = None) -> tuple[list[Segm
 @pytest.mark.parametrize("denoise", ["none", "webrtc"])
 @pytest.mark.parametrize("vad", ["none", "webrtc", "silero"])
 def test_every_stage_that_is_not_none_is_a_span_in_order(denoise: str, vad: str) -> None:
-    features, names = run(wav(turn()), FrontendConfig(denoise=denoise, vad=vad))
+    payload = wav(soxr.resample(turn(), RATE, 8000), 8000)
+    features, names = run(payload, FrontendConfig(denoise=denoise, vad=vad))
     off = {stage for stage, choice in (("denoise", denoise), ("vad", vad)) if choice == "none"}
     expected = [name for name in SPAN_NAMES[1:7] if name not in off]
     assert names == expected
