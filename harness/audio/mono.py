@@ -103,7 +103,8 @@ class MonoWriter:
 
     def _flush(self, last: bool = False) -> None:
         self._limits.check_length(self.position / self.sample_rate)
-        mono = self._mixed(joined(self._pending, self.channels))
+        with np.errstate(over="ignore", invalid="ignore"):  # what is no number is refused below
+            mono = self._mixed(joined(self._pending, self.channels))
         self._pending, self._pending_samples = [], 0
         refuse_unusable(mono, self.sample_rate, (self.position - len(mono)) / self.sample_rate)
         if self._resampler is not None:

@@ -29,19 +29,21 @@ def joined(parts: Sequence[np.ndarray], channels: int) -> np.ndarray:
     return block
 
 
-def refuse_unusable(samples: np.ndarray, sample_rate: int, start_s: float = 0.0) -> None:
+def refuse_unusable(
+    samples: np.ndarray, sample_rate: int, start_s: float = 0.0, what: str = "recording"
+) -> None:
     """Raise ``RequestError`` where float32 ``[n]`` holds NaN, infinity or a value beyond any scale.
 
-    ``start_s`` is where ``samples`` begin in their recording or stream.
+    ``start_s`` is where ``samples`` begin in the ``what`` that the message names.
     """
     # A NaN anywhere makes an extreme NaN, and no comparison with it holds.
     if samples.size == 0 or (samples.min() >= -LARGEST and samples.max() <= LARGEST):
         return
     index = int(np.argmin(np.abs(samples) <= LARGEST))
     value = samples[index]
-    what = f"a sample of {value:.3g}, far beyond full scale," if np.isfinite(value) else "NaN or infinity"
+    fault = f"a sample of {value:.3g}, far beyond full scale," if np.isfinite(value) else "NaN or infinity"
     raise RequestError(
-        f"the recording holds {what} at {start_s + index / sample_rate:.3f} s: export it again"
+        f"the {what} holds {fault} at {start_s + index / sample_rate:.3f} s: send samples within -1 to 1"
     )
 
 

@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from harness.audio.pcm import refuse_unusable
 from harness.errors import HarnessError, RequestError
 from harness.protocols import Engine, Stream, Transcript
+
+STREAM_RATE = 16_000  # of live audio, in Hz
 
 
 def describe(failure: BaseException) -> str:
@@ -42,7 +45,13 @@ class StreamTable:
         self._streams[stream_id] = self._engine.open_stream()
 
     def _push(self, stream_id: int, samples: np.ndarray) -> str | None:
-        return self._find(stream_id).push(samples)
+        stream = self._find(stream_id)
+        try:
+            refuse_unusable(samples, STREAM_RATE, what="stream's chunk")
+        except RequestError:
+            del self._streams[stream_id]
+            raise
+        return stream.push(samples)
 
     def _commit(self, stream_id: int, _value: object) -> Transcript:
         stream = self._find(stream_id)

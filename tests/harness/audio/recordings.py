@@ -51,9 +51,10 @@ def encode(samples: np.ndarray, encoding: Encoding) -> bytes:
 
 
 def _frames(samples: np.ndarray, stream: av.AudioStream, encoding: Encoding) -> list[av.AudioFrame]:
-    channels = 2 if encoding.layout == "stereo" else 1
-    planes = np.ascontiguousarray(np.broadcast_to(samples, (channels, samples.shape[-1])), np.float32)
-    whole = av.AudioFrame.from_ndarray(planes, format="fltp", layout=encoding.layout)
+    channels = av.AudioLayout(encoding.layout).nb_channels
+    planes = np.broadcast_to(samples, (channels, samples.shape[-1])).astype(np.float32)
+    # Interleaved, since PyAV cannot make a frame of eight planes.
+    whole = av.AudioFrame.from_ndarray(planes.T.reshape(1, -1), format="flt", layout=encoding.layout)
     whole.sample_rate, whole.pts = encoding.rate, 0
     to_codec = av.AudioResampler(
         format=stream.format.name,
