@@ -81,8 +81,11 @@ def _audio_stream(container: Any, limits: Limits) -> Any:
         context = stream.codec_context
         if context is None:
             raise RequestError("the audio track's codec is unknown: re-encode the recording")
-        if context.sample_rate > 0 and context.channels > 0:
-            limits.check_format(context.channels, context.sample_rate)
+        # Once only, and then replaced: PyAV frees a layout with a map of its own whenever it is looked at.
+        channels = context.channels
+        if channels > 0:
+            limits.check_format(channels, context.sample_rate or limits.min_sample_rate)
+            context.layout = f"{channels} channels"
         # One thread decodes, so the cost does not depend on what else the machine does.
         context.thread_count = 1
         return stream
