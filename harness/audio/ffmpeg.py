@@ -17,7 +17,7 @@ from typing import Any
 import av
 import numpy as np
 
-from harness.audio.completeness import after_tag, truncated, what_is_missing
+from harness.audio.completeness import is_tag, truncated, what_is_missing
 from harness.audio.limits import Limits
 from harness.audio.mono import Heard, MonoWriter
 from harness.errors import RequestError
@@ -34,9 +34,9 @@ _OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none", "max_p
 #: milliseconds, while a lost packet lasts 20 or more. Drift adds up and is mended when it gets here.
 _JITTER_S = 0.03
 
-#: Demuxers of containers in which every packet states its time, and a gap is a pause. In the others
-#: time is a count of samples, and a gap is a hole.
-_TIMED = ("matroska", "mov", "ogg")
+#: Demuxers of containers in which every packet states its time, and a gap is a pause; in an MP3 it is a
+#: tag between joined recordings. In the others time is a count of samples, and a gap is a hole.
+_TIMED = ("matroska", "mov", "ogg", "mp3")
 
 _MAX_PLANES = 7  # PyAV looks for the end of eight pointers: with eight planes it reads past them
 
@@ -131,10 +131,9 @@ class _Reading:
         try:
             return list(packet.decode())
         except av.InvalidDataError:
-            rest = after_tag(bytes(packet)) if self._container.format.name == "mp3" else None
-            if rest is None:
-                raise
-        return list(self._stream.codec_context.decode(av.Packet(rest))) if rest else []
+            if self._container.format.name == "mp3" and is_tag(bytes(packet)):
+                return []
+            raise
 
     @property
     def _position_s(self) -> float:
