@@ -82,7 +82,7 @@ def _missing_from_segment(payload: bytes) -> str | None:
 
 
 def _counted_s(payload: bytes) -> float | None:
-    """Length of the frames that an MP3's first frame counts, after a leading ID3v2 tag; None without a count."""
+    """Length of what an MP3's first frame, after a leading ID3v2 tag, counts; None without a count."""
     start = 10 + _id3_bytes(payload) if payload.startswith(b"ID3") and len(payload) >= 10 else 0
     frame = payload[start : start + _XING_SEARCH_BYTES]
     count = re.search(rb"(?:Xing|Info)\0\0\0[\x01\x03\x05\x07\x09\x0b\x0d\x0f](....)", frame, re.DOTALL)

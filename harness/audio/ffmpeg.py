@@ -4,8 +4,8 @@ Encoder delay is removed where the container states it: MP3 (LAME header), MP4 (
 (codec delay) and Ogg (pre-skip). Raw ADTS streams state none and keep about 60 ms of priming. MP4 keeps
 the padding of its last AAC frame (at most 1024 samples, near silence).
 
-Timestamps rule where a container has them: where they leave a gap (muted tracks, lost packets, edit lists) silence fills it, so that
-what comes later keeps its time. Time zero is the container's own start.
+Where packets have timestamps, those rule: a gap (muted tracks, lost packets, edit lists) is filled with
+silence, so that what comes later keeps its time. Time zero is the container's own start.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whatever bytes come: samples or a request's error, in bounded time and memory, and nobody else is harmed."""
+"""Whatever bytes come: samples or a request's error, in bounded time and memory, and no decoder dies."""
 
 from __future__ import annotations
 

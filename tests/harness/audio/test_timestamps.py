@@ -72,15 +72,16 @@ def id3() -> bytes:
 
 def ape() -> bytes:
     item = (8).to_bytes(4, "little") + bytes(4) + b"Title\0" + b"A title."
-    head = (2000).to_bytes(4, "little") + (len(item) + 32).to_bytes(4, "little") + (1).to_bytes(4, "little")
-    header, footer = (1 << 31 | 1 << 29, 1 << 31)
-    return b"".join(
-        [b"APETAGEX", head, header.to_bytes(4, "little"), bytes(8), item]
-        + [b"APETAGEX", head, footer.to_bytes(4, "little"), bytes(8)]
+    sizes = b"".join(number.to_bytes(4, "little") for number in (2000, len(item) + 32, 1))
+    header, footer = (
+        b"APETAGEX" + sizes + flags.to_bytes(4, "little") + bytes(8) for flags in (0xA0000000, 0x80000000)
     )
+    return header + item + footer
 
 
-@pytest.mark.parametrize("tag", [b"", id3(), b"TAG" + bytes(125), ape()], ids=["none", "id3v2", "id3v1", "ape"])
+@pytest.mark.parametrize(
+    "tag", [b"", id3(), b"TAG" + bytes(125), ape()], ids=["none", "id3v2", "id3v1", "ape"]
+)
 def test_tags_between_joined_mp3s_are_no_damage(tag: bytes) -> None:
     one = encode(tone(1.0, 44100), Encoding("mp3", "libmp3lame", 44100))
     assert decode(one + tag + one).duration_s == pytest.approx(2.06, abs=0.03)
