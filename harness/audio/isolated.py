@@ -97,6 +97,7 @@ class _DecoderProcess:
             self._control.send_bytes(payload)
             if not self._control.poll(limits.max_decode_s):
                 self._popen.kill()
+                self._popen.wait()
                 raise RequestError(
                     f"decoding took longer than frontend.max_decode_s={limits.max_decode_s:g}: "
                     "split the recording, re-encode it or raise that limit"

@@ -84,9 +84,10 @@ class MonoWriter:
         """``count`` samples of nothing, where the recording's timestamps leave a gap."""
         self._limits.check_length((self.position + count) / self.sample_rate)
         self._flush()
+        self.position += count
+        nothing = np.zeros(min(_BLOCK, count), np.float32)
         for start in range(0, count, _BLOCK):
-            self.append(np.zeros((self.channels, min(_BLOCK, count - start)), np.float32))
-        self._flush()
+            self._emit(nothing[: count - start])
 
     def finish(self) -> Heard:
         self._flush(last=True)
@@ -107,6 +108,9 @@ class MonoWriter:
             mono = self._mixed(joined(self._pending, self.channels))
         self._pending, self._pending_samples = [], 0
         refuse_unusable(mono, self.sample_rate, (self.position - len(mono)) / self.sample_rate)
+        self._emit(mono, last)
+
+    def _emit(self, mono: Samples, last: bool = False) -> None:
         if self._resampler is not None:
             start_ns = now_ns()
             mono = self._resampler.resample_chunk(mono, last=last)

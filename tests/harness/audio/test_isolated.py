@@ -33,7 +33,8 @@ def end_soon(before: list[psutil.Process]) -> None:
     """Kill the decoder that is not among ``before`` once it works, as a defect of it would."""
     while True:
         for process in decoders():
-            if process not in before and process.cpu_times().user > 0.3:
+            works = process.status() == "running" and process.cpu_times().user > 0.3
+            if works and process not in before:
                 process.kill()
                 return
         time.sleep(0.01)
