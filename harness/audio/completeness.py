@@ -91,7 +91,7 @@ def _counted_s(payload: bytes) -> float | None:
         return None
     halvings = {3: 0, 2: 1, 0: 2}[version]  # MPEG 1, 2 and 2.5
     samples = int.from_bytes(count[1], "big") * (1152 if version == 3 else 576)
-    return samples * 2**halvings / (44100, 48000, 32000)[rate]
+    return (samples << halvings) / (44100, 48000, 32000)[rate]
 
 
 def _id3_bytes(tag: bytes) -> int:
