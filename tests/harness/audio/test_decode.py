@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -138,8 +139,9 @@ def test_a_frame_that_breaks_off_is_located() -> None:
         (np.random.default_rng(0).bytes(100_000), "not a readable recording"),
         (b"RIFF\x24\0\0\0WAVE", "not a readable recording|no audio track"),
         (b"#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n", "not a readable recording"),
+        (b"ffconcat version 1.0\nfile '/etc/hostname'\n", "not a readable recording"),
     ],
-    ids=["empty", "text", "zeros", "random", "stub", "playlist"],
+    ids=["empty", "text", "zeros", "random", "stub", "playlist", "concat"],
 )
 def test_what_is_no_recording_is_refused(payload: bytes, message: str) -> None:
     with pytest.raises(RequestError, match=message):
@@ -164,6 +166,48 @@ def silent_film() -> bytes:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))))
         container.mux(stream.encode(None))
     return buffer.getvalue()
+
+
+LAYOUTS = {7: "6.1", 8: "7.1", 16: "hexadecagonal"}
+
+
+@pytest.mark.parametrize("channels", [7, 8, 9, 16, 33, 64])
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        Encoding("matroska", "libopus", 48000, options={"mapping_family": "255"}),
+        Encoding("matroska", "wavpack", 48000),
+        Encoding("caf", "pcm_f32be", 16000),
+        Encoding("wav", "pcm_s16le", 16000),
+    ],
+    ids=str,
+)
+def test_every_layout_up_to_64_channels_is_read(encoding: Encoding, channels: int) -> None:
+    """The second channel alone sounds; planes beyond the eighth lie where no decoder's frame points."""
+    layout = LAYOUTS.get(channels, f"{channels} channels")
+    sound = np.zeros((channels, encoding.rate // 2), np.float32)
+    sound[1] = tone(0.5, encoding.rate)
+    samples, rate = read(encode(sound, replace(encoding, layout=layout)), mix="right")
+    spectrum = np.abs(np.fft.rfft(samples[: rate // 2] * np.hanning(rate // 2)))
+    assert np.argmax(spectrum) * 2 == pytest.approx(440.0, abs=4.0)
+    assert spectrum.max() > 0.1 * rate / 2 * 0.5
+
+
+@pytest.mark.parametrize("codec", ["7.1 AAC", "7.1 Opus"])
+def test_ordinary_recordings_of_eight_channels_are_read(codec: str) -> None:
+    aac = Encoding("ipod", "aac", 48000, "7.1")
+    payload = encode(tone(1.0, 48000), aac if "AAC" in codec else Encoding("ogg", "libopus", 48000, "7.1"))
+    samples, _ = read(payload)
+    np.testing.assert_allclose(np.abs(samples[4800:43200]).max(), 0.5, atol=0.1)
+
+
+@pytest.mark.parametrize("encoding", [LOSSY[2], LOSSY[4]], ids=str)
+def test_a_track_of_unknown_codec_is_refused(encoding: Encoding) -> None:
+    payload = encode(tone(1.0, encoding.rate), encoding)
+    for known in (b"mp4a", b"esds", b"A_OPUS"):
+        payload = payload.replace(known, known[:-1] + b"?")
+    with pytest.raises(RequestError, match="codec is unknown: re-encode"):
+        read(payload)
 
 
 def test_a_header_without_samples_is_refused() -> None:
