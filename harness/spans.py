@@ -154,6 +154,17 @@ class SpanRecorder:
             raise ValueError(f"unknown span {name!r}; spans are {', '.join(SPAN_NAMES)}")
         self.spans.append(Span(name, start_ns, end_ns))
 
+    def divide_last(self, name: str, duration_ns: int) -> None:
+        """Book ``duration_ns`` of the newest span under ``name``: two stages took turns within it.
+
+        Its end is given to ``name``, so both durations are true, though their instants are not.
+        """
+        if name not in _KNOWN:
+            raise ValueError(f"unknown span {name!r}; spans are {', '.join(SPAN_NAMES)}")
+        last = self.spans.pop()
+        joint_ns = max(last.start_ns, last.end_ns - duration_ns)
+        self.spans += [last._replace(end_ns=joint_ns), Span(name, joint_ns, last.end_ns)]
+
     def extend(self, spans: Iterable[Span]) -> None:
         """Adopt spans that another process recorded on the same clock."""
         self.spans.extend(spans)

@@ -41,26 +41,18 @@ def what_is_missing(payload: bytes, container: str, declared_end_s: float | None
         return _missing_from_ogg(payload)
     if container.startswith("matroska") and declared_end_s is None:
         return _missing_from_segment(payload)
-    if (
-        declared_end_s is None
-        or container == "aac"
-        or (container == "mp3" and not _counts_its_frames(payload))
-    ):
+    if container == "mp3":  # FFmpeg guesses where recordings were joined
+        declared_end_s = min(declared_end_s or 0.0, _counted_s(payload) or 0.0)
+    if declared_end_s is None or container == "aac":
         return None
     if end_s < declared_end_s - TOLERANCE_S:
         return f"its header declares sound until {declared_end_s:.2f} s, it ends at {end_s:.2f} s"
     return None
 
 
-def after_tag(packet: bytes) -> bytes | None:
-    """The MPEG frame behind the tag that ``packet`` begins with, as between joined MP3s; None without a tag."""
-    if not _TAGS.match(packet):
-        return None
-    if packet.startswith(b"ID3"):
-        return packet[10 + _id3_bytes(packet) :]
-    if packet.startswith(b"APETAGEX"):
-        return packet[32 + int.from_bytes(packet[12:16], "little") :]
-    return packet[128:] if packet.startswith(b"TAG") else b""
+def is_tag(packet: bytes) -> bool:
+    """Whether ``packet`` begins with a tag, as between joined MP3s: at most one frame is lost with it."""
+    return _TAGS.match(packet) is not None
 
 
 def _missing_from_ogg(payload: bytes) -> str | None:
@@ -78,7 +70,7 @@ def _missing_from_ogg(payload: bytes) -> str | None:
 
 
 def _missing_from_segment(payload: bytes) -> str | None:
-    """Matroska's one segment begins right after the EBML header, with its size in a variable-length integer."""
+    """Matroska's segment follows the EBML header; its size is an integer of one to eight bytes."""
     start = payload[:4096].find(_SEGMENT) + len(_SEGMENT)
     if start < len(_SEGMENT) or start >= len(payload):
         return None
@@ -89,11 +81,17 @@ def _missing_from_segment(payload: bytes) -> str | None:
     return f"its segment lacks {lacking} bytes" if size != unknown and lacking > 0 else None
 
 
-def _counts_its_frames(payload: bytes) -> bool:
-    """Whether the first MPEG frame, after a leading ID3v2 tag, carries a frame count."""
+def _counted_s(payload: bytes) -> float | None:
+    """Length of what an MP3's first frame, after a leading ID3v2 tag, counts; None without a count."""
     start = 10 + _id3_bytes(payload) if payload.startswith(b"ID3") and len(payload) >= 10 else 0
-    head = payload[start : start + _XING_SEARCH_BYTES]
-    return b"Xing" in head or b"Info" in head
+    frame = payload[start : start + _XING_SEARCH_BYTES]
+    count = re.search(rb"(?:Xing|Info)\0\0\0[\x01\x03\x05\x07\x09\x0b\x0d\x0f](....)", frame, re.DOTALL)
+    version, rate = (frame[1] >> 3 & 3, frame[2] >> 2 & 3) if len(frame) > 2 else (1, 3)
+    if count is None or version == 1 or rate == 3:
+        return None
+    halvings = {3: 0, 2: 1, 0: 2}[version]  # MPEG 1, 2 and 2.5
+    samples = int.from_bytes(count[1], "big") * (1152 if version == 3 else 576)
+    return (samples << halvings) / (44100, 48000, 32000)[rate]
 
 
 def _id3_bytes(tag: bytes) -> int:

@@ -21,6 +21,8 @@ class Limits:
     min_sample_rate: int = 4000
     """In Hz. A few kilobytes at 1 Hz last for hours, and cost as much at the model's rate."""
     max_sample_rate: int = 384_000
+    max_decode_s: float = 60.0
+    """Of decoding one recording, after which its decoder's process is ended."""
 
     def check_bytes(self, count: int) -> None:
         if count > self.max_bytes:

@@ -6,24 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import soxr
 
 from harness.audio.limits import Limits
-from harness.audio.pcm import refuse_unusable, scale_into
+from harness.audio.pcm import joined, refuse_unusable
+from harness.audio.target import Target
 from harness.spans import now_ns
 
-MIXES = ("mean", "loudest", "left", "right")
+Samples = npt.NDArray[np.float32]
+
 _BLOCK = 16_384  # samples: resampling smaller ones costs twice as much
 _CANCELLED = 0.01  # of the channels' mean energy; what 64 channels keep in which one speaks is 0.016
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What decoded audio becomes: mono by ``mix``, at ``sample_rate`` in Hz (None: its own)."""
-
-    mix: str = "mean"
-    sample_rate: int | None = None
-    quality: str = "HQ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +48,12 @@ class MonoWriter:
 
     def __init__(
         self,
-        channels: int,
-        sample_rate: int,
         limits: Limits,
         target: Target,
         write: Callable[[np.ndarray], None],
-        loudest: int = 0,
+        loudest: int,
+        channels: int,
+        sample_rate: int,
     ) -> None:
         limits.check_format(channels, sample_rate)
         self.sample_rate, self.channels = sample_rate, channels
@@ -73,29 +67,27 @@ class MonoWriter:
             if self._rate != sample_rate
             else None
         )
-        self._block = np.empty((channels, _BLOCK), np.float32)
-        self._filled = self._written = self._resampled_ns = 0
+        self._pending: list[np.ndarray] = []
+        self._pending_samples = self._written = self._resampled_ns = 0
         self._energies = np.zeros(channels)
         self._mixed_energy = 0.0
 
     def append(self, values: np.ndarray) -> None:
-        """``values`` is ``[channels, n]`` of a type that ``pcm.scale_into`` takes."""
-        self._limits.check_length((self.position + values.shape[1]) / self.sample_rate)
-        start = 0
-        while start < values.shape[1]:
-            count = min(_BLOCK - self._filled, values.shape[1] - start)
-            scale_into(values[:, start : start + count], self._block[:, self._filled : self._filled + count])
-            self._advance(count)
-            start += count
+        """``values`` is ``[channels, n]`` of a type that ``pcm.joined`` takes, one type throughout."""
+        self._pending.append(values)
+        self._pending_samples += values.shape[1]
+        self.position += values.shape[1]
+        if self._pending_samples >= _BLOCK:
+            self._flush()
 
     def silence(self, count: int) -> None:
         """``count`` samples of nothing, where the recording's timestamps leave a gap."""
         self._limits.check_length((self.position + count) / self.sample_rate)
-        while count > 0:
-            part = min(_BLOCK - self._filled, count)
-            self._block[:, self._filled : self._filled + part] = 0.0
-            self._advance(part)
-            count -= part
+        self._flush()
+        self.position += count
+        nothing = np.zeros(min(_BLOCK, count), np.float32)
+        for start in range(0, count, _BLOCK):
+            self._emit(nothing[: count - start])
 
     def finish(self) -> Heard:
         self._flush(last=True)
@@ -110,17 +102,15 @@ class MonoWriter:
             warnings=self._warnings(),
         )
 
-    def _advance(self, count: int) -> None:
-        self._filled += count
-        self.position += count
-        if self._filled == _BLOCK:
-            self._flush()
-
     def _flush(self, last: bool = False) -> None:
-        block = self._block[:, : self._filled]
-        mono = self._mixed(block)
-        refuse_unusable(mono, self.sample_rate, (self.position - self._filled) / self.sample_rate)
-        self._filled = 0
+        self._limits.check_length(self.position / self.sample_rate)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is no number is refused below
+            mono = self._mixed(joined(self._pending, self.channels))
+        self._pending, self._pending_samples = [], 0
+        refuse_unusable(mono, self.sample_rate, (self.position - len(mono)) / self.sample_rate)
+        self._emit(mono, last)
+
+    def _emit(self, mono: Samples, last: bool = False) -> None:
         if self._resampler is not None:
             start_ns = now_ns()
             mono = self._resampler.resample_chunk(mono, last=last)
@@ -128,12 +118,15 @@ class MonoWriter:
         self._written += len(mono)
         self._write(mono)
 
-    def _mixed(self, block: np.ndarray) -> np.ndarray:
+    def _mixed(self, block: Samples) -> Samples:
+        mono: Samples
         if self._mix in ("left", "right"):
-            return block[int(self._mix == "right")]
+            mono = block[int(self._mix == "right")]
+            return mono
         self._energies += [np.vdot(channel, channel) for channel in block]
         if self._mix == "loudest":
-            return block[self._loudest]
+            mono = block[self._loudest]
+            return mono
         mono = block.mean(axis=0, dtype=np.float32)
         self._mixed_energy += float(np.vdot(mono, mono))
         return mono

@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from harness.errors import RequestError
 
-_SCALES = {"u1": 2.0**-7, "i2": 2.0**-15, "i4": 2.0**-31, "i8": 2.0**-63, "f4": 1.0, "f8": 1.0}
+_SCALES = {"u1": 2.0**-7, "i2": 2.0**-15, "i4": 2.0**-31, "i8": 2.0**-63}
 
 #: Samples are nominally in [-1, 1]. Floats that hold integers of up to 32 bits are still heard; beyond
 #: that, a spectrum's float32 overflows and the text is noise.
 LARGEST = 2.0**31
 
 
-def scale_into(values: np.ndarray, out: np.ndarray) -> None:
-    """Write samples of any width into float32 ``out`` of the same shape, full scale becoming [-1, 1]."""
-    kind = values.dtype.str[1:]
-    np.multiply(values, np.float32(_SCALES[kind]), out=out, casting="same_kind")
+def joined(parts: Sequence[np.ndarray], channels: int) -> np.ndarray:
+    """Blocks ``[channels, n]`` of one integer or floating type as one float32 block, full scale being 1."""
+    block = np.empty((channels, sum(part.shape[1] for part in parts)), np.float32)
+    if not parts:
+        return block
+    np.concatenate(parts, axis=1, out=block, casting="same_kind")
+    kind = parts[0].dtype.str[1:]
+    if kind in _SCALES:  # powers of two: no rounding after that of the width
+        block *= np.float32(_SCALES[kind])
     if kind == "u1":
-        out -= 1.0
+        block -= 1.0
+    return block
 
 
-def refuse_unusable(samples: np.ndarray, sample_rate: int, start_s: float = 0.0) -> None:
+def refuse_unusable(
+    samples: np.ndarray, sample_rate: int, start_s: float = 0.0, what: str = "recording"
+) -> None:
     """Raise ``RequestError`` where float32 ``[n]`` holds NaN, infinity or a value beyond any scale.
 
-    ``start_s`` is where ``samples`` begin in their recording or stream.
+    ``start_s`` is where ``samples`` begin in the ``what`` that the message names.
     """
     # A NaN anywhere makes an extreme NaN, and no comparison with it holds.
     if samples.size == 0 or (samples.min() >= -LARGEST and samples.max() <= LARGEST):
         return
     index = int(np.argmin(np.abs(samples) <= LARGEST))
     value = samples[index]
-    what = f"a sample of {value:.3g}, far beyond full scale," if np.isfinite(value) else "NaN or infinity"
+    fault = f"a sample of {value:.3g}, far beyond full scale," if np.isfinite(value) else "NaN or infinity"
     raise RequestError(
-        f"the recording holds {what} at {start_s + index / sample_rate:.3f} s: export it again"
+        f"the {what} holds {fault} at {start_s + index / sample_rate:.3f} s: send samples within -1 to 1"
     )
 
 

@@ -44,7 +44,7 @@ class Wav:
         return known and self.frame_bytes == self.channels * self.bits // 8 > 0
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """The samples, ``[channels, n]``, as one of the types that ``pcm.scale_into`` takes."""
+        """The samples, ``[channels, n]``, as one of the types that ``pcm.joined`` takes."""
         step = _BLOCK * self.frame_bytes
         whole = len(self.data) - len(self.data) % self.frame_bytes
         for start in range(0, whole, step):

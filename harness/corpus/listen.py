@@ -1,8 +1,7 @@
 """How long recordings are: each is decoded once, and the answer is kept by the hash of its bytes.
 
-What a container or a manifest says of a length is a claim. Decoding happens in a process of its own, so
-that a file which ends its decoder costs its own answer and nothing else:
-``python -m harness.corpus.listen MAX_AUDIO_S`` reads a path a line, as JSON, and answers each in a line.
+What a container or a manifest says of a length is a claim. A recording that ends its decoder's process
+costs its own answer and nothing else (``harness.audio.isolated``).
 """
 
 from __future__ import annotations
@@ -10,21 +9,15 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
 
 from tqdm import tqdm
 
-from harness.audio.decode import decode_into
+from harness.audio.decode import heard
 from harness.audio.limits import Limits
-from harness.audio.mono import Target
 from harness.corpus.manifest import open_recording
 from harness.errors import RequestError
 from harness.files import explained, write_text
@@ -62,47 +55,19 @@ def _within(heard: Heard, max_audio_s: float) -> Heard:
 
 
 def _decoded(paths: Iterable[Path], max_audio_s: float, progress: bool) -> Iterator[Heard]:
-    if waiting := list(paths):
-        with closing(_Decoder(max_audio_s)) as decoder:
-            for path in tqdm(waiting, "listening to the recordings", unit="file", disable=not progress):
-                yield decoder.hear(path)
+    limits, waiting = Limits(max_audio_s=max_audio_s), list(paths)
+    for path in tqdm(waiting, "listening to the recordings", unit="file", disable=not (progress and waiting)):
+        yield _hear(path, limits)
 
 
-class _Decoder:
-    """The process that decodes; another one takes its place when a recording ends it."""
-
-    def __init__(self, max_audio_s: float) -> None:
-        self._command = [sys.executable, "-m", __name__, str(max_audio_s)]
-        self._child: subprocess.Popen[str] | None = None
-
-    def hear(self, path: Path) -> Heard:
-        child = self._child = self._child or self._start()
-        to, answers = _pipes(child)
-        try:
-            to.write(json.dumps(str(path)) + "\n")
-            to.flush()
-            answer = answers.readline()
-        except BrokenPipeError:
-            answer = ""
-        if answer:
-            return Heard(**json.loads(answer))
-        self.close()
+def _hear(path: Path, limits: Limits) -> Heard:
+    try:
+        with open_recording(path) as file:
+            payload = file.read()
+        found = heard(payload, limits)
+    except (RequestError, OSError):
         return Heard()
-
-    def _start(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def close(self) -> None:
-        if self._child is not None:
-            self._child.kill()  # it holds nothing that has to be put away
-            self._child.communicate()
-            self._child = None
-
-
-def _pipes(child: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
-    if child.stdin is None or child.stdout is None:
-        raise RuntimeError("the decoder was started without pipes")
-    return child.stdin, child.stdout
+    return Heard(found.length_s, found.source_rate, found.channels)
 
 
 class _Memory:
@@ -133,28 +98,6 @@ class _Memory:
 
 def _decoder() -> str:
     """FFmpeg's libraries, and our code around them."""
-    code = sorted(Path(inspect.getfile(decode_into)).parent.glob("*.py"))
+    code = sorted(Path(inspect.getfile(heard)).parent.glob("*.py"))
     source = hashlib.sha256(b"\0".join(path.read_bytes() for path in code)).hexdigest()
     return f"av {version('av')}, {source}"
-
-
-def _hear(path: Path, limits: Limits) -> Heard:
-    try:
-        with open_recording(path) as file:
-            payload = file.read()
-        heard = decode_into(payload, limits, Target(), lambda _: None)
-    except (RequestError, OSError):
-        return Heard()
-    return Heard(heard.length_s, heard.source_rate, heard.channels)
-
-
-def main(max_audio_s: float) -> int:
-    """Answer until the parent ends or closes its pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    for line in sys.stdin:
-        print(json.dumps(asdict(_hear(Path(json.loads(line)), Limits(max_audio_s=max_audio_s)))), flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(float(sys.argv[1])))

@@ -5,8 +5,10 @@ Plain types and nested dataclasses, so that ``FrontendConfig`` is a node of the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
+from harness.audio.limits import Limits
+from harness.audio.target import MIXES
 from harness.errors import UsageError
 
 RESAMPLE_QUALITIES = ("QQ", "LQ", "MQ", "HQ", "VHQ")
@@ -56,6 +58,18 @@ class FrontendConfig:
     """Rate of everything after the resample stage, in Hz."""
     max_audio_s: float = 7200.0
     """Longer recordings are refused before they fill the memory."""
+    max_bytes: int = 2**31
+    """Larger containers are refused unread."""
+    max_channels: int = 64
+    min_sample_rate: int = 4000
+    """Lowest rate of a recording, in Hz."""
+    max_sample_rate: int = 384_000
+    max_decode_s: float = 60.0
+    """After this time a decoder is ended, and the recording refused."""
+    isolate_decoder: bool = True
+    """Decode all but plain WAV in a process that a damaged recording may end."""
+    mix: str = "mean"
+    """How channels become one: their mean, the loudest, or the first or second of them."""
     resample_quality: str = "HQ"
     """soxr's quality recipe, from QQ (fastest) to VHQ."""
     denoise: str = "none"
@@ -73,10 +87,27 @@ class FrontendConfig:
         _require(
             self.vad_aggressiveness in range(4), "vad_aggressiveness", self.vad_aggressiveness, "from 0 to 3"
         )
+        self._require_possible_limits()
+        _one_of("mix", self.mix, MIXES)
         _one_of("resample_quality", self.resample_quality, RESAMPLE_QUALITIES)
         _one_of("denoise", self.denoise, DENOISERS)
         _one_of("vad", self.vad, VADS)
         self._require_known_rates()
+
+    @property
+    def limits(self) -> Limits:
+        return Limits(**{field.name: getattr(self, field.name) for field in fields(Limits)})
+
+    def _require_possible_limits(self) -> None:
+        _require(self.max_bytes > 0, "max_bytes", self.max_bytes, "a positive number of bytes")
+        _require(1 <= self.max_channels <= 64, "max_channels", self.max_channels, "from 1 to 64")
+        _require(self.max_decode_s > 0, "max_decode_s", self.max_decode_s, "a positive number of seconds")
+        _require(
+            0 < self.min_sample_rate <= self.max_sample_rate,
+            "min_sample_rate",
+            self.min_sample_rate,
+            "above 0 and at most frontend.max_sample_rate",
+        )
 
     def _require_known_rates(self) -> None:
         remedy = "set frontend.sample_rate=16000 or switch that stage off"

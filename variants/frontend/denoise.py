@@ -24,4 +24,4 @@ def denoise(audio: Audio, *, level: int) -> Audio:
     pcm = to_pcm16(np.pad(audio.samples, (0, frame_count * _FRAME - count)))
     frames = (pcm[start : start + 2 * _FRAME] for start in range(0, len(pcm), 2 * _FRAME))
     cleaned = b"".join([processor.Process10ms(frame).audio for frame in frames])
-    return Audio(from_pcm16(cleaned)[_DELAY : _DELAY + count], audio.sample_rate)
+    return Audio(from_pcm16(cleaned)[_DELAY : _DELAY + count], audio.sample_rate, audio.warnings)

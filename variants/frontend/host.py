@@ -1,4 +1,7 @@
-"""The front end on the host, one request at a time: decode, resample, denoise, vad, segment."""
+"""The front end on the host, one request at a time: decode, denoise, vad, segment.
+
+Decoding resamples block by block; what that took is booked as ``resample``.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ from functools import partial
 from typing import Any
 
 from harness.audio.decode import decode
-from harness.audio.limits import Limits
-from harness.audio.resample import resample
+from harness.audio.isolated import DecoderPool
+from harness.audio.target import Target
 from harness.protocols import Allocate, Audio, Segment
 from harness.spans import SpanRecorder
 from variants.frontend.config import FrontendConfig, SegmentConfig
 from variants.frontend.denoise import denoise
 from variants.frontend.segment import segment
+from variants.frontend.stages import run_stage
 from variants.frontend.vad import SileroVad, all_speech, webrtc_vad
 
 Stage = tuple[str, Callable[[Any], Any]]
@@ -30,8 +34,7 @@ class Chain:
         """Each segment of speech; raises ``RequestError`` for a payload that cannot be decoded."""
         value: Any = payload
         for name, stage in self.stages:
-            with spans.span(name):
-                value = stage(value)
+            value = run_stage(name, stage, value, spans)
         segments: list[Segment] = value
         return segments
 
@@ -44,10 +47,9 @@ def build(config: FrontendConfig) -> Chain:
 
     Raises ``UnavailableError`` where a detector's model is not installed.
     """
-    stages: list[Stage] = [
-        ("decode", partial(decode, limits=Limits(max_audio_s=config.max_audio_s))),
-        ("resample", partial(resample, sample_rate=config.sample_rate, quality=config.resample_quality)),
-    ]
+    target = Target(config.mix, config.sample_rate, config.resample_quality)
+    pool = DecoderPool() if config.isolate_decoder else None
+    stages: list[Stage] = [("decode", partial(decode, limits=config.limits, target=target, pool=pool))]
     if config.denoise == "webrtc":
         stages.append(("denoise", partial(denoise, level=config.denoise_level)))
     if config.vad == "none":

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
+from harness.audio.pcm import refuse_unusable
 from harness.errors import HarnessError, RequestError
 from harness.protocols import Stream, Transcript, Work
+
+STREAM_RATE = 16_000  # of live audio, in Hz
 
 
 def describe(failure: BaseException) -> str:
@@ -39,7 +44,9 @@ class StreamTable:
         if kind == "push":
             if work.samples is None:
                 raise RequestError(f"stream {stream_id} was given no samples")
-            return self._find(stream_id).push(work.samples)
+            stream = self._find(stream_id)
+            self._refuse_unusable(stream_id, work.samples)
+            return stream.push(work.samples)
         if kind == "open":
             if stream_id in self._streams:
                 raise RequestError(f"stream {stream_id} is open already")
@@ -51,6 +58,14 @@ class StreamTable:
         else:
             self._streams.pop(stream_id, None)
         return None
+
+    def _refuse_unusable(self, stream_id: int, samples: np.ndarray) -> None:
+        """A sample that is no number would be heard as anything; it ends its stream."""
+        try:
+            refuse_unusable(samples, STREAM_RATE, what="stream's chunk")
+        except RequestError:
+            del self._streams[stream_id]
+            raise
 
     def _find(self, stream_id: int) -> Stream:
         stream = self._streams.get(stream_id)

@@ -15,7 +15,7 @@ from variants.topology.worker import WorkerPlan
 #: Process to the stages that it runs, in the order of the path.
 SERVICES = {
     "decode": ("decode",),
-    "preprocess": ("resample", "denoise"),
+    "preprocess": ("denoise",),
     "segment": ("vad", "segment"),
 }
 

@@ -12,6 +12,7 @@ import numpy as np
 from harness.protocols import Allocate, BuildProgress, Engine, Evidence, Frontend, Segment, Work
 from harness.spans import SpanRecorder, now_ns
 from variants import registry
+from variants.frontend.stages import run_stage
 from variants.serving.streams import describe
 from variants.topology.item import Item
 
@@ -74,8 +75,8 @@ class FrontendRole:
         value = item.value
         try:
             for name, stage in self._stages:
-                with recorder.span(name):
-                    value = stage(self._to_bytes(value) if name == self._first else value)
+                given = self._to_bytes(value) if name == self._first else value
+                value = run_stage(name, stage, given, recorder)
         except Exception as failure:  # the process outlives whatever one request does to it
             return item._replace(value=None, error=describe(failure))
         if self._stages and self._stages[-1][0] == self._last:

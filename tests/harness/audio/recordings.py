@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -34,8 +35,17 @@ class Encoding:
 VORBIS = Encoding("ogg", "vorbis", 44100, "stereo", options={"strict": "experimental"})
 
 
-def encode(samples: np.ndarray, encoding: Encoding) -> bytes:
-    """The bytes of a file with ``samples``, float32 ``[n]`` or ``[channels, n]`` at ``encoding.rate``."""
+def in_time(_at_s: float) -> float:
+    return 0.0
+
+
+def encode(
+    samples: np.ndarray, encoding: Encoding, late_s: Callable[[float], float] = in_time, film: bool = False
+) -> bytes:
+    """The bytes of a file with ``samples``, float32 ``[n]`` or ``[channels, n]`` at ``encoding.rate``.
+
+    ``late_s`` is by how much a packet of a time is stamped late; ``film`` adds a track of pictures.
+    """
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=encoding.container, options=encoding.muxing) as container:
         stream = container.add_stream(encoding.codec, rate=encoding.rate, options=encoding.options)
@@ -44,22 +54,39 @@ def encode(samples: np.ndarray, encoding: Encoding) -> bytes:
         stream.layout = encoding.layout
         if encoding.sample_format:
             stream.format = encoding.sample_format
-        for frame in _frames(samples, stream, encoding):
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+        pictures = _pictures(container) if film else []
+        for frame in [*_frames(samples, stream, encoding), None]:
+            for packet in stream.encode(frame):
+                _delay(packet, late_s)
+                container.mux(packet)
+        container.mux(pictures)
     return buffer.getvalue()
 
 
+def _delay(packet: av.Packet, late_s: Callable[[float], float]) -> None:
+    if packet.pts is not None and packet.dts is not None and packet.time_base is not None:
+        ticks = round(late_s(float(packet.pts * packet.time_base)) / packet.time_base)
+        packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
+
+
+def _pictures(container: av.container.OutputContainer) -> list[av.Packet]:
+    stream = container.add_stream("mpeg4", rate=10)
+    stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+    frames = [av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8)) for _ in range(5)]
+    return [packet for frame in [*frames, None] for packet in stream.encode(frame)]
+
+
 def _frames(samples: np.ndarray, stream: av.AudioStream, encoding: Encoding) -> list[av.AudioFrame]:
-    channels = 2 if encoding.layout == "stereo" else 1
-    planes = np.ascontiguousarray(np.broadcast_to(samples, (channels, samples.shape[-1])), np.float32)
-    whole = av.AudioFrame.from_ndarray(planes, format="fltp", layout=encoding.layout)
+    channels = av.AudioLayout(encoding.layout).nb_channels
+    planes = np.broadcast_to(samples, (channels, samples.shape[-1])).astype(np.float32)
+    # Interleaved, since PyAV cannot make a frame of eight planes.
+    whole = av.AudioFrame.from_ndarray(planes.T.reshape(1, -1), format="flt", layout=encoding.layout)
     whole.sample_rate, whole.pts = encoding.rate, 0
     to_codec = av.AudioResampler(
         format=stream.format.name,
         layout=encoding.layout,
         rate=encoding.rate,
-        frame_size=stream.codec_context.frame_size,
+        frame_size=stream.codec_context.frame_size or 1024,
     )
     return [*to_codec.resample(whole), *to_codec.resample(None)]
 

@@ -25,6 +25,16 @@ from variants.frontend.config import FrontendConfig, SegmentConfig
             r"frontend\.resample_quality=best must be one of QQ, ",
         ),
         (FrontendConfig, {"max_audio_s": 0.0}, r"frontend\.max_audio_s=0\.0 must be a positive number"),
+        (FrontendConfig, {"mix": "both"}, r"frontend\.mix=both must be one of mean, loudest, left, right"),
+        (FrontendConfig, {"max_bytes": 0}, r"frontend\.max_bytes=0 must be a positive number"),
+        (FrontendConfig, {"max_channels": 65}, r"frontend\.max_channels=65 must be from 1 to 64"),
+        (FrontendConfig, {"max_decode_s": 0.0}, r"frontend\.max_decode_s=0\.0 must be a positive number"),
+        (FrontendConfig, {"min_sample_rate": 0}, r"frontend\.min_sample_rate=0 must be above 0"),
+        (
+            FrontendConfig,
+            {"max_sample_rate": 2000},
+            r"frontend\.min_sample_rate=4000 must be .* at most frontend\.max_sample_rate",
+        ),
         (FrontendConfig, {"sample_rate": 0}, r"frontend\.sample_rate=0 must be a positive rate"),
         (
             FrontendConfig,

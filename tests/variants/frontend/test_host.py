@@ -13,7 +13,7 @@ import soxr
 
 from harness.errors import RequestError
 from harness.protocols import Segment
-from harness.spans import SPAN_NAMES, SpanRecorder
+from harness.spans import SPAN_NAMES, SpanRecorder, now_ns
 from tests.harness.audio.recordings import RATE, VORBIS, Encoding, encode, noise, speech, wav
 from variants.frontend.config import FrontendConfig, SegmentConfig
 from variants.frontend.host import build as build_frontend
@@ -45,7 +45,8 @@ def run(payload: bytes, config: FrontendConfig | None = None) -> tuple[list[Segm
 @pytest.mark.parametrize("denoise", ["none", "webrtc"])
 @pytest.mark.parametrize("vad", ["none", "webrtc", "silero"])
 def test_every_stage_that_is_not_none_is_a_span_in_order(denoise: str, vad: str) -> None:
-    segments, names = run(wav(turn()), FrontendConfig(denoise=denoise, vad=vad))
+    payload = wav(soxr.resample(turn(), RATE, 8000), 8000)
+    segments, names = run(payload, FrontendConfig(denoise=denoise, vad=vad))
     off = {stage for stage, choice in (("denoise", denoise), ("vad", vad)) if choice == "none"}
     stages = {"decode", "resample", "denoise", "vad", "segment"}
     expected = [name for name in SPAN_NAMES if name in stages - off]
@@ -86,6 +87,28 @@ def test_a_silent_clip_has_no_segments(vad: str) -> None:
 def test_the_shortest_clips_are_no_error(vad: str, samples: int) -> None:
     for segment in run(wav(noise(0.1)[:samples]), FrontendConfig(vad=vad, denoise="webrtc"))[0]:
         assert np.isfinite(segment.samples).all()
+
+
+def test_the_options_reach_the_decoder() -> None:
+    left = encode(np.stack([turn(), -turn()]), Encoding("flac", "flac", RATE, "stereo"))
+    silent, _ = run(left, FrontendConfig(vad="webrtc"))
+    spoken, _ = run(left, FrontendConfig(vad="webrtc", mix="left"))
+    assert (len(silent), len(spoken)) == (0, 2)
+    with pytest.raises(RequestError, match=r"frontend\.max_channels=1"):
+        run(left, FrontendConfig(max_channels=1))
+
+
+@pytest.mark.parametrize("isolate", [True, False])
+def test_what_resampling_took_is_booked_apart(isolate: bool) -> None:
+    spans = SpanRecorder()
+    payload = encode(soxr.resample(turn(), RATE, 48000), Encoding("flac", "flac", 48000))
+    start_ns = now_ns()
+    build_frontend(FrontendConfig(vad="none", isolate_decoder=isolate))(payload, spans)
+    took_ns = now_ns() - start_ns
+    decoding, resampling, *_ = spans.spans
+    assert (decoding.name, resampling.name) == ("decode", "resample")
+    assert start_ns <= decoding.start_ns < decoding.end_ns == resampling.start_ns < resampling.end_ns
+    assert sum(span.end_ns - span.start_ns for span in spans.spans) <= took_ns
 
 
 def test_a_broken_payload_is_a_request_s_error() -> None:
