@@ -54,7 +54,8 @@ def charts(entries: Sequence[Entry]) -> dict[str, bytes]:
         "spans.png": span_stacks,
         "rtf.png": rtf_scatter,
     }
-    return {name: _png(function(drawable)) for name, function in draw.items()}
+    lengths = any((entry.stored.measured["rtf"] > 0).any() for entry in drawable)
+    return {name: _png(function(drawable)) for name, function in draw.items() if lengths or name != "rtf.png"}
 
 
 def latency_ecdf(entries: Sequence[Entry]) -> Figure:
@@ -177,12 +178,13 @@ def rtf_scatter(entries: Sequence[Entry]) -> Figure:
     shown = [entry.stored.measured for entry in entries]
     points = sum(len(rows) for rows in shown)
     for (entry, color), rows in zip(_colored(entries), shown, strict=True):
-        rows = rows[rows["rtf"].notna()]
+        rows = rows[rows["rtf"] > 0]
         alpha = float(np.clip(600 / max(points, 1), 0.12, 0.7))
         axes.scatter(
             rows["audio_s"], rows["rtf"], s=14, color=color, alpha=alpha, linewidths=0, label=entry.label
         )
-        medians = rows.groupby("bucket").agg({"audio_s": "median", "rtf": "median"}).sort_values("audio_s")
+        by_bucket = rows.groupby("bucket")[["audio_s", "rtf"]]
+        medians = by_bucket.agg(lambda values: nearest_rank(values, 0.5)).sort_values("audio_s")
         axes.plot(
             medians["audio_s"], medians["rtf"], "-o", color=color, linewidth=1.4, markersize=4, zorder=3
         )
