@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -221,26 +221,32 @@ def _record(noise: Noise, rounds: int, rng: np.random.Generator) -> Run:
 # ---------------------------------------------------------------- printing
 
 
-def lines(found: Sequence[Answers]) -> Iterator[str]:
-    """The table, as Markdown."""
-    yield "| noise | measured | slower by | comparisons | same | inconclusive | regression | rounds, mean |"
-    yield "|---|---|---|---|---|---|---|---|"
-    for answered in found:
-        cell, shares = answered.cell, answered.answers
-        measured = {
-            "looks": f"at most {cell.rounds} rounds",
-            "rounds": f"{cell.rounds} rounds",
-            "apart": f"{cell.rounds} processes, one run after the other",
-        }[cell.design]
-        cells = (
-            cell.noise,
-            measured,
-            f"{cell.slowdown - 1:.0%}",
-            str(answered.trials),
-            *(f"{share:.1%}" for share in shares.values()),
-            f"{answered.mean_rounds:.1f}",
-        )
-        yield f"| {' | '.join(cells)} |"
+_HEADER = (
+    "noise",
+    "measured",
+    "slower by",
+    "comparisons",
+    "same",
+    "inconclusive",
+    "regression",
+    "rounds, mean",
+)
+
+
+def line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def cells_of(answered: Answers) -> tuple[str, ...]:
+    cell = answered.cell
+    measured = {
+        "looks": f"at most {cell.rounds} rounds",
+        "rounds": f"{cell.rounds} rounds",
+        "apart": f"{cell.rounds} processes, one run after the other",
+    }[cell.design]
+    shares = [f"{share:.1%}" for share in answered.answers.values()]
+    head = (cell.noise, measured, f"{cell.slowdown - 1:.0%}", str(answered.trials))
+    return (*head, *shares, f"{answered.mean_rounds:.1f}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -260,9 +266,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     rules = read_rules(conf_dir() / "gate.yaml")
     one = partial(answers, trials=options.trials, rules=rules, seed=options.seed)
+    found = []
+    print(line(_HEADER), line(["---"] * len(_HEADER)), sep="\n", flush=True)
     with ProcessPoolExecutor(options.jobs) as pool:
-        found = list(pool.map(one, _QUICK if options.quick else CELLS))
-    print("\n".join(lines(found)))
+        for answered in pool.map(one, _QUICK if options.quick else CELLS):
+            found.append(answered)
+            print(line(cells_of(answered)), flush=True)
     if options.json:
         noises = {name: asdict(noise) for name, noise in NOISES.items()}
         document = {"requests": REQUESTS, "noise": noises, "rows": [asdict(answered) for answered in found]}

@@ -127,8 +127,8 @@ def looking(budget: Budget, rules: Sequence[Rule], narrow: float | None = None, 
     def enough(runs: Sequence[StoredRun], rounds: int) -> bool:
         results = [judge_runs(runs[0], other, rules, **options) for other in runs[1:]]
         lines = [line for result in results for line in _still_open(result, narrow)]
-        state = "; ".join(lines) or "decided"
         more = f"; at most {budget.rounds} rounds" if lines and rounds < budget.rounds else ""
+        state = "; ".join(lines) or "; ".join(result.reason for result in results)
         print(f"after {rounds} rounds: {state}{more}", file=sys.stderr, flush=True)
         return not lines
 
@@ -140,7 +140,7 @@ def _still_open(result: GateResult, narrow: float | None) -> Iterator[str]:
     if result.exit_code is ExitCode.INCONCLUSIVE:
         for judgement in open_questions(result.judgements, narrow):
             width = half_width(judgement)
-            yield f"{judgement.name} ±{f'{width:.1%}' if math.isfinite(width) else NOTHING}"
+            yield f"{judgement.name} open, ±{f'{width:.1%}' if math.isfinite(width) else NOTHING}"
 
 
 def _round(turns: Sequence[RunSession], block: int, together: bool) -> list[tuple[RunSession, HarnessError]]:

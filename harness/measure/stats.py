@@ -116,11 +116,6 @@ class Groups:
         return bool((self.sizes == self.sizes[0]).all())
 
 
-def draw_processes(processes: int, replicates: int, rng: np.random.Generator) -> Ints:
-    """``[replicates, processes]``: the first level. Share it between runs to pair their blocks."""
-    return rng.integers(0, processes, size=(replicates, processes))
-
-
 def resampled_counts(groups: Groups, draws: Ints, rng: np.random.Generator) -> Iterator[Array]:
     """How often each sample occurs in each replicate: blocks ``[n, r]``, side by side ``[n, R]``.
 
@@ -215,15 +210,14 @@ class Resampled:
         *,
         replicates: int = REPLICATES,
         seed: int = SEED,
-        draws: Ints | None = None,
     ) -> Resampled:
-        """Draw the replicates. ``draws`` fixes the first level, to pair two runs by block."""
+        """Draw the replicates."""
         groups = Groups.of(process)
         rng = np.random.default_rng(seed)
         if groups.n == 0:
             return cls(groups, ())
-        first = draw_processes(groups.processes, replicates, rng) if draws is None else draws
-        return cls(groups, tuple(resampled_counts(groups, first, rng)))
+        draws = rng.integers(0, groups.processes, size=(replicates, groups.processes))
+        return cls(groups, tuple(resampled_counts(groups, draws, rng)))
 
     def percentiles(
         self, values: npt.ArrayLike, qs: Sequence[float], *, weights: npt.ArrayLike | None = None

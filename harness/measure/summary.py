@@ -11,7 +11,7 @@ import pandas as pd
 
 from harness.measure.metrics import ALL, WEIGHTED, buckets_of, mix_weights, wall_shares_s
 from harness.measure.stats import Estimate, Floats, Measured, Resampled, TooSmall
-from harness.measure.wer import WerResult, corpus_wer
+from harness.measure.wer import WerResult, WordErrors, corpus_wer
 from harness.record import Mode, StoredRun
 from harness.spans import SPAN_NAMES
 
@@ -73,10 +73,24 @@ def summarize(stored: StoredRun) -> Summary:
     for bucket in buckets_of(rows):
         part = rows[rows["bucket"] == bucket]
         scopes.append(_scope(bucket, part, Resampled.of(part["process"])))
-    # On a schedule of arrivals, audio per wall second is what was offered, not what can be served.
-    offered = stored.run.mode in (Mode.OPEN, Mode.STREAMING)
-    rtfx = None if offered else sample.ratio(rows["audio_s"], wall_shares_s(rows))
-    return Summary(tuple(scopes), rtfx, corpus_wer(rows), len(rows) + failed, failed)
+    return Summary(tuple(scopes), _rtfx(stored, sample), corpus_wer(rows), len(rows) + failed, failed)
+
+
+def figures_of(stored: StoredRun) -> Summary:
+    """The figures that the run's record holds; of one that holds none (it never finished) those of its
+    samples."""
+    recorded = stored.run.summary.get("figures")
+    return summarize(stored) if recorded is None else summary_from_json(recorded)
+
+
+def _rtfx(stored: StoredRun, sample: Resampled) -> Measured | None:
+    """Audio per second of wall time. On a schedule of arrivals it is what was offered and not what can be
+    served, and of recordings whose lengths are unknown it is nothing."""
+    rows = stored.measured
+    audio_s = rows["audio_s"].fillna(0.0)
+    if stored.run.mode in (Mode.OPEN, Mode.STREAMING) or not audio_s.sum():
+        return None
+    return sample.ratio(audio_s, wall_shares_s(rows))
 
 
 def summary_to_json(summary: Summary) -> dict[str, Any]:
@@ -104,6 +118,44 @@ def measured_to_json(figure: Measured | None) -> dict[str, Any] | None:
                 "n": figure.n,
                 "processes": figure.processes,
             }
+
+
+def summary_from_json(document: Mapping[str, Any]) -> Summary:
+    """What ``summary_to_json`` wrote."""
+    scopes = [_scope_from_json(name, scope) for name, scope in document["scopes"].items()]
+    counts = document["requests"], document["failed"]
+    wer = _wer_from_json(document["wer"])
+    return Summary(tuple(scopes), _measured_from_json(document["rtfx"]), wer, *counts)
+
+
+def _measured_from_json(figure: Mapping[str, Any] | None) -> Measured | None:
+    if figure is None:
+        return None
+    return TooSmall(**figure["too_small"]) if "too_small" in figure else Estimate(**figure)
+
+
+def _percentiles_from_json(figures: Mapping[str, Any]) -> dict[str, Measured]:
+    read = {name: _measured_from_json(figure) for name, figure in figures.items()}
+    return {name: figure for name, figure in read.items() if figure is not None}
+
+
+def _scope_from_json(name: str, scope: Mapping[str, Any]) -> Scope:
+    return Scope(
+        name,
+        scope["requests"],
+        scope["audio_s"],
+        _percentiles_from_json(scope["latency_s"]),
+        _percentiles_from_json(scope["rtf"]),
+        scope["mean_span_s"],
+        scope["mean_unaccounted_s"],
+    )
+
+
+def _wer_from_json(wer: Mapping[str, Any] | None) -> WerResult | None:
+    if wer is None or (rate := _measured_from_json(wer["rate"])) is None:
+        return None
+    errors = WordErrors(wer["insertions"], wer["deletions"], wer["substitutions"], wer["words"])
+    return WerResult(rate, errors, wer["utterances"])
 
 
 def _scope(name: str, rows: pd.DataFrame, sample: Resampled, weights: Floats | None = None) -> Scope:

@@ -59,7 +59,9 @@ def charts(entries: Sequence[Entry]) -> dict[str, bytes]:
         "spans.png": span_stacks,
         "rtf.png": rtf_scatter,
     }
-    shown = dict.fromkeys(draw, drawable) | {"spans.png": [e for e in drawable if e.has_ledger]}
+    ledgers = [entry for entry in drawable if entry.has_ledger]
+    known = [entry for entry in drawable if (entry.stored.measured["rtf"] > 0).any()]
+    shown = dict.fromkeys(draw, drawable) | {"spans.png": ledgers, "rtf.png": known}
     return {name: png(function(shown[name])) for name, function in draw.items() if shown[name]}
 
 
@@ -183,20 +185,20 @@ def rtf_scatter(entries: Sequence[Entry]) -> Figure:
     shown = [entry.stored.measured for entry in entries]
     points = sum(len(rows) for rows in shown)
     for (entry, color), rows in zip(colored(entries), shown, strict=True):
-        rows = rows[rows["rtf"].notna()]
+        rows = rows[rows["rtf"] > 0]
         alpha = float(np.clip(600 / max(points, 1), 0.12, 0.7))
         axes.scatter(
             rows["audio_s"], rows["rtf"], s=14, color=color, alpha=alpha, linewidths=0, label=entry.label
         )
-        medians = rows.groupby("bucket").agg({"audio_s": "median", "rtf": "median"}).sort_values("audio_s")
+        by_bucket = rows.groupby("bucket")[["audio_s", "rtf"]]
+        medians = by_bucket.agg(lambda values: nearest_rank(values, 0.5)).sort_values("audio_s")
         axes.plot(
             medians["audio_s"], medians["rtf"], "-o", color=color, linewidth=1.4, markersize=4, zorder=3
         )
-    if any(rows["rtf"].notna().any() for rows in shown):  # else no recording has a length
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        for axis in (axes.xaxis, axes.yaxis):
-            sparse_log(axis)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        sparse_log(axis)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} s"))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: digits(value)))
     axes.set_xlabel("audio length", color=QUIET)

@@ -10,7 +10,7 @@ import pandas as pd
 from harness.measure.cpu import disturbances
 from harness.measure.ledger import unaccounted_share
 from harness.measure.stats import Estimate, TooSmall
-from harness.measure.summary import Summary, summarize
+from harness.measure.summary import Summary, figures_of
 from harness.measure.telemetry import THROTTLING
 from harness.measure.text import NOTHING, duration, first_errors, gigabytes, number
 from harness.record import Mode, ParityStatus, Run, StoredRun, Telemetry, VerdictStatus
@@ -63,7 +63,7 @@ def entries(runs: Sequence[StoredRun]) -> list[Entry]:
             finer(stored.run) if labels.count(label) > 1 else label
             for label, stored in zip(labels, runs, strict=True)
         ]
-    return [Entry(stored, summarize(stored), label) for label, stored in zip(labels, runs, strict=True)]
+    return [Entry(stored, figures_of(stored), label) for label, stored in zip(labels, runs, strict=True)]
 
 
 def _with_label(run: Run) -> str:

@@ -12,10 +12,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from harness.gate import main
+
 LIMITS = """\
 rules:
   - {metric: span.encoder.p50, scope: all, limit: 0.10, required: true}
 """
+
+
+COMMON = ("model=fixed_cost", "frontend=whole", "workload.requests=30", "runner.warmup.max_passes=2")
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -29,8 +36,7 @@ def test_the_same_is_the_same_and_a_fifth_more_is_a_regression(tmp_path: Path) -
     costs = {"a": 0.060, "b": 0.060, "c": 0.072}
     variants = [f"runner.label={name} model.options.per_request_s={s}" for name, s in costs.items()]
     flags = [word for variant in variants for word in ("--of", variant)]
-    common = ("model=fixed_cost", "frontend=whole", "workload.requests=30", "runner.warmup.max_passes=2")
-    done = run(tmp_path, "harness.interleave", *flags, "--rounds", "3", *common)
+    done = run(tmp_path, "harness.interleave", *flags, "--rounds", "4", *COMMON)
     assert done.returncode == 0, done.stdout + done.stderr
     a, b, c = re.findall(r"^compare .* (\S+) (\S+) (\S+)$", done.stdout, re.MULTILINE)[0]
 
@@ -45,3 +51,27 @@ def test_the_same_is_the_same_and_a_fifth_more_is_a_regression(tmp_path: Path) -
     assert slower.returncode == 5, slower.stdout
     assert "regression" in (tmp_path / "gate.md").read_text()
     assert "<failure" in (tmp_path / "gate.xml").read_text()
+
+
+def test_the_gate_measures_until_it_can_tell(tmp_path: Path) -> None:
+    """One command, with the answer of the runs that it leaves behind."""
+    (tmp_path / "limits.yaml").write_text(LIMITS)
+    sides = [f"runner.label={name} model.options.per_request_s={s}" for name, s in (("a", 0.06), ("b", 0.09))]
+    flags = [word for side in sides for word in ("--of", side)]
+    judged = ("--thresholds", "limits.yaml", "--subject", "model")
+    done = run(tmp_path, "harness.gate", *flags, *judged, "--rounds", "12", *COMMON, "workload.requests=10")
+    assert done.returncode == 5, done.stdout + done.stderr
+    assert "regression in span.encoder.p50 (all)" in done.stdout
+    assert "after 3 rounds: " in done.stderr
+    a, b = re.findall(r"^results +(\S+)$", done.stderr, re.MULTILINE)
+    again = run(tmp_path, "harness.gate", "--baseline", a, "--candidate", b, *judged)
+    assert (again.returncode, again.stdout) == (5, done.stdout)
+
+
+@pytest.mark.parametrize(
+    "sides",
+    [[], ["--of", "variant=eager"], ["--baseline", "a"], ["--of", "x", "--of", "y", "--candidate", "z"]],
+)
+def test_two_sides_have_to_be_named(sides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(sides) == 2
+    assert "name two sides" in capsys.readouterr().err

@@ -16,7 +16,7 @@ import pytest
 
 from harness.config.load import compose_run
 from harness.errors import ExitCode, HarnessError
-from harness.interleave import interleaved
+from harness.interleave import Budget, interleaved, main
 from harness.record import StoredRun, read_run
 from harness.run.session import RunSession, measure_side_by_side
 
@@ -236,7 +236,47 @@ def test_the_reference_is_made_anew_where_the_eager_variant_failed(
     monkeypatch.setattr("harness.interleave.measure_side_by_side", without_eager)
     places = [f"runner.results_dir={tmp_path / 'results'}", f"runner.cache_dir={tmp_path / 'cache'}"]
     variants = [["variant=eager", *FAST, *places], ["variant=collapsed", *FAST, *places]]
-    (collapsed,), (error,) = interleaved(variants, rounds=1)
+    (collapsed,), (error,) = interleaved(variants, Budget(rounds=1))
     assert str(error) == "out of memory"
     assert collapsed.run.parity is not None
     assert collapsed.run.parity.compared == 12
+
+
+RULE = "rules:\n  - {metric: span.encoder.p50, scope: all, limit: 0.5, required: true}\n"
+STATED = ("model.options.per_request_s=0.02", "workload.requests=5")
+"""An engine of stated cost, long against what a busy machine adds."""
+
+
+def test_rounds_are_added_until_it_is_decided_and_what_is_open_is_said(tmp_path: Path) -> None:
+    (tmp_path / "limits.yaml").write_text(RULE)
+    until = ("--until", "0.3", "--rounds", "12", "--thresholds", str(tmp_path / "limits.yaml"))
+    done = interleave(tmp_path, *until, *STATED)
+    runs = measured_runs(done)
+    rounds = len(runs[0].run.processes)
+    assert rounds in (3, 6, 12)
+    assert len(runs[1].run.processes) == rounds
+    said = [line for line in done.stderr.splitlines() if line.startswith("after ")]
+    assert len(said) == {3: 1, 6: 2, 12: 3}[rounds]
+    assert said[-1].startswith(f"after {rounds} rounds: ")
+    assert rounds == 12 or "open" not in said[-1]
+
+
+def test_no_round_is_begun_that_would_end_too_late(tmp_path: Path) -> None:
+    done = interleave(tmp_path, "--rounds", "50", "--minutes", "0.01", *STATED)
+    assert [len(stored.run.processes) for stored in measured_runs(done)] == [1, 1]
+
+
+def test_quoted_paths_are_one_override(tmp_path: Path) -> None:
+    spaced = tmp_path / "two words"
+    of = [f"runner.label={label} 'runner.results_dir={spaced}'" for label in "ab"]
+    places = [f"runner.cache_dir={tmp_path / 'cache'}"]
+    command = [sys.executable, "-m", "harness.interleave", *(f"--of={overrides}" for overrides in of)]
+    options = ["--rounds", "1", *FAST, *STATED, *places]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert len(list(spaced.iterdir())) == 2
+
+
+def test_an_unclosed_quote_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--of", "runner.label='a", "--of", "runner.label=b"]) == ExitCode.USAGE
+    assert "runner.label='a" in capsys.readouterr().err

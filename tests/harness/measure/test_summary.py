@@ -11,8 +11,9 @@ import pytest
 from harness.errors import UsageError
 from harness.measure.metrics import metric, mix_weights, wall_shares_s
 from harness.measure.stats import Estimate, TooSmall, nearest_rank
-from harness.measure.summary import summarize, summary_to_json
+from harness.measure.summary import figures_of, summarize, summary_from_json, summary_to_json
 from harness.record import MEASURED, Mode, samples_frame
+from harness.report import write_report
 from tests.harness.runs import Recipe, make_run, samples
 
 
@@ -100,6 +101,33 @@ def test_the_summary_is_json_and_says_what_is_too_small(tmp_path):
     again = json.loads(json.dumps(document))
     assert again["scopes"]["all"]["latency_s"]["p95"] == {"too_small": {"n": 30, "needed": 59}}
     assert again["wer"]["deletions"] == 0
+
+
+@pytest.mark.parametrize(
+    "recipe", [Recipe(processes=2), Recipe(requests=30, mode=Mode.OPEN), Recipe(requests=3)]
+)
+def test_a_run_s_figures_are_read_from_its_record(tmp_path, recipe):
+    """They were resampled once, when it was judged."""
+    stored = make_run(tmp_path, recipe)
+    found = summarize(stored)
+    document = json.loads(json.dumps(summary_to_json(found), allow_nan=False))
+    assert summary_from_json(document) == found
+    judged = replace(stored, run=replace(stored.run, summary={"figures": document}))
+    assert figures_of(replace(judged, samples=judged.samples.iloc[:0])) == found
+    assert figures_of(stored) == found
+
+
+@pytest.mark.parametrize("length", [0.0, float("nan")])
+def test_recordings_of_no_or_unknown_length_have_latency_alone(tmp_path, length):
+    stored = make_run(tmp_path, Recipe(processes=2, requests=40))
+    rows = stored.samples.assign(audio_s=length, rtf=np.nan, bucket="unknown")
+    unknown = replace(stored, samples=rows)
+    summary = summarize(unknown)
+    assert summary.rtfx is None
+    assert summary.overall is not None
+    assert isinstance(summary.overall.latency["p50"], Estimate)
+    json.dumps(summary_to_json(summary), allow_nan=False)
+    assert (write_report([unknown], tmp_path / "report").parent / "latency.png").is_file()
 
 
 @pytest.mark.parametrize("name", ["latency.p50", "span.encoder.p95", "rtf.p90", "rtfx", "wer", "memory.gpu"])
