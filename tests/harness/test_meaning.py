@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from harness.record import ParityStatus, VerdictStatus, read_run
@@ -58,27 +60,41 @@ tolerance: {{kind: exact}}
 options: {{}}
 """
 
-QUICK = ("model=parakeet_tiny", "model.weights=embedded", "runner.processes=1", "runner.warmup.max_passes=2")
+QUICK = (
+    "model=parakeet_tiny", "model.weights=embedded", "workload.requests=12", "runner.warmup.max_passes=2",
+)  # fmt: skip
+CUTTING = (
+    "runner.reference=false frontend.segment.threshold=0.98 frontend.segment.hysteresis=0 "
+    "frontend.segment.padding_s=0"
+)
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> ProjectCopy:
+    """Broken variants, measured side by side with the eager one, whose answers are their reference: four
+    processes load the model, where one after the other each would need another for its reference."""
     folder = tmp_path_factory.mktemp("meaning")
     project = ProjectCopy.make(folder / "project", folder / "cache")
     project.add("variants/decoder/forgetful.py", FORGETFUL_DECODER)
     project.add("conf/decoder/forgetful.yaml", LEAF.format(name="forgetful"))
     project.add("variants/encoder/shallow.py", SHALLOW_ENCODER)
     project.add("conf/encoder/shallow.yaml", LEAF.format(name="shallow"))
+    of = {"whole": "", "forgetful": "decoder=forgetful", "shallow": "encoder=shallow", "cut": CUTTING}
+    sides = [f"--of={overrides} runner.label={label}" for label, overrides in of.items()]
+    places = (f"runner.cache_dir={project.cache}", "--rounds=1")
+    done = project.run("-m", "harness.interleave", *sides, *QUICK, *places)
+    assert done.returncode == 4, done.stdout + done.stderr
     return project
 
 
-@pytest.mark.parametrize("broken", ["decoder=forgetful", "encoder=shallow"])
+def labelled(project: ProjectCopy, label: str) -> Path:
+    (folder,) = (path for path in project.runs() if read_run(path).run.label == label)
+    return folder
+
+
+@pytest.mark.parametrize("broken", ["forgetful", "shallow"])
 def test_a_variant_that_answers_otherwise_is_invalid(project: ProjectCopy, broken: str) -> None:
-    results = project.root / "results" / broken.partition("=")[2]
-    done = project.harness(broken, *QUICK, "workload.requests=12", f"runner.results_dir={results}")
-    assert done.returncode == 4, done.stdout + done.stderr
-    (path,) = results.glob("*/run.json")
-    run = read_run(path.parent).run
+    run = read_run(labelled(project, broken)).run
     assert run.verdict.status is VerdictStatus.INVALID
     assert {reason.rule for reason in run.verdict.reasons} == {"parity"}
     assert run.parity is not None
@@ -88,16 +104,7 @@ def test_a_variant_that_answers_otherwise_is_invalid(project: ProjectCopy, broke
 
 def test_a_front_end_that_cuts_speech_gets_no_speed_verdict(project: ProjectCopy) -> None:
     """Less audio is faster audio. Each run agrees with its own reference; side by side they do not."""
-    results = project.root / "results" / "vad"
-    places = (f"runner.results_dir={results}", "workload.requests=24", "runner.reference=false")
-    cutting = (
-        "frontend.segment.threshold=0.98",
-        "frontend.segment.hysteresis=0",
-        "frontend.segment.padding_s=0",
-    )
-    assert project.harness(*QUICK, *places, "runner.label=whole").returncode == 0
-    assert project.harness(*QUICK, *places, *cutting, "runner.label=cut").returncode == 0
-    whole, cut = sorted(path.parent for path in results.glob("*/run.json"))
+    whole, cut = labelled(project, "whole"), labelled(project, "cut")
     assert read_run(cut).measured["speech_s"].sum() < read_run(whole).measured["speech_s"].sum()
 
     compared = project.run("-m", "harness.compare", str(whole), str(cut), "--subject", "frontend")
@@ -110,8 +117,8 @@ def test_a_front_end_that_cuts_speech_gets_no_speed_verdict(project: ProjectCopy
 
 
 def test_two_front_ends_are_not_compared_by_accident(project: ProjectCopy) -> None:
-    results = project.root / "results" / "vad"
-    whole, cut = sorted(path.parent for path in results.glob("*/run.json"))
-    compared = project.run("-m", "harness.compare", str(whole), str(cut))
+    compared = project.run(
+        "-m", "harness.compare", str(labelled(project, "whole")), str(labelled(project, "cut"))
+    )
     assert compared.returncode == 6
     assert "frontend.segment.threshold" in compared.stderr
