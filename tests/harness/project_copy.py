@@ -41,7 +41,7 @@ class ProjectCopy:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=900,
         )
 
     def harness(self, *overrides: str) -> subprocess.CompletedProcess[str]:

@@ -14,14 +14,18 @@ import sys
 import time
 import wave
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
+from harness.cli import main
 from harness.config.load import compose_run
+from harness.config.rules import check
 from harness.corpus.encode import encode
+from harness.errors import UnavailableError
 from harness.paths import conf_dir, datasets_dir
 from harness.protocols import Audio
 from harness.record import ParityStatus, Status, StoredRun, VerdictStatus, read_run
@@ -46,10 +50,10 @@ class Harness:
         return [sys.executable, "-m", "harness", *overrides, *self._places]
 
     def __call__(
-        self, *overrides: str, before: Callable[[], None] | None = None
+        self, *overrides: str, before: Callable[[], None] | None = None, timeout_s: float = 300.0
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(*overrides), capture_output=True, text=True, timeout=300, preexec_fn=before
+            self.command(*overrides), capture_output=True, text=True, timeout=timeout_s, preexec_fn=before
         )
 
     def runs(self) -> list[StoredRun]:
@@ -65,27 +69,35 @@ def harness(tmp_path: Path, cache: Path) -> Harness:
     return Harness(tmp_path, cache)
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> tuple[str, StoredRun]:
+    """What an ordinary run printed and left behind: several tests look at the same one."""
+    harness = Harness(tmp_path_factory.mktemp("plain"), cache)
+    done = harness(*FAST)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, harness.only_run()
+
+
 # ---------------------------------------------------------------- a run
 
 
-def test_a_run_ends_with_a_table_a_record_and_a_page(harness: Harness) -> None:
-    done = harness(*FAST)
-    assert done.returncode == 0, done.stderr
-    run = harness.only_run()
+def test_a_run_ends_with_a_table_a_record_and_a_page(plain: tuple[str, StoredRun]) -> None:
+    printed, run = plain
     assert run.run.status is Status.COMPLETE
     assert run.run.verdict.status is VerdictStatus.VALID
     assert len(run.measured) == 24
-    assert "p50" in done.stdout
-    assert str(run.folder) in done.stdout
+    assert "p50" in printed
+    assert str(run.folder) in printed
     assert list(run.folder.glob("report/*.html"))
     leftovers = {path.suffix for path in run.folder.iterdir()}
     assert leftovers <= {".json", ".parquet", ".log", ""}
 
 
-def test_the_same_seed_gives_the_same_transcripts_and_the_same_shape(harness: Harness) -> None:
-    assert harness(*FAST).returncode == 0
+def test_the_same_seed_gives_the_same_transcripts_and_the_same_shape(
+    harness: Harness, plain: tuple[str, StoredRun]
+) -> None:
     assert harness(*FAST, "runner.label=again").returncode == 0
-    first, second = harness.runs()
+    first, second = plain[1], harness.only_run()
     assert first.run.provenance.command[:4] == ("python", "-m", "harness", FAST[0])
     assert first.run.provenance.dataset.content_hash == second.run.provenance.dataset.content_hash
     assert first.run.content_hash == second.run.content_hash
@@ -96,9 +108,8 @@ def test_the_same_seed_gives_the_same_transcripts_and_the_same_shape(harness: Ha
     )
 
 
-def test_the_ledger_balances_on_every_request_path(harness: Harness) -> None:
-    assert harness(*FAST).returncode == 0
-    rows = harness.only_run().measured
+def test_the_ledger_balances_on_every_request_path(plain: tuple[str, StoredRun]) -> None:
+    rows = plain[1].measured
     spans = rows[[column for column in rows if column.startswith("span_")]].sum(axis=1)
     np.testing.assert_allclose(spans + rows["unaccounted_s"], rows["latency_s"], atol=1e-6)
     assert rows["unaccounted_s"].median() <= 0.03 * rows["latency_s"].median()
@@ -151,6 +162,7 @@ def test_nsight_systems_is_run_or_its_command_is_printed(harness: Harness) -> No
     [
         (["variant=warp_drive"], 2, "warp_drive"),
         (["warp=drive"], 2, "warp"),
+        (["encoder=4"], 2, "a name, not a number"),
         (["runner.processes=none"], 2, "runner.processes"),
         (["ipc=shared_memory"], 2, "topology=inprocess"),
         (["model.weights=nowhere.nemo", "model=parakeet_tiny"], 2, "nowhere.nemo"),
@@ -160,12 +172,22 @@ def test_nsight_systems_is_run_or_its_command_is_printed(harness: Harness) -> No
     ],
 )
 def test_a_mistake_is_one_line_and_launches_nothing(
-    harness: Harness, overrides: list[str], code: int, names: str
+    harness: Harness,
+    overrides: list[str],
+    code: int,
+    names: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = harness(*overrides)
-    assert done.returncode == code
-    assert names in done.stderr
-    assert "Traceback" not in done.stderr
+    """The command's own function: a process for each would spend its time on imports."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # the command sets it: taken back afterwards
+    monkeypatch.setattr(sys, "argv", harness.command(*overrides)[2:])
+    monkeypatch.setattr("harness.cli.end_on_sigterm", lambda: None)
+    assert main() == code
+    errors = capsys.readouterr().err
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert names in line
+    assert "Traceback" not in errors
 
 
 def test_a_gpu_that_is_not_there_is_named(harness: Harness) -> None:
@@ -332,9 +354,9 @@ def test_a_read_only_results_folder_is_named(harness: Harness) -> None:
     assert "not writable" in done.stderr
 
 
+@pytest.mark.usefixtures("plain")  # which has rendered the set before the limit
 def test_a_full_disk_keeps_what_was_measured(harness: Harness) -> None:
     """A limit on the size of files stands for the full disk: the same error, on any machine."""
-    assert harness(*FAST).returncode == 0  # renders the set before the limit
 
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
@@ -342,7 +364,7 @@ def test_a_full_disk_keeps_what_was_measured(harness: Harness) -> None:
     done = harness(*FAST, "workload.requests=200", "runner.label=full", before=small_files)
     assert done.returncode == 3
     assert "no space left" in done.stderr
-    full = harness.runs()[-1]
+    full = harness.only_run()
     assert full.run.verdict.status is VerdictStatus.INCOMPLETE
     assert 5 < len(full.measured) < 200
 
@@ -422,15 +444,19 @@ def variants() -> Sequence[str]:
     return sorted(path.stem for path in (conf_dir() / "variant").glob("*.yaml"))
 
 
-def run_variant(harness: Harness, *overrides: str) -> str:
-    """Run a variant on the smoke set; what this machine lacks is named, with exit code 3. What it said."""
-    done = harness(*overrides, "runner.processes=1", "workload.requests=12", "runner.warmup.max_passes=2")
-    if done.returncode == 3:
-        assert "cannot run here" in done.stderr
-        assert not harness.results.exists() or not harness.runs()
-        return done.stderr
-    assert done.returncode == 0, done.stdout + done.stderr
-    run = harness.only_run()
+SHORT = ("runner.processes=1", "workload.requests=12", "runner.warmup.max_passes=2")
+
+
+def lacking(variant: str) -> bool:
+    """Whether this machine lacks what the variant needs."""
+    try:
+        check(compose_run([f"variant={variant}"]))
+    except UnavailableError:
+        return True
+    return False
+
+
+def assert_ran(run: StoredRun) -> None:
     assert run.run.evidence["engine"]
     assert len(run.measured) == 12
     return done.stderr
@@ -439,17 +465,36 @@ def run_variant(harness: Harness, *overrides: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", variants())
 def test_every_variant_runs_here_or_says_why_not(harness: Harness, variant: str) -> None:
-    run_variant(harness, f"variant={variant}")
+    """On the smoke set; what this machine lacks is named, with exit code 3."""
+    done = harness(f"variant={variant}", *SHORT)
+    if lacking(variant):
+        assert done.returncode == 3
+        assert "cannot run here" in done.stderr
+        assert not harness.results.exists() or not harness.runs()
+    else:
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert_ran(harness.only_run())
 
 
-@pytest.mark.parametrize("variant", variants())
-def test_every_path_around_the_model_runs(harness: Harness, variant: str) -> None:
-    """The same without the minutes that loading the model takes: encoders and decoders stay out."""
-    config = compose_run([f"variant={variant}"])
-    if (config.encoder.name, config.decoder.name) != ("eager", "cpu_synced"):
-        pytest.skip("it differs in the model, which the fixed-cost engine replaces")
-    said = run_variant(harness, f"variant={variant}", "model=fixed_cost")
-    assert "measured 1: building model fixed_cost" in said  # whichever process builds it
+def test_every_path_around_the_model_runs(harness: Harness) -> None:
+    """The same without the minutes that loading the model takes, in one sweep. Variants that differ in
+    the model, which the fixed-cost engine replaces, stay out; of two names of one configuration one runs."""
+    named = {}
+    for variant in variants():
+        config = compose_run([f"variant={variant}"])
+        if (config.encoder.name, config.decoder.name) == ("eager", "cpu_synced"):
+            named[str(replace(config, variant=""))] = variant
+    around = list(named.values())
+    absent = set(filter(lacking, around))
+    done = harness("-m", f"variant={','.join(around)}", "model=fixed_cost", *SHORT, timeout_s=900.0)
+    assert done.returncode == (3 if absent else 0), done.stdout + done.stderr
+    assert done.stderr.count("cannot run here") == len(absent)
+    # Whichever process builds it is heard.
+    assert done.stderr.count("measured 1: building model fixed_cost") >= len(around) - len(absent)
+    runs = {stored.run.variant: stored for stored in harness.runs()}
+    assert set(runs) == set(around) - absent
+    for stored in runs.values():
+        assert_ran(stored)
 
 
 def test_the_audio_sets_are_data_only() -> None:

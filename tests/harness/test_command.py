@@ -15,7 +15,7 @@ from harness.paths import conf_dir
 from harness.printable import one_line, printable
 
 ROOT = conf_dir().parent
-OF_OURS_ALONE = {"harness/run/worker.py", "harness/corpus/listen.py", "variants/encoder/tensorrt/build.py"}
+OF_OURS_ALONE = {"harness/run/worker.py", "variants/encoder/tensorrt/build.py"}
 """Children, whose output no person reads."""
 
 SPEAKER = """

@@ -19,7 +19,7 @@ from harness.errors import ExitCode, HarnessError, UnavailableError, UsageError
 from harness.interleave import Budget
 from harness.record import Reason, StoredRun, VerdictStatus
 from harness.record import Verdict as RunVerdict
-from tests.harness.claims.machines import Laptop, Workstation
+from tests.harness.machines import Laptop, Workstation
 from tests.harness.runs import Recipe, make_run
 
 Row = Mapping[str, Any]

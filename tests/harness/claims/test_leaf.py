@@ -12,7 +12,7 @@ from harness.config.load import compose_run
 from harness.config.rules import check
 from harness.errors import UsageError
 from harness.same_ground import VARIANT_AXES
-from tests.harness.claims.machines import Workstation
+from tests.harness.machines import Workstation
 
 LEAVES = read_leaves()
 

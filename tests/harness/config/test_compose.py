@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from harness.config.load import compose_run, from_dict, to_dict
-from harness.config.needs import Machine
 from harness.config.rules import check
 from harness.errors import UnavailableError, UsageError
 from harness.paths import conf_dir, datasets_dir
+from tests.harness.machines import Laptop, Workstation
 
 VARIANTS = sorted(path.stem for path in (conf_dir() / "variant").glob("*.yaml"))
 DATASETS = sorted(path.stem for path in datasets_dir().glob("*.yaml"))
@@ -36,16 +36,6 @@ LEAVES = sorted(
     )
     for path in (conf_dir() / axis).glob("*.yaml")
 )
-
-
-class Workstation(Machine):
-    """A machine that has everything, so that only combinations are judged."""
-
-    compute_capability = (9, 0)
-    cuda_driver = (13, 0)
-
-    def has_package(self, name: str) -> bool:  # noqa: ARG002
-        return True
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -176,12 +166,6 @@ def test_an_impossible_combination_is_refused_in_one_line(
 
 
 def test_what_the_machine_lacks_is_named() -> None:
-    class Laptop(Machine):
-        compute_capability = None
-
-        def has_package(self, name: str) -> bool:  # noqa: ARG002
-            return False
-
     config = compose_run(["encoder=multi_profile"])
     with pytest.raises(UnavailableError, match="no NVIDIA GPU") as error:
         check(config, Laptop())

@@ -1,4 +1,4 @@
-"""Machines to ask a claim about."""
+"""Machines of stated parts, to ask what they could run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from harness.config.needs import Machine
 
 
 class Workstation(Machine):
-    """One that has everything."""
+    """One that has everything, so that only combinations are judged."""
 
     compute_capability = (9, 0)
     cuda_driver = (13, 0)
