@@ -16,14 +16,6 @@ from harness.errors import RequestError, UsageError
 
 from .test_encode import tone
 
-DIES_OF_ONE = """
-import os, sys
-from harness.corpus import listen
-hear = listen._hear
-listen._hear = lambda path, limit_s: os.abort() if path.name == "killer.wav" else hear(path, limit_s)
-sys.exit(listen.main(float(sys.argv[3])))
-"""
-
 
 def write(folder: Path, *lines: str | dict[str, Any]) -> Path:
     path = folder / "mine.jsonl"
@@ -92,7 +84,7 @@ def test_a_container_that_states_no_length_has_that_of_its_sound(tmp_path: Path)
     assert item.duration_s == pytest.approx(1.0, abs=0.03)
 
 
-def refuse(payload: bytes, limits: Limits) -> Heard:
+def refuse(payload: bytes, limits: object) -> None:
     raise RequestError(f"{len(payload)} bytes and {limits} are not listened to")
 
 
