@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from harness.arguments import positive_integer
+from harness.command import command
 from harness.errors import ExitCode
 
 T = TypeVar("T")
@@ -201,4 +202,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

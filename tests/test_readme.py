@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from harness import wire
 from harness.config.load import compose_run
 from harness.config.needs import Machine
 from harness.paths import conf_dir, datasets_dir, reference_dir
+from harness.protocols import wire
 from tests.harness.project_copy import ProjectCopy
 from tests.harness.runs import Recipe, make_run
 

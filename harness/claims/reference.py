@@ -130,7 +130,9 @@ def _runs(leaf: Leaf, folder: Path) -> Iterator[Row]:
         kept.setdefault(path.parent.parent, []).append((path.parent, _choices(config)))
     wanted = [_choices(to_dict(compose_run(side))) for side in leaf.pair() if kept]
     for place, runs in kept.items():
-        found = [next((run for run, choices in runs if choices == side), None) for side in wanted]
+        found = [
+            next((run for run, choices in runs if choices.items() <= side.items()), None) for side in wanted
+        ]
         if found[0] is not None and found[1] is not None:
             yield from _compared(leaf, read_run(found[0]), read_run(found[1]), f"{folder.name}/{place.name}")
 

@@ -30,6 +30,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.errors import HarnessError
@@ -304,3 +305,10 @@ def _end_with(parent: int, death: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, death, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def peak_rss_bytes() -> int:
+    """Of this process. ``getrusage`` would count what its parent held when it was forked, too."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    marks = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(next(marks, "0")) << 10

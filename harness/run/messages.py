@@ -52,7 +52,7 @@ class Reporter:
 
     def building(self, what: str, done: int = 0, total: int = 0) -> None:
         """A ``BuildProgress``: a stage for everything that is built."""
-        text = f"building {what}"
+        text = f"building: {what}"
         if (text, total) != self._step:
             self.stage(text, total)
         if done:

@@ -141,7 +141,7 @@ def test_a_profiled_run_writes_a_trace_and_says_so(harness: Harness) -> None:
     assert run.run.profiled
     (trace,) = run.folder.glob("trace-*.json")
     names = {event.get("name") for event in json.loads(trace.read_text())["traceEvents"]}
-    assert {"decode", "vad", "features", "encoder"} <= names | {"encoder"}
+    assert {"decode", "vad", "segment", "encoder"} <= names | {"encoder"}
     assert "decode" in names
 
 
@@ -182,7 +182,7 @@ def test_a_mistake_is_one_line_and_launches_nothing(
     """The command's own function: a process for each would spend its time on imports."""
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # the command sets it: taken back afterwards
     monkeypatch.setattr(sys, "argv", harness.command(*overrides)[2:])
-    monkeypatch.setattr("harness.cli.end_on_sigterm", lambda: None)
+    monkeypatch.setattr("harness.cli.end_on_signals", lambda: None)
     assert main() == code
     errors = capsys.readouterr().err
     (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
@@ -489,7 +489,7 @@ def test_every_path_around_the_model_runs(harness: Harness) -> None:
     assert done.returncode == (3 if absent else 0), done.stdout + done.stderr
     assert done.stderr.count("cannot run here") == len(absent)
     # Whichever process builds it is heard.
-    assert done.stderr.count("measured 1: building model fixed_cost") >= len(around) - len(absent)
+    assert done.stderr.count("measured 1: building: model fixed_cost") >= len(around) - len(absent)
     runs = {stored.run.variant: stored for stored in harness.runs()}
     assert set(runs) == set(around) - absent
     for stored in runs.values():

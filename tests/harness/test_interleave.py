@@ -139,7 +139,7 @@ def test_unequal_numbers_of_requests_take_turns_as_a_whole(tmp_path: Path) -> No
 def test_one_that_fails_leaves_the_others_their_turns_and_says_why(
     tmp_path: Path, turn_requests: int
 ) -> None:
-    of = ("runner.label=a", "model.options.method=levitate", "runner.label=b")
+    of = ("runner.label=a", nowhere("levitate"), "runner.label=b")
     done = interleave(tmp_path, "--rounds", "2", f"runner.turn_requests={turn_requests}", of=of)
     assert done.returncode == ExitCode.USAGE, done.stdout + done.stderr
     assert done.stderr.count("kept 0 samples of the failed run") == 1
@@ -153,8 +153,13 @@ def test_one_that_fails_leaves_the_others_their_turns_and_says_why(
         assert turns(intervals)[: len(least)] == least
 
 
+def nowhere(name: str) -> str:
+    """Overrides that are refused in the process, where no configuration can know."""
+    return f"variant=epoll io.options.path=/nowhere/{name}.sock"
+
+
 def test_where_all_fail_it_ends(tmp_path: Path) -> None:
-    of = ("model.options.method=levitate", "model.options.method=teleport")
+    of = (nowhere("levitate"), nowhere("teleport"))
     done = interleave(tmp_path, "--rounds", "3", of=of)
     assert done.returncode == ExitCode.USAGE
     assert done.stderr.count("kept 0 samples of the failed run") == 2
@@ -178,7 +183,7 @@ def test_processes_end_with_a_command_that_was_killed(tmp_path: Path) -> None:
         workers = psutil.Process(command.pid).children(recursive=True)
         command.kill()
         _, living = psutil.wait_procs(workers, timeout=30)
-    assert len(workers) == 2
+    assert len(workers) >= 2
     assert living == []
 
 

@@ -25,7 +25,7 @@ KEPT_BY_LIBRARIES = {"matplotlib"}
 FRONT_END = """
 import sys
 import numpy as np
-from harness.frontend.vad import SileroVad
+from variants.frontend.vad import SileroVad
 from harness.protocols import Audio
 SileroVad()(Audio(np.zeros(16000, np.float32), 16000))
 print(sum(name.startswith("onnxruntime") for name in sys.modules) > 0)

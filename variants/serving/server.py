@@ -10,7 +10,7 @@ import signal
 from functools import partial
 from multiprocessing.connection import Connection
 
-from harness.protocols.children import teller, when_closed
+from harness.protocols.children import peak_rss_bytes, teller, when_closed
 from harness.protocols.interrupts import interrupt_on
 from harness.protocols.server import CollectorPause, ServerEvidence, ServerPlan
 from variants import registry
@@ -51,6 +51,6 @@ def serve(plan: ServerPlan, control: Connection) -> None:
 
 
 def _process() -> dict[str, float | int]:
-    """What the serving process used: CPU seconds and its peak memory (Linux counts in KiB)."""
+    """What the serving process used: CPU seconds and its peak memory."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    return {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_rss_bytes": usage.ru_maxrss << 10}
+    return {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_rss_bytes": peak_rss_bytes()}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from harness.protocols import Allocate, BuildProgress, Engine, Frontend
-from harness.protocols.children import teller, when_closed
+from harness.protocols.children import peak_rss_bytes, teller, when_closed
 from harness.spans import SpanRecorder, now_ns
 from variants.ipc.types import Lease, PayloadTooLargeError, PeerGoneError, Sender, Transport, total
 from variants.topology.item import Item, hop_spans
@@ -132,7 +131,7 @@ class Worker:
             "sent": total([sender.traffic for sender in self._senders]),
             "device": self._plan.device,
             "undelivered": self._undelivered,
-            "max_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "max_rss_bytes": peak_rss_bytes(),
             "heavy_modules": sorted({"torch", "nemo"} & sys.modules.keys()),
             **self._role.evidence(),
         }

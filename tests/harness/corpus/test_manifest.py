@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from harness.corpus.encode import encode
+from harness.corpus.listen import Heard
 from harness.corpus.load import load_audio_set
 from harness.corpus.manifest import AudioSet, read_rows
 from harness.errors import RequestError, UsageError
@@ -84,16 +85,12 @@ def test_a_container_that_states_no_length_has_that_of_its_sound(tmp_path: Path)
     assert item.duration_s == pytest.approx(1.0, abs=0.03)
 
 
-def refuse(payload: bytes, limits: object) -> None:
-    raise RequestError(f"{len(payload)} bytes and {limits} are not listened to")
-
-
 def test_each_recording_is_decoded_once_and_again_when_its_bytes_change(
     tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = write(tmp_path, {"audio_filepath": clip.name}, {"audio_filepath": clip.name})
     before = load(manifest)
-    monkeypatch.setattr("harness.corpus.listen.heard", refuse)  # nothing more is decoded
+    monkeypatch.setattr("harness.corpus.listen._hear", lambda *_: Heard())  # nothing more is decoded
     assert load(manifest) == before
     clip.write_bytes(encode(tone(0.5), "mp3", 16000, 1, None))
     assert [item.duration_s for item in load(manifest).items] == [None, None]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.comparison import compare_runs
 
 from harness.errors import InvalidMeasurementError
 from harness.publish import publish
@@ -27,6 +26,7 @@ from harness.record import (
 from harness.report import text_summary
 from harness.report.content import entries, warnings
 from harness.run.judge import judge
+from harness.side_by_side import compare_runs
 from tests.harness.runs import Recipe, process_record, samples, unmeasured
 
 Change = Callable[[Sample], Sample]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 
 from harness.measure.ledger import balance
-from harness.protocols import Request
+from harness.protocols import Engine, Request
 from harness.protocols.server import ServerPlan
 from harness.protocols.sockets import Address
 from harness.spans import Span
@@ -18,7 +17,6 @@ from harness.workload.client_recordings import RecordingClient, _sending
 from harness.workload.loops import Completed, closed_loop, open_loop
 from harness.workload.server_process import ServerProcess
 from tests.variants.topology import parts
-from variants.models import fixed_cost
 
 
 @pytest.fixture(scope="module", params=["epoll", "threads", "asyncio_loop"])
@@ -78,8 +76,8 @@ def test_the_wait_for_the_worker_is_a_queue_behind_sockets_too() -> None:
     assert spent["queue"] > 0.3  # two engine calls, by the clock of the engine
 
 
-def slow_engine(seconds: float) -> fixed_cost.FixedCostEngine:
-    return fixed_cost.build(SimpleNamespace(options={"per_request_s": seconds}))
+def slow_engine(seconds: float) -> Engine:
+    return parts.make_engine(per_request_s=seconds)
 
 
 def test_what_happens_between_client_and_server_is_in_no_span() -> None:

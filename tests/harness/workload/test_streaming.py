@@ -13,7 +13,8 @@ import pytest
 
 from harness.errors import HarnessError, UsageError
 from harness.measure.stats import Estimate, TooSmall
-from harness.protocols import ServiceSpec
+from harness.protocols import Engine, ServiceSpec
+from harness.protocols.options import NoOptions
 from harness.protocols.server import ServerPlan
 from harness.protocols.sockets import Address
 from harness.workload.client import StreamRecords
@@ -29,6 +30,7 @@ from harness.workload.streaming import (
     search_slo,
     stream_load,
 )
+from variants.batching import alone
 from variants.models import fixed_cost
 
 SECOND = 1_000_000_000
@@ -38,8 +40,9 @@ class NoFrontend:
     """Live streams never reach it."""
 
 
-def engine(**options: Any) -> fixed_cost.FixedCostEngine:
-    return fixed_cost.build(SimpleNamespace(options=fixed_cost.Options(**options)))
+def engine(**options: Any) -> Engine:
+    cost = SimpleNamespace(options=fixed_cost.Options(**options))
+    return alone.build(fixed_cost.build(cost), NoOptions())
 
 
 def speech(seconds: float, seed: int = 0) -> np.ndarray:

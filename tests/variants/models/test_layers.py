@@ -57,7 +57,7 @@ def test_more_layers_than_there_are_is_refused_by_name(weights: str) -> None:
 def test_a_model_without_layers_refuses_them() -> None:
     with pytest.raises(UsageError, match=r"model\.layers=2: an external engine has no layers"):
         check(compose_run(["model=fixed_cost", "model.layers=2"]))
-    with pytest.raises(UsageError, match=r"model\.layers=0 must be at least 1"):
+    with pytest.raises(UsageError, match=r"model\.layers=0 has to be a whole number of at least 1"):
         check(compose_run(["model.layers=0"]))
 
 
