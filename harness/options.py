@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from harness.command import guarded
+from harness.command import command, guarded
 from harness.config.load import compose_run, to_dict
 from harness.config.options import AXES, options_type
 from harness.config.schema import MISSING, RunConfig
@@ -79,4 +79,4 @@ def _shown(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

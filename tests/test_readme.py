@@ -57,20 +57,24 @@ TRIALS = {
     "harness.report times.json": Trial(writes="times.png"),
     "harness.claims": Trial("--quick --claims 7", "reports/claims/*.md", "claim 7", slow=True),
     "harness.publish": Trial(writes="results/reference/NAME/*/run.json", says="published 1 runs"),
-    "harness.gate": Trial(writes="gate.xml", says="same"),
+    "harness.options": Trial(says="io.options.port"),
+    "harness.gate --of": Trial(f"{_SHORT.replace('--rounds 1', '--rounds 3')}", "gate.xml", slow=True),
+    "harness.gate --baseline": Trial(says="same"),
     "harness.corpus list": Trial(says="voice_agent"),
     "harness.corpus plot": Trial("--items 3", "reports/dataset-voice_agent.png"),
     "harness.measure.overhead": Trial("--requests 300", says="on the clock"),
-    "variants.encoder.planner": Trial(writes="profiles.png", says="profile"),
-    "variants.encoder.bench": Trial(says="GPU", needs=GPU),
-    "variants.decoder.bench": Trial(says="GPU", needs=GPU),
-    "variants.encoder.tensorrt.bench export": Trial(
+    "benchmarks.planner": Trial(writes="profiles.png", says="profile"),
+    "benchmarks.encoder": Trial(says="GPU", needs=GPU),
+    "benchmarks.decoder": Trial(says="GPU", needs=GPU),
+    "benchmarks.tensorrt export": Trial(
         "--model parakeet_tiny --layers 1 --lengths 1 --precision fp32", "probes/*.npz", slow=True
     ),
-    "variants.encoder.tensorrt.bench time": Trial(
-        says="tensorrt", needs=TENSORRT, after="variants.encoder.tensorrt.bench export", slow=True
+    "benchmarks.tensorrt time": Trial(
+        says="tensorrt", needs=TENSORRT, after="benchmarks.tensorrt export", slow=True
     ),
-    "variants.encoder.tensorrt.bisect": Trial(says="tensorrt", needs=TENSORRT, slow=True),
+    "benchmarks.bisect": Trial(says="tensorrt", needs=TENSORRT, slow=True),
+    "benchmarks.ipc": Trial("--processes 1 --rounds 2 --lengths 1", says="shared_memory", slow=True),
+    "benchmarks.gate_power": Trial("--quick --trials 8", says="regression", slow=True),
 }
 
 

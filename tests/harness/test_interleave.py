@@ -155,7 +155,7 @@ def test_one_that_fails_leaves_the_others_their_turns_and_says_why(
 
 def nowhere(name: str) -> str:
     """Overrides that are refused in the process, where no configuration can know."""
-    return f"variant=epoll io.options.path=/nowhere/{name}.sock"
+    return f"variant=epoll io.options.path=/dev/null/{name}/serve.sock"
 
 
 def test_where_all_fail_it_ends(tmp_path: Path) -> None:
