@@ -25,6 +25,7 @@ from benchmarks.ceilings import H100
 from benchmarks.labels import compare, merge, require
 from benchmarks.models import random_states, speaking_transducer
 from harness.arguments import positive_integer, positive_integers, positive_seconds
+from harness.command import command
 from harness.errors import HarnessError, UnavailableError
 from harness.protocols import Decoder, EncoderOutput, Evidence, Hypothesis, ShapePlan
 from variants.decoder import conditional_graph, cpu_synced, megakernel, nemo
@@ -200,4 +201,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

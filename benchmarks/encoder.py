@@ -22,6 +22,7 @@ from benchmarks import core
 from benchmarks.ceilings import H100
 from benchmarks.models import ARCHITECTURES, random_model
 from harness.arguments import positive_integer, positive_seconds
+from harness.command import command
 from harness.errors import HarnessError, UnavailableError
 from harness.protocols import Encoder, Evidence, FeatureBatch, ShapePlan
 from variants.encoder import compiled, eager
@@ -180,4 +181,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

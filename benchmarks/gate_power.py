@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from harness.arguments import positive_integer, result_file
+from harness.command import command
 from harness.corpus.buckets import DEFAULT_EDGES_S, bucket_label
 from harness.errors import ExitCode
 from harness.gate import ROUNDS
@@ -280,4 +281,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

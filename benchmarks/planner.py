@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.command import guarded
+from harness.command import command, guarded
 from harness.errors import ExitCode, UsageError
 from variants.encoder.planner import (
     HOP_S,
@@ -141,4 +141,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(main))

@@ -163,18 +163,21 @@ def test_a_client_can_be_written_from_the_readme_alone() -> None:
     """The section's layouts are those of the protocol's own reader and writer."""
     section = README.partition("## The wire protocol")[2].partition("\n## ")[0]
     formats = dict(re.findall(r"^\| (\d) [^|]*\| `(<\w+)`", section, re.MULTILINE))
-    header = struct.pack(re.findall(r"`(<2s\w+)`", section)[0], b"SP", 1, 1, 7, 0, 8)
+    header = struct.pack(re.findall(r"`(<2s\w+)`", section)[0], b"SP", 2, 1, 7, 0, 8)
     opened = header + struct.pack(formats["1"], 2, 2, 10, 16_000)
     assert opened == wire.encode_open(7, wire.Open(wire.Mode.STREAM, wire.Encoding.S16LE, 10, 16_000))
     error = wire.encode_error(7, wire.ErrorCode.BUSY, "later")[16:]
     code = struct.unpack_from(formats["6"], error)
     assert (code[0], error[struct.calcsize(formats["6"]) :]) == (wire.ErrorCode.BUSY, b"later")
     text, span = "où".encode(), re.findall(r"`(<\w+)`", section.partition("| 5 ")[2])[1]
-    final = struct.pack(formats["5"], len(text), 1, 1, 0.5, 10, 90) + text + struct.pack(span, 1, 20, 30)
+    final = (
+        struct.pack(formats["5"], len(text), 1, 1, 0.5, 10, 90, 3, 4) + text + struct.pack(span, 1, 20, 30)
+    )
     reply = wire.decode_final(memoryview(final))
     assert reply.transcript is not None
     assert (reply.transcript.text, reply.speech_s, reply.started_ns, reply.finished_ns) == ("où", 0.5, 10, 90)
     assert reply.spans == (wire.Span("decode", 20, 30),)
+    assert (reply.batch_id, reply.batch_size) == (3, 4)
     for kind in wire.FrameType:
         assert f"| {int(kind)} {kind.name}, " in section
     for name in wire.SPAN_NAMES:
