@@ -27,11 +27,13 @@ _MEMORY = "heard.json"
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A recording as its decoder gave it; None for all three where it cannot be decoded."""
+    """A recording as its decoder gave it; all None where it cannot be decoded."""
 
     duration_s: float | None = None
     sample_rate: int | None = None
     channels: int | None = None
+    warning: str | None = None
+    """What its sender should know: channels that cancel each other, say."""
 
 
 def listen(
@@ -67,7 +69,7 @@ def _hear(path: Path, limits: Limits) -> Heard:
         found = heard(payload, limits)
     except (RequestError, OSError):
         return Heard()
-    return Heard(found.length_s, found.source_rate, found.channels)
+    return Heard(found.length_s, found.source_rate, found.channels, "; ".join(found.warnings) or None)
 
 
 class _Memory:

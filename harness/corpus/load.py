@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +72,8 @@ def _own(path: Path, rows: Sequence[Row], cache_dir: Path, max_audio_s: float, p
         _item(row, digest, heard[digest] if digest is not None else Heard())
         for row, digest in zip(rows, digests, strict=True)
     )
-    warnings = _disagreements(path, rows, items)
+    sounds = [(row, heard[digest].warning) for row, digest in zip(rows, digests, strict=True) if digest]
+    warnings = (*_disagreements(path, rows, items), *_warned(path, sounds))
     return AudioSet(path.stem, items, content_hash(items), path.parent, warnings=warnings)
 
 
@@ -114,3 +115,12 @@ def _disagree(row: Row, item: AudioItem) -> bool:
     if claimed_s is None or heard_s is None:
         return False
     return abs(claimed_s - heard_s) > max(_TOLERANCE_S, _TOLERANCE_SHARE * heard_s)
+
+
+def _warned(path: Path, sounds: Sequence[tuple[Row, str | None]]) -> Iterator[str]:
+    """What is odd about the sound of a line's recording; the first ones, and how many more."""
+    odd = [(row, warning) for row, warning in sounds if warning is not None]
+    for row, warning in odd[:_WARNINGS]:
+        yield f"{path.name}, line {row.line}: {warning}"
+    if len(odd) > _WARNINGS:
+        yield f"{path.name}: so are {len(odd) - _WARNINGS} more of its recordings"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import wave
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harness.corpus.encode import encode
@@ -248,3 +250,15 @@ def test_items_takes_the_first_or_a_seeded_choice(five: Path) -> None:
     assert len({load(five, items=3, seed=seed).content_hash for seed in range(8)}) > 1
     with pytest.raises(UsageError, match="has 5 recordings"):
         load(five, items=6)
+
+
+def test_channels_that_cancel_each_other_are_said_by_line_and_again_from_memory(tmp_path: Path) -> None:
+    left = (8000 * np.sin(np.arange(16_000) / 7)).astype("<i2")
+    with wave.open(str(tmp_path / "inverted.wav"), "wb") as out:
+        out.setparams((2, 2, 16_000, 0, "NONE", "not compressed"))
+        out.writeframes(np.stack([left, -left], axis=1).tobytes())
+    manifest = write(tmp_path, {"audio_filepath": "inverted.wav"})
+    for _ in range(2):
+        (warning,) = load(manifest).warnings
+        assert warning.startswith("mine.jsonl, line 1: ")
+        assert "frontend.mix" in warning
