@@ -41,7 +41,7 @@ def pause_s(policy: str, objects: int) -> float:
 
 
 def _collect(policy_name: str, objects: int, control: Connection) -> None:
-    policy = registry.load("gc", policy_name)(registry.options("gc", policy_name, {"objects": objects}))
+    policy = registry.make("gc", policy_name, {"objects": objects})
     policy.after_startup()
     for _ in range(_COLLECTIONS):
         gc.collect()

@@ -19,6 +19,7 @@ from harness.config.options import AXES, options_type
 from harness.config.schema import MISSING, RunConfig
 from harness.errors import ExitCode
 from harness.protocols.options import documented
+from variants import registry
 
 _WIDTH = 110
 _INDENT = " " * 4
@@ -53,8 +54,8 @@ def _group(name: str, kind: type | None, values: Mapping[str, Any]) -> Iterator[
     if kind is not None:
         yield from _keys(kind, own, name)
     if chosen is not None and fields(chosen):
-        flat = name == "frontend"
-        yield from _keys(chosen, own if flat else own["options"], name if flat else f"{name}.options")
+        place = registry.place(name)
+        yield from _keys(chosen, own if place == name else own["options"], place)
 
 
 def _keys(kind: type, values: Mapping[str, Any], place: str) -> Iterator[str]:

@@ -75,15 +75,24 @@ def options_type(axis: str, name: str) -> type:
     return kind
 
 
+def place(axis: str) -> str:
+    """Where in the configuration an axis' options stand: the front end's, beside its name."""
+    return axis if axis == "frontend" else f"{axis}.options"
+
+
 def options(axis: str, name: str, given: Mapping[str, Any]) -> Any:
     """A choice's options as its ``build`` takes them. Raises ``UsageError`` naming the key."""
-    return convert(options_type(axis, name), given, axis if axis == "frontend" else f"{axis}.options")
+    return convert(options_type(axis, name), given, place(axis))
+
+
+def make(axis: str, name: str, given: Mapping[str, Any], *parts: Any, **more: Any) -> Any:
+    """What a choice's ``build`` makes of ``parts``, its options as they were ``given``, and ``more``."""
+    return load(axis, name)(*parts, options(axis, name, given), **more)
 
 
 def transport(ipc: Mapping[str, Any]) -> Transport:
     """The transport of an ipc leaf ``{name: ..., options: {...}}``; an empty mapping is the default."""
-    name = ipc.get("name", "shared_memory")
-    made: Transport = load("ipc", name)(options("ipc", name, ipc.get("options", {})))
+    made: Transport = make("ipc", ipc.get("name", "shared_memory"), ipc.get("options", {}))
     return made
 
 

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from harness.config.options import AXES, defaults, place
+from harness.config.options import AXES, defaults
 from harness.config.schema import RunConfig
 from harness.files import expanded
 from harness.protocols.options import plain
+from variants import registry
 
 _UNKNOWN_CHOICE = re.compile(r"Could not find '(?P<group>[^'/]+)/(?P<choice>[^']*)'.*: (?P<known>.+)")
 _UNKNOWN_KEY = re.compile(r"Could not override '(?P<key>[^']+)'")
@@ -39,7 +40,7 @@ def one_line(error: Exception) -> str:
     key = _UNKNOWN_KEY.search(line)
     if key is None:
         return line
-    axis = next((axis for axis in AXES if key["key"].startswith(f"{place(axis)}.")), None)
+    axis = next((axis for axis in AXES if key["key"].startswith(f"{registry.place(axis)}.")), None)
     return _no_key(key["key"]) if axis is None else _no_option(key["key"], axis)
 
 
@@ -63,13 +64,15 @@ def _no_key(key: str) -> str:
 
 
 def _no_option(key: str, axis: str) -> str:
-    name = key.removeprefix(f"{place(axis)}.")
+    name = key.removeprefix(f"{registry.place(axis)}.")
     keys = {leaf: set(_keys(values)) for (group, leaf), values in defaults().items() if group == axis}
     owners = [leaf for leaf, known in keys.items() if name in known]
     if owners:
         remedy = f"; it is one of {axis}={', '.join(owners)}"
     else:
-        remedy = _meant(key, (f"{place(axis)}.{known}" for known in sorted(set().union(*keys.values()))))
+        remedy = _meant(
+            key, (f"{registry.place(axis)}.{known}" for known in sorted(set().union(*keys.values())))
+        )
     return (
         f"{key}: the chosen {axis} has no option {name}{remedy}; "
         f"python -m harness.options {axis}=NAME prints those of a choice"

@@ -19,6 +19,7 @@ from harness.config.schema import RunConfig
 from harness.errors import UsageError
 from harness.paths import conf_dir, datasets_dir
 from harness.protocols.options import convert, plain
+from variants import registry
 
 
 def register() -> None:
@@ -28,7 +29,7 @@ def register() -> None:
     store.store(name="schema", node=plain(RunConfig()))
     for (axis, leaf), values in options.defaults().items():
         store.store(name=f"{axis}_options_{leaf}", node=values)
-    chosen = [f"{axis}_options_${{{axis}}}@{options.place(axis)}" for axis in options.AXES]
+    chosen = [f"{axis}_options_${{{axis}}}@{registry.place(axis)}" for axis in options.AXES]
     store.store(name="options", node={"defaults": chosen})
     for path in sorted(datasets_dir().glob("*.yaml")):
         store.store(group="dataset", name=path.stem, node={"name": path.stem})

@@ -36,11 +36,6 @@ def options_type(axis: str, name: str) -> type:
     return _OWN.get((axis, name), NoOptions)
 
 
-def place(axis: str) -> str:
-    """Where in the configuration an axis' options stand: the front end's, beside its name."""
-    return axis if axis == "frontend" else f"{axis}.options"
-
-
 @cache
 def defaults() -> Mapping[tuple[str, str], dict[str, Any]]:
     """The options of each leaf ``(axis, file name)``, with their defaults."""
@@ -62,7 +57,7 @@ def checked(config: RunConfig) -> RunConfig:
 
 def _filled(axis: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     own = {key: value for key, value in given.items() if (axis, key) != ("frontend", "name")}
-    return plain(convert(options_type(axis, name), own, place(axis)))
+    return plain(convert(options_type(axis, name), own, registry.place(axis)))
 
 
 def _leaves(axis: str) -> Iterator[tuple[str, str]]:

@@ -263,7 +263,7 @@ class Worker:
         if not self._serves_itself:
             return None
         gc = self._config.gc
-        policy = registry.load("gc", gc.name)(registry.options("gc", gc.name, gc.options))
+        policy = registry.make("gc", gc.name, gc.options)
         policy.after_startup()
         return policy
 

@@ -24,14 +24,12 @@ def serve(plan: ServerPlan, control: Connection) -> None:
     connection closes instead, there is nobody to serve any more."""
     interrupt_on(signal.SIGTERM)  # until there is a server to stop
     when_closed(control, partial(os.kill, os.getpid(), signal.SIGTERM), _GRACE_S)
-    policy = registry.load("gc", plan.gc)(registry.options("gc", plan.gc, plan.gc_options))
+    policy = registry.make("gc", plan.gc, plan.gc_options)
     backend = registry.load("topology", plan.topology)(plan.spec)
     try:
         backend.start(teller(control))
         backend.warm_up(plan.warm_up_s)
-        server = registry.load("io", plan.io)(
-            policy.watch(backend), registry.options("io", plan.io, plan.io_options)
-        )
+        server = registry.make("io", plan.io, plan.io_options, policy.watch(backend))
         signal.signal(signal.SIGTERM, lambda _signal, _frame: server.stop())
         address = server.bind()
         policy.after_startup()

@@ -40,8 +40,7 @@ def service_spec(
 def make_frontend(choice: Choice) -> Frontend:
     """The front end's options stand beside its name."""
     given = {key: value for key, value in choice.items() if key != "name"}
-    build = registry.load("frontend", choice["name"])
-    frontend: Frontend = build(registry.options("frontend", choice["name"], given))
+    frontend: Frontend = registry.make("frontend", choice["name"], given)
     return frontend
 
 
@@ -73,7 +72,7 @@ def make_engine(
     inference = (
         built if isinstance(built, Inference) else _parts(built, model, encoder, decoder, lengths_s, progress)
     )
-    engine: Engine = _chosen("batching", batching)(inference)
+    engine: Engine = _made("batching", batching, inference)
     return engine
 
 
@@ -89,13 +88,11 @@ def _parts(
 
     plan = ShapePlan(tuple(chosen["buckets_s"]), chosen["max_batch"], tuple(lengths_s), progress=progress)
     progress(f"encoder {encoder['name']}")
-    states = _chosen("encoder", encoder)(model, plan=plan)
+    states = _made("encoder", encoder, model, plan=plan)
     progress(f"decoder {decoder['name']}")
-    tokens = _chosen("decoder", decoder)(model, plan=plan)
+    tokens = _made("decoder", decoder, model, plan=plan)
     return EncoderDecoder(model, states, tokens, plan)
 
 
-def _chosen(axis: str, choice: Choice) -> Callable[..., Any]:
-    """A choice's ``build``, given its options."""
-    options = registry.options(axis, choice["name"], choice["options"])
-    return partial(registry.load(axis, choice["name"]), options=options)
+def _made(axis: str, choice: Choice, *parts: Any, **more: Any) -> Any:
+    return registry.make(axis, choice["name"], choice["options"], *parts, **more)

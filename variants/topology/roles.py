@@ -198,6 +198,6 @@ def _gc_policy(gc: Mapping[str, Any]) -> Any:
     """The collector's policy, in force in this process from here on; None where none is configured."""
     if not gc:
         return None
-    policy = registry.load("gc", gc["name"])(registry.options("gc", gc["name"], gc.get("options", {})))
+    policy = registry.make("gc", gc["name"], gc.get("options", {}))
     policy.after_startup()
     return policy

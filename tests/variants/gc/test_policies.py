@@ -20,7 +20,7 @@ POLICIES = ["default", "frozen", "disabled"]
 @pytest.fixture
 def policy(request: pytest.FixtureRequest) -> Iterator[GcPolicy]:
     name, options = request.param
-    built: GcPolicy = registry.load("gc", name)(registry.options("gc", name, options))
+    built: GcPolicy = registry.make("gc", name, options)
     yield built
     built.close()
     gc.collect()

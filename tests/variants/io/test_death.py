@@ -26,7 +26,7 @@ def served(io: str) -> Iterator[tuple[Server, Backend]]:
     backend = parts.build("collapsed", "shared_memory")
     backend.start()
     name, options = SERVERS[io]
-    server: Server = registry.load("io", name)(backend, registry.options("io", name, options))
+    server: Server = registry.make("io", name, options, backend)
     server.bind()
     thread = threading.Thread(target=server.serve)
     thread.start()

@@ -90,7 +90,7 @@ def served(
     )
     backend.start()
     name, own = SERVERS[io]
-    server: Server = registry.load("io", name)(backend, registry.options("io", name, {**own, **options}))
+    server: Server = registry.make("io", name, {**own, **options}, backend)
     server.bind()
     thread = threading.Thread(target=server.serve)
     thread.start()
