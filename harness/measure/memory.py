@@ -7,12 +7,12 @@ import resource
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from harness.nvml import Use, total_use, used_devices
+from harness.protocols.children import peak_rss_bytes
 from harness.record import Memory, Telemetry
 
 _KIB = 1024
@@ -143,19 +143,10 @@ def _series() -> set[int]:
 
 
 def _rss_bytes(pids: Sequence[int]) -> int | None:
-    known = [mark for mark in map(_high_water_mark, pids) if mark is not None]
+    known = [mark for mark in map(peak_rss_bytes, pids) if mark is not None]
     if not known and pids[0] == os.getpid():
         return _own_peak()
     return sum(known) if known else None
-
-
-def _high_water_mark(pid: int) -> int | None:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return None  # it ended since it was listed, or this is not Linux
-    marks = [line.split() for line in lines if line.startswith("VmHWM:")]
-    return int(marks[0][1]) * _KIB if marks else None
 
 
 def _own_peak() -> int:

@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -40,10 +40,6 @@ from harness.protocols.interrupts import uninterrupted
 _BOOT = (
     "import sys; sys.path[:] = {path!r}; from harness.protocols.children import main; "
     "main({control}, {job}, {parent}, {death})"
-)
-_TIE = (
-    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9, 0, 0, 0); "
-    "os.getppid() == {parent} or sys.exit(1); os.execvp(sys.argv[1], sys.argv[1:])"
 )
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _TERMINAL = frozenset((signal.SIGINT, signal.SIGHUP))
@@ -217,12 +213,6 @@ class Life:
         )
 
 
-def tied(command: Sequence[str]) -> list[str]:
-    """``command``, to be started by this process, so that the kernel kills it when this process dies: for
-    programs that are none of ours and watch no connection."""
-    return [sys.executable, "-I", "-S", "-c", _TIE.format(parent=os.getpid()), *command]
-
-
 @contextlib.contextmanager
 def _blocked(signals: Set[signal.Signals]) -> Iterator[None]:
     """A process that is started in the block begins so, and can ignore them before any comes through."""
@@ -307,8 +297,12 @@ def _end_with(parent: int, death: int) -> None:
         os._exit(1)
 
 
-def peak_rss_bytes() -> int:
-    """Of this process. ``getrusage`` would count what its parent held when it was forked, too."""
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+def peak_rss_bytes(pid: int | None = None) -> int | None:
+    """The high-water mark (``VmHWM``) of a process, or of this one; None where it has ended. ``getrusage``
+    would count what its parent held when it was forked, too."""
+    try:
+        status = Path(f"/proc/{pid or 'self'}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
     marks = (line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(next(marks, "0")) << 10
+    return next((int(mark) << 10 for mark in marks), None)

@@ -48,7 +48,7 @@ def serve(plan: ServerPlan, control: Connection) -> None:
         backend.close()
 
 
-def _process() -> dict[str, float | int]:
+def _process() -> dict[str, float | int | None]:
     """What the serving process used: CPU seconds and its peak memory."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_rss_bytes": peak_rss_bytes()}

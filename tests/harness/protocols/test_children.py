@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from harness.errors import HarnessError, UnavailableError
-from harness.protocols.children import Child, Life, teller, tied, when_closed
+from harness.protocols.children import Child, Life, teller, when_closed
 
 HERE = "tests.harness.protocols.test_children"
 
@@ -121,22 +121,6 @@ def test_a_child_ends_with_a_parent_that_is_killed(grandchild: str) -> None:
         victim = psutil.Process(running.answer())
         os.kill(running.pid, signal.SIGKILL)
         assert psutil.wait_procs([victim], timeout=30)[1] == []
-
-
-def test_a_foreign_program_ends_with_its_parent() -> None:
-    """As the builder of an engine does, in an interpreter of its own."""
-    code = (
-        "import subprocess; from harness.protocols.children import tied; "
-        "print(subprocess.Popen(tied(['sleep', '600'])).pid, flush=True); input()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as parent:
-        assert parent.stdout is not None
-        sleeping = psutil.Process(int(parent.stdout.readline()))
-        parent.kill()
-    assert psutil.wait_procs([sleeping], timeout=30)[1] == []
-    assert tied(["true"])[-1] == "true"
 
 
 INTERRUPTED_CLOSING = """
