@@ -39,11 +39,6 @@ def decode(
     return _audio(found, samples)
 
 
-def decoded_length_s(payload: bytes, limits: Limits) -> float:
-    """The recording's true length in seconds. Raises ``RequestError`` as ``heard`` does."""
-    return heard(payload, limits).length_s
-
-
 def heard(payload: bytes, limits: Limits) -> Heard:
     """The recording as decoding finds it, never as a header states it.
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from harness.audio.decode import decode
 from harness.audio.limits import Limits
-from harness.audio.resample import resample
+from harness.audio.target import Target
 from harness.config.schema import RunConfig
 from harness.corpus.buckets import bucket_label
 from harness.corpus.manifest import AudioItem, AudioSet
@@ -37,7 +37,6 @@ from harness.workload.streaming import (
 )
 
 Samples = npt.NDArray[np.float32]
-_STREAM_RATE = 16_000
 _LONGEST_S = 600.0
 
 
@@ -67,14 +66,14 @@ class StreamRun:
         self._config = config
         self._server = server_plan(config, lengths_s, warm_up_s)
         self._edges_s = audio.bucket_edges_s
-        quality = config.frontend["resample_quality"]
-        self._recordings, self._items, self.refused = _audible(audio.items, quality)
         self._plan = StreamingPlan(
             **config.workload.options,
             connections=config.workload.requests,
             lag_budget_s=config.workload.lag_budget_s,
             seed=seed,
         )
+        spoken = Target(sample_rate=self._plan.sample_rate, quality=config.frontend["resample_quality"])
+        self._recordings, self._items, self.refused = _audible(audio.items, spoken)
 
     def measure(self, reporter: Reporter, memory_of: Callable[[int], Memory]) -> StreamOutcome:
         """Stream once, after searching the largest load where ``workload.search`` says so.
@@ -217,15 +216,14 @@ def write_chunks(result: StreamingResult, path: Path) -> None:
 
 
 def _audible(
-    items: Sequence[AudioItem], quality: str
+    items: Sequence[AudioItem], target: Target
 ) -> tuple[list[Samples], list[AudioItem], dict[str, str]]:
-    """The recordings that can be decoded, as float32 mono at 16 kHz, and why the others cannot be.
-    Clients speak, they do not decode."""
+    """The recordings that can be decoded, as ``target`` wants them, and why the others cannot be. Clients
+    speak, they do not decode."""
     found, refused = [], {}
     for item in items:
         try:
-            audio = decode(item.read(), Limits(max_audio_s=_LONGEST_S))
-            found.append((resample(audio, sample_rate=_STREAM_RATE, quality=quality).samples, item))
+            found.append((decode(item.read(), Limits(max_audio_s=_LONGEST_S), target).samples, item))
         except RequestError as error:
             refused[item.item_id] = str(error)
     if not found:

@@ -11,7 +11,11 @@ import av
 import numpy as np
 import soxr
 
+from harness.audio.limits import Limits
+from harness.audio.mono import MonoWriter
+from harness.audio.target import Target
 from harness.corpus.speech import Voice, speak
+from harness.protocols import Audio
 
 RATE = 16000
 
@@ -33,6 +37,17 @@ class Encoding:
 
 
 VORBIS = Encoding("ogg", "vorbis", 44100, "stereo", options={"strict": "experimental"})
+
+
+def resample(audio: Audio, *, sample_rate: int, quality: str = "HQ") -> Audio:
+    """The mean of the channels at ``sample_rate``, as decoding makes it."""
+    samples = np.atleast_2d(audio.samples)
+    parts: list[np.ndarray] = []
+    target = Target(sample_rate=sample_rate, quality=quality)
+    writer = MonoWriter(Limits(), target, parts.append, 0, len(samples), audio.sample_rate)
+    writer.append(samples)
+    writer.finish()
+    return Audio(np.concatenate(parts), sample_rate)
 
 
 def in_time(_at_s: float) -> float:

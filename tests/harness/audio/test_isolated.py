@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from harness.audio.decode import decode, decoded_length_s
+from harness.audio.decode import decode, heard
 from harness.audio.isolated import DecoderPool
 from harness.audio.limits import Limits
 from harness.audio.target import Target
@@ -122,8 +122,8 @@ def test_memory_follows_the_seconds_at_the_target_s_rate() -> None:
 
 
 def test_a_length_is_measured_in_a_process_that_may_die() -> None:
-    assert decoded_length_s(encode(tone(1.5), FLAC), Limits()) == 1.5
-    assert decoded_length_s((CASES / "mutated.mp4").read_bytes(), Limits()) == pytest.approx(0.53, abs=0.01)
+    assert heard(encode(tone(1.5), FLAC), Limits()).length_s == 1.5
+    assert heard((CASES / "mutated.mp4").read_bytes(), Limits()).length_s == pytest.approx(0.53, abs=0.01)
 
 
 @pytest.mark.slow

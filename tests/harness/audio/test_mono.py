@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soxr
 
-from harness.audio.decode import decode, decoded_length_s
+from harness.audio.decode import decode, heard
 from harness.audio.limits import Limits
 from harness.audio.pcm import refuse_unusable
 from harness.audio.target import MIXES, Target
@@ -78,7 +78,7 @@ def test_every_limit_holds_on_every_path_and_names_its_option(
     with pytest.raises(RequestError, match=message):
         decode(payload, Limits(**limits))
     with pytest.raises(RequestError, match=message):
-        decoded_length_s(payload, Limits(**limits))
+        heard(payload, Limits(**limits))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, -3e38])

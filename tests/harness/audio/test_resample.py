@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.audio.resample import resample
 from harness.protocols import Audio
-from tests.harness.audio.recordings import RATE, click_at, tone
+from tests.harness.audio.recordings import RATE, click_at, resample, tone
 
 
 def to_16k(samples: np.ndarray, rate: int) -> np.ndarray:

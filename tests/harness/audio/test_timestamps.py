@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.audio.decode import decode, decoded_length_s
+from harness.audio.decode import decode, heard
 from harness.audio.limits import Limits
 from harness.errors import RequestError
 from tests.harness.audio.recordings import RATE, Encoding, click_at, encode, noise, tone
@@ -99,4 +99,4 @@ def test_length_is_that_of_the_sound(film: bool) -> None:
     """A live recording states none; beside pictures, the container's is theirs."""
     live = Encoding("matroska", "libopus", 48000, muxing={"live": "1"})
     payload = encode(noise(1.5, 48000), live, film=film)
-    assert decoded_length_s(payload, Limits()) == pytest.approx(1.5, abs=0.03)
+    assert heard(payload, Limits()).length_s == pytest.approx(1.5, abs=0.03)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.audio.resample import resample
 from harness.corpus.grammar import Grammar
 from harness.corpus.speech import VOICES, speak
 from harness.protocols import EncoderOutput, Segment, ShapePlan
 from harness.protocols.options import NoOptions
+from tests.harness.audio.recordings import resample
 from tests.variants.decoder.gpu_cases import NEEDS_GPU, check_same
 from variants import registry
 from variants.encoder import eager

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.audio.resample import resample
 from harness.corpus.speech import VOICES, speak
 from harness.protocols import Segment
+from tests.harness.audio.recordings import resample
 from variants.models.features import FeatureConfig, LogMel
 from variants.models.synthetic import CALIBRATION_FILE, CALIBRATION_STEP
 

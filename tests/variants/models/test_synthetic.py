@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from harness.audio.resample import resample
 from harness.corpus.speech import VOICES, speak
 from harness.errors import UsageError
 from harness.protocols import Hypothesis, Segment
 from harness.spans import SpanRecorder
+from tests.harness.audio.recordings import resample
 from tests.variants.eager_parts import eager_parts
 from tests.variants.models.calibration_clips import render
 from variants.models import parakeet_tdt_0_6b_v3, parakeet_tiny, synthetic

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.audio.resample import resample
 from harness.corpus.speech import VOICES, speak
 from harness.errors import RequestError, UsageError
 from harness.protocols import Segment, Stream, Transcript
 from harness.spans import SpanRecorder
+from tests.harness.audio.recordings import resample
 from tests.variants.eager_parts import eager_parts
 from variants.batching.types import Inference
 from variants.models.options import ModelOptions
