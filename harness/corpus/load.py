@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,12 +68,9 @@ def _own(path: Path, rows: Sequence[Row], cache_dir: Path, max_audio_s: float, p
     digests = [sha256_of(row.path) for row in rows]
     readable = {digest: row.path for digest, row in zip(digests, rows, strict=True) if digest is not None}
     heard = listen(readable, cache_dir, max_audio_s, progress)
-    items = tuple(
-        _item(row, digest, heard[digest] if digest is not None else Heard())
-        for row, digest in zip(rows, digests, strict=True)
-    )
-    sounds = [(row, heard[digest].warning) for row, digest in zip(rows, digests, strict=True) if digest]
-    warnings = (*_disagreements(path, rows, items), *_warned(path, sounds))
+    sounds = [Heard() if digest is None else heard[digest] for digest in digests]
+    items = tuple(map(_item, rows, digests, sounds))
+    warnings = (*_disagreements(path, rows, sounds), *_odd(path, rows, sounds))
     return AudioSet(path.stem, items, content_hash(items), path.parent, warnings=warnings)
 
 
@@ -97,30 +94,35 @@ def _item(row: Row, digest: str | None, heard: Heard) -> AudioItem:
     )
 
 
-def _disagreements(path: Path, rows: Sequence[Row], items: Sequence[AudioItem]) -> tuple[str, ...]:
-    """The first lines whose length is not what was decoded, and how many more there are."""
-    wrong = [pair for pair in zip(rows, items, strict=True) if _disagree(*pair)]
-    shown = [
+def _disagreements(path: Path, rows: Sequence[Row], sounds: Sequence[Heard]) -> list[str]:
+    """The lines whose length is not what was decoded."""
+    lines = [
         f"{path.name}, line {row.line}: the manifest says {row.duration_s:g} s, decoded are "
-        f"{item.duration_s:.2f} s; what was decoded counts"
-        for row, item in wrong[:_WARNINGS]
+        f"{heard.duration_s:.2f} s; what was decoded counts"
+        for row, heard in zip(rows, sounds, strict=True)
+        if _disagree(row.duration_s, heard.duration_s)
     ]
-    if len(wrong) > _WARNINGS:
-        shown.append(f"{path.name}: so do {len(wrong) - _WARNINGS} more of its {len(rows)} lines")
-    return tuple(shown)
+    return _first(path, lines, "so do", f"{len(rows)} lines")
 
 
-def _disagree(row: Row, item: AudioItem) -> bool:
-    claimed_s, heard_s = row.duration_s, item.duration_s
+def _disagree(claimed_s: float | None, heard_s: float | None) -> bool:
     if claimed_s is None or heard_s is None:
         return False
     return abs(claimed_s - heard_s) > max(_TOLERANCE_S, _TOLERANCE_SHARE * heard_s)
 
 
-def _warned(path: Path, sounds: Sequence[tuple[Row, str | None]]) -> Iterator[str]:
-    """What is odd about the sound of a line's recording; the first ones, and how many more."""
-    odd = [(row, warning) for row, warning in sounds if warning is not None]
-    for row, warning in odd[:_WARNINGS]:
-        yield f"{path.name}, line {row.line}: {warning}"
-    if len(odd) > _WARNINGS:
-        yield f"{path.name}: so are {len(odd) - _WARNINGS} more of its recordings"
+def _odd(path: Path, rows: Sequence[Row], sounds: Sequence[Heard]) -> list[str]:
+    """What is odd about the sound of a line's recording."""
+    lines = [
+        f"{path.name}, line {row.line}: {heard.warning}"
+        for row, heard in zip(rows, sounds, strict=True)
+        if heard.warning is not None
+    ]
+    return _first(path, lines, "so are", "recordings")
+
+
+def _first(path: Path, lines: Sequence[str], so: str, whole: str) -> list[str]:
+    """The first ones, and how many more there are."""
+    left = len(lines) - _WARNINGS
+    more = [f"{path.name}: {so} {left} more of its {whole}"] if left > 0 else []
+    return [*lines[:_WARNINGS], *more]
