@@ -8,28 +8,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from harness.errors import UsageError
 from harness.gate_decision import BUCKETS
 from harness.gate_result import Rule
 from harness.measure.metrics import ALL, WEIGHTED, Metric, metric
+from harness.yaml_file import read_yaml
 
 _BUCKET = re.compile(r"[\d.]+(-[\d.]+s|s\+)|unknown")
 
 
 def read_rules(path: Path) -> tuple[Rule, ...]:
     """The rules of a threshold file. Raises ``UsageError`` that names the file and the key."""
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be read ({error.strerror}); pass a file with --thresholds"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: byte {error.start + 1} is not UTF-8; save the file as UTF-8") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+    document = read_yaml(path, remedy="; pass a file with --thresholds")
     rules = document.get("rules") if isinstance(document, dict) else None
     if not isinstance(rules, list) or not rules:
         raise UsageError(f"{path}: needs a list 'rules'; see conf/gate.yaml")

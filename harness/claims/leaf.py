@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from harness.errors import UsageError
 from harness.measure.metrics import ALL, Metric, metric
 from harness.paths import conf_dir
 from harness.record.codec import from_json
+from harness.yaml_file import read_yaml
 
 
 @dataclass(frozen=True)
@@ -108,11 +107,7 @@ def read_leaves(folder: Path | None = None) -> dict[int, Leaf]:
 
 
 def read_leaf(path: Path) -> Leaf:
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
-    leaf: Leaf = from_json(Leaf, values, str(path))
+    leaf: Leaf = from_json(Leaf, read_yaml(path), str(path))
     conditions = (*leaf.holds, *leaf.partly)
     if leaf.not_built is None and not (leaf.holds and leaf.partly):
         raise UsageError(f"{path}: needs conditions in 'holds' and in 'partly', or 'not_built'")

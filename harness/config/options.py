@@ -8,14 +8,13 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any
 
-import yaml
-
 from harness.config.schema import RunConfig
 from harness.errors import UnavailableError
 from harness.paths import conf_dir
 from harness.protocols.options import NoOptions, convert, plain
 from harness.run.tracing import NsysOptions, TorchOptions
 from harness.workload.options import StreamingOptions
+from harness.yaml_file import read_yaml
 from variants import registry
 
 #: Choices of the harness itself; those of the server are the registry's.
@@ -62,7 +61,7 @@ def _filled(axis: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _leaves(axis: str) -> Iterator[tuple[str, str]]:
     for path in sorted((conf_dir() / axis).glob("*.yaml")):
-        yield path.stem, str(yaml.safe_load(path.read_text(encoding="utf-8"))["name"])
+        yield path.stem, str(read_yaml(path)["name"])
 
 
 def _defaults(axis: str, name: str) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml  # type: ignore[import-untyped]
 
 from harness.errors import UsageError
 from harness.paths import datasets_dir
+from harness.yaml_file import read_yaml
 
 _TEXT = re.compile(r"(?:[a-z' ]|\{[a-z_]+\})+")
 _REFERENCE = re.compile(r"\{([a-z_]+)\}")
@@ -65,11 +65,7 @@ class Grammar:
         """
         path = path or datasets_dir() / "texts" / "voice_agent.yaml"
         try:
-            return cls._parse(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise UsageError(f"{path}: cannot read the grammar ({error.strerror})") from error
-        except yaml.YAMLError as error:
-            raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+            return cls._parse(read_yaml(path))
         except MalformedGrammarError as error:
             raise UsageError(f"{path}: {error}") from error
 

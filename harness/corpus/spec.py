@@ -10,12 +10,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-import yaml
-
 from harness.corpus.encode import CONTAINERS
 from harness.corpus.lengths import AroundEdges, Lengths, LogNormal, Uniform
 from harness.corpus.speech import VOICES
 from harness.errors import UsageError
+from harness.yaml_file import read_yaml
 
 _LENGTH_KEYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -178,12 +177,7 @@ def _voices(section: _Section) -> tuple[str, ...]:
 
 
 def _read(path: Path) -> _Section:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot read it ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UsageError(f"{path}: an audio set is a mapping with the keys {', '.join(_SET_KEYS)}")
     return _Section(path, "", content)
