@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from harness.arguments import positive_integer
@@ -56,7 +56,7 @@ class Device:
     """A GPU, or a MIG instance of one, and NVML's handle of it while NVML is open."""
 
     uuid: str
-    handle: Any
+    handle: Any = field(compare=False)  # a ctypes pointer, which has no hash
 
 
 def used_devices(nvml: Any, environment: Mapping[str, str] = os.environ) -> list[Device]:

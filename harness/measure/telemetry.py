@@ -52,7 +52,9 @@ class GpuSampler:
         self._readings: dict[Device, list[GpuSample]] = {}
         self._names: dict[Device, str] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="gpu-telemetry", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="gpu-telemetry", daemon=True)
+        self.failure: str | None = None
+        """What ended the readings early."""
 
     def start(self) -> None:
         self._thread.start()
@@ -67,6 +69,12 @@ class GpuSampler:
             Telemetry(self._names[device], self._interval_s, tuple(readings), device.uuid)
             for device, readings in self._readings.items()
         )
+
+    def _run(self) -> None:
+        try:
+            self._loop()
+        except Exception as error:  # said with the run, which is worth keeping without it
+            self.failure = f"{type(error).__name__}: {error}"
 
     def _loop(self) -> None:
         with open_nvml() as nvml:

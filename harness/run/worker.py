@@ -23,7 +23,7 @@ from harness.corpus.manifest import AudioItem
 from harness.errors import ExitCode, HarnessError, RequestError
 from harness.measure.cpu import CpuMeter
 from harness.measure.memory import GpuMeter, peak_memory
-from harness.measure.telemetry import sample_gpu
+from harness.measure.telemetry import GpuSampler, sample_gpu
 from harness.nvml import open_nvml
 from harness.protocols import Request, Service
 from harness.protocols.children import when_closed
@@ -139,7 +139,7 @@ class Worker:
                 meter = CpuMeter()
                 self._measure(service, journal)
                 self._record = replace(self._record, cpu=meter.read())
-            telemetry = sampler.result()
+            telemetry = self._telemetry(sampler)
             pid = service.pid if isinstance(service, RemoteService) else None
             memory = peak_memory(pid, telemetry, self._meter)  # asking a server for evidence ends it
             evidence: dict[str, Any] = {**service.evidence(), "warmup": asdict(report)}
@@ -168,7 +168,12 @@ class Worker:
         self._keep_streams(streams, outcome.result, journal)
         evidence = {**outcome.server.evidence, "streaming": outcome.figures}
         pauses = _pauses(outcome.server.pauses, outcome.result.start_ns)
-        self._finish(journal, evidence, outcome.memory, sampler.result(), pauses)
+        self._finish(journal, evidence, outcome.memory, self._telemetry(sampler), pauses)
+
+    def _telemetry(self, sampler: GpuSampler) -> tuple[Telemetry, ...]:
+        if sampler.failure is not None:
+            self._reporter.warning(f"the GPU's clocks, power and heat were not read: {sampler.failure}")
+        return sampler.result()
 
     def _keep_streams(self, streams: StreamRun, result: StreamingResult, journal: Journal) -> None:
         for row in streams.rows(result, self._record):
