@@ -37,7 +37,7 @@ class Attention:
         return Found(self._ready_ns, now_ns(), waited_ns)
 
     def leave(self) -> None:
-        """It goes away with a message; until it turns again it is busy."""
+        """It goes to work; until it turns again it is busy."""
         self._ready_ns = 0
 
     def close(self) -> None:

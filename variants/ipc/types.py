@@ -124,6 +124,10 @@ class Receiver(Protocol):
         """
         ...
 
+    def leave(self) -> None:
+        """The reader goes to other work: what is posted from now on queues until it ``receive``s again."""
+        ...
+
     @property
     def traffic(self) -> Traffic: ...
 

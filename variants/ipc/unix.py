@@ -107,6 +107,9 @@ class UnixReceiver:
                 if wait_s <= 0:
                     return None
 
+    def leave(self) -> None:
+        self._attention.leave()
+
     def close(self) -> None:
         self._attention.close()
         self._epoll.close()

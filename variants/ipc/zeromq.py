@@ -183,6 +183,9 @@ class ZeroMqReceiver:
         times = Times(sent_ns, posted_ns, found.ready_ns, found.found_ns, now_ns(), found.core_wait_ns)
         return CopiedLease(value, times)
 
+    def leave(self) -> None:
+        self._attention.leave()
+
     def close(self) -> None:
         self._attention.close()
         self._socket.close(linger=0)

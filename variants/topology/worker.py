@@ -79,10 +79,11 @@ class Worker:
         role = self._role
         while not stopping.is_set():
             lease = self._receiver.receive(0.0 if role.busy else _LOOK_UP_S) if role.wants_work else None
-            if lease is None:
-                role.step()
-            else:
+            if lease is not None:
                 self._take(lease)
+            elif role.busy:
+                self._receiver.leave()
+                role.step()
         for sender in self._senders:
             sender.close()
         self._receiver.close()

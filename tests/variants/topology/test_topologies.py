@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import queue
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from harness.errors import UnavailableError, UsageError
+from harness.measure.ledger import balance
 from harness.protocols import Reply, Request, ServiceSpec
 from harness.protocols.engine import hear
 from harness.spans import SPAN_NAMES
@@ -101,6 +104,26 @@ def test_spans_tell_where_the_time_went(service: Backend) -> None:
     assert reply.started_ns <= spans[0].start_ns and spans[-1].end_ns <= reply.finished_ns
     hops = service.evidence()["topology"]["hops_per_request"]
     assert [span.name for span in spans].count("ipc") == 2 * hops  # sending, and receiving
+
+
+@pytest.mark.parametrize("ipc", ["shared_memory", "uds_copy", "zeromq"])
+def test_what_comes_while_an_engine_computes_queues(ipc: str) -> None:
+    """Also where the engine looks for work between its steps: the wait is in a span."""
+    service = parts.build("collapsed", ipc, partial(parts.make_batching_engine, per_request_s=0.5))
+    service.start()
+    answers: queue.SimpleQueue[Completion] = queue.SimpleQueue()
+    try:
+        for number in range(3):
+            service.submit(Transcribe(Request(str(number), REQUESTS["short"])), answers.put)
+            time.sleep(0.05)
+        replies = [answers.get(timeout=20).reply for _ in range(3)]
+    finally:
+        service.close()
+    for reply in replies:
+        assert reply is not None
+        found = balance(reply.spans, reply.started_ns, reply.finished_ns)
+        assert found.unaccounted_s < 0.2  # of half a second that the engine takes, or waiting for it
+    assert max(balance(r.spans, r.started_ns, r.finished_ns).seconds["queue"] for r in replies if r) > 0.2
 
 
 def test_a_stream_keeps_its_order_and_its_samples(service: Backend) -> None:
