@@ -185,7 +185,7 @@ class ShapePlan:
     buckets_s: tuple[float, ...]
     max_batch: int
     segment_lengths_s: tuple[float, ...] = ()
-    """Lengths of the audio set's segments where known: the planner's histogram."""
+    """Of the audio set if nobody paused in it, where a set is known: the planner's histogram."""
     progress: BuildProgress = field(default=silent, compare=False, repr=False)
     """Hears of what an encoder or a decoder prepares for these shapes."""
 

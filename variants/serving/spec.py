@@ -19,6 +19,7 @@ def service_spec(
     choices: Mapping[str, Choice], lengths_s: Sequence[float], make_recorder: Callable[[], SpanRecorder]
 ) -> ServiceSpec:
     """What every topology builds its parts from, in whichever process. ``lengths_s`` are the audio set's."""
+    pieces_s = segment_lengths_s(lengths_s, choices["frontend"]["segment"]["max_segment_s"])
     return ServiceSpec(
         make_frontend=partial(make_frontend, choices["frontend"]),
         make_engine=partial(
@@ -27,13 +28,23 @@ def service_spec(
             choices["encoder"],
             choices["decoder"],
             choices["batching"],
-            tuple(lengths_s),
+            pieces_s,
         ),
         ipc=choices["ipc"],
         io=choices["io"],
         gc=choices["gc"],
         options=choices["topology"]["options"],
         make_recorder=make_recorder,
+    )
+
+
+def segment_lengths_s(recordings_s: Sequence[float], longest_s: float) -> tuple[float, ...]:
+    """Of recordings in which nobody pauses: as many pieces of ``longest_s`` as fit, and the rest."""
+    return tuple(
+        piece_s
+        for whole, rest_s in (divmod(length_s, longest_s) for length_s in recordings_s)
+        for piece_s in (*(longest_s,) * int(whole), rest_s)
+        if piece_s > 0
     )
 
 
@@ -49,7 +60,7 @@ def make_engine(
     encoder: Choice,
     decoder: Choice,
     batching: Choice,
-    lengths_s: Sequence[float],
+    pieces_s: Sequence[float],
     progress: BuildProgress = silent,
 ) -> Engine:
     """The model with its encoder and decoder, or what a model choice is by itself, behind its batching."""
@@ -70,7 +81,7 @@ def make_engine(
     progress(f"model {model['name']}")
     built: Any = registry.load("model", model["name"])(options)
     inference = (
-        built if isinstance(built, Inference) else _parts(built, model, encoder, decoder, lengths_s, progress)
+        built if isinstance(built, Inference) else _parts(built, model, encoder, decoder, pieces_s, progress)
     )
     engine: Engine = _made("batching", batching, inference)
     return engine
@@ -81,12 +92,12 @@ def _parts(
     chosen: Choice,
     encoder: Choice,
     decoder: Choice,
-    lengths_s: Sequence[float],
+    pieces_s: Sequence[float],
     progress: BuildProgress,
 ) -> Inference:
     from variants.serving.inference import EncoderDecoder
 
-    plan = ShapePlan(tuple(chosen["buckets_s"]), chosen["max_batch"], tuple(lengths_s), progress=progress)
+    plan = ShapePlan(tuple(chosen["buckets_s"]), chosen["max_batch"], tuple(pieces_s), progress=progress)
     progress(f"encoder {encoder['name']}")
     states = _made("encoder", encoder, model, plan=plan)
     progress(f"decoder {decoder['name']}")
