@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -72,9 +73,9 @@ def _check_archive(path: Path) -> None:
     allowed = _UNPACKED_SHARE * packed + _UNPACKED_SPARE_BYTES
     try:
         with tarfile.open(path) as archive:
-            sizes = itertools.accumulate(member.size for member in archive)
+            sizes = itertools.accumulate(_unpacked_bytes(archive))
             swells = any(unpacked > allowed for unpacked in sizes)  # stops reading there
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, zlib.error) as error:
         raise UsageError(
             f"model.weights={path}: not a .nemo archive, or cut short; fetch it again"
         ) from error
@@ -83,6 +84,16 @@ def _check_archive(path: Path) -> None:
             f"model.weights={path}: {packed >> 20} MiB would unpack to more than {allowed >> 20} MiB, as no "
             "checkpoint's weights do; fetch it from a source that you trust"
         )
+
+
+def _unpacked_bytes(archive: tarfile.TarFile) -> Iterator[int]:
+    """Of each member, then of the tensors in it: weights are an archive of their own."""
+    for member in archive:
+        yield member.size
+        weights = archive.extractfile(member) if member.name.endswith(".ckpt") else None
+        if weights is not None and zipfile.is_zipfile(weights):
+            with zipfile.ZipFile(weights) as tensors:
+                yield sum(tensor.file_size for tensor in tensors.infolist())
 
 
 def _restore(path: Path) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,20 @@ def test_an_archive_that_swells_is_refused_before_it_is_unpacked(tmp_path: Path,
             member = tarfile.TarInfo(f"weights-{number}.ckpt")
             member.size = size
             archive.addfile(member, io.BytesIO(bytes(size)))
+    with pytest.raises(UsageError, match=f"{path}.*would unpack to more than"):
+        build(ModelOptions(name="parakeet_tiny", weights=str(path), device="cpu"))
+
+
+def test_weights_that_swell_inside_the_archive_are_refused(tmp_path: Path) -> None:
+    weights = io.BytesIO()
+    with zipfile.ZipFile(weights, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as tensors:
+        tensors.writestr("archive/data/0", bytes(200 << 20))
+    path = tmp_path / "bomb.nemo"
+    with tarfile.open(path, "w") as archive:
+        member = tarfile.TarInfo("model_weights.ckpt")
+        member.size = weights.tell()
+        weights.seek(0)
+        archive.addfile(member, weights)
     with pytest.raises(UsageError, match=f"{path}.*would unpack to more than"):
         build(ModelOptions(name="parakeet_tiny", weights=str(path), device="cpu"))
 
