@@ -26,6 +26,7 @@ from harness.arguments import positive_integer, result_file
 from harness.command import command
 from harness.corpus.buckets import DEFAULT_EDGES_S, bucket_label
 from harness.errors import ExitCode
+from harness.files import write_text
 from harness.gate import ROUNDS
 from harness.gate_decision import decide, judge_rules, looks
 from harness.gate_result import Rule
@@ -276,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         noises = {name: asdict(noise) for name, noise in NOISES.items()}
         document = {"requests": REQUESTS, "noise": noises, "rows": [asdict(answered) for answered in found]}
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+        write_text(options.json, json.dumps(document, indent=1) + "\n")
     return 0
 
 
