@@ -24,7 +24,7 @@ import torch
 from harness.errors import HarnessError, UnavailableError, UsageError
 from variants.encoder.bucketed import BucketedEncoder, Call, StaticInputs
 from variants.encoder.eager import extend_positions
-from variants.encoder.fused import FusedConformer
+from variants.encoder.fused import Attend, FusedConformer, attend
 from variants.encoder.memory import DeviceMemory, module_bytes
 from variants.encoder.options import Compiled
 from variants.encoder.planner import AffineCost, CostCurve, MeasuredCost, seconds_to_frames
@@ -224,8 +224,8 @@ def _tried(
 def _forward(model: TdtModel, backend: str, chosen: Compiled, longest: int) -> Forward:
     """The encoder without NeMo's type checks and its growing table, as a graph can hold it, for at most
     ``longest`` feature frames."""
-    if backend == "fused":
-        return _fused(model, chosen, longest)
+    if backend in ("fused", "kernels"):
+        return _fused(model, chosen, longest, _attend(backend))
     mode = chosen.mode
     encoder: Any = model.encoder if backend == "graph" else with_compiled_layers(model.encoder, mode=mode)
 
@@ -236,16 +236,25 @@ def _forward(model: TdtModel, backend: str, chosen: Compiled, longest: int) -> F
     return forward
 
 
-def _fused(model: TdtModel, chosen: Compiled, longest: int) -> Forward:
+def _fused(model: TdtModel, chosen: Compiled, longest: int, mix: Attend) -> Forward:
     encoder: Any = model.encoder
     any_length, mode = chosen.any_length, chosen.mode
     compile = partial(torch.compile, dynamic=None if any_length else False, fullgraph=True, mode=mode)
-    fused = FusedConformer(encoder, output_frames(longest, encoder.subsampling_factor), compile, any_length)
+    longest_states = output_frames(longest, encoder.subsampling_factor)
+    fused = FusedConformer(encoder, longest_states, compile, any_length, mix)
 
     def forward(features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return fused(features.to(model.dtype), lengths)
 
     return forward
+
+
+def _attend(backend: str) -> Attend:
+    if backend == "fused":
+        return attend
+    from variants.encoder import relative_attention  # Triton comes with PyTorch's builds for CUDA alone
+
+    return relative_attention.attend
 
 
 def with_compiled_layers(encoder: Any, *, mode: str | None, backend: str = "inductor") -> Any:

@@ -14,13 +14,15 @@ relative positions of Dai et al. 2019 (arXiv:1901.02860, section 3.3), and these
 * a padded frame is masked where others could hear it, as a key and before the convolution; what it holds
   itself is nobody's business.
 
-A layer is a function of tensors, so all layers share one compilation.
+What mixes the frames may be a kernel of our own (``variants.encoder.relative_attention``) in place of
+``attend``. A layer is a function of tensors, so all layers share one compilation.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +34,9 @@ _MASKED = -10_000.0
 """NeMo's stand-in for minus infinity; a row of nothing else stays finite."""
 
 Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""``attend`` below, or what computes the same."""
 
 
 class LayerWeights(NamedTuple):
@@ -56,10 +61,12 @@ class LayerWeights(NamedTuple):
     norm_out: tuple[torch.Tensor, torch.Tensor]
 
 
-def layer(x: torch.Tensor, valid: torch.Tensor, weights: LayerWeights) -> torch.Tensor:
-    """``[B, T, D]`` to the same; ``valid`` is true on the frames that belong to the utterance, ``[B, T]``."""
+def layer(
+    x: torch.Tensor, valid: torch.Tensor, lengths: torch.Tensor, weights: LayerWeights, mix: Attend
+) -> torch.Tensor:
+    """``[B, T, D]`` to the same; ``valid`` ``[B, T]`` is true on the ``lengths`` frames of each utterance."""
     x = x + 0.5 * _feed_forward(_normed(x, weights.norm_ff1), weights.ff1_in, weights.ff1_out)
-    x = x + _attention(_normed(x, weights.norm_attention), valid, weights)
+    x = x + _attention(_normed(x, weights.norm_attention), lengths, weights, mix)
     x = x + _convolution(_normed(x, weights.norm_conv), valid, weights)
     x = x + 0.5 * _feed_forward(_normed(x, weights.norm_ff2), weights.ff2_in, weights.ff2_out)
     return _normed(x, weights.norm_out)
@@ -77,18 +84,35 @@ def _feed_forward(
     return functional.linear(functional.silu(functional.linear(x, *inner)), *outer)
 
 
-def _attention(x: torch.Tensor, valid: torch.Tensor, weights: LayerWeights) -> torch.Tensor:
-    batch, time, width = x.shape
+def _attention(x: torch.Tensor, lengths: torch.Tensor, weights: LayerWeights, mix: Attend) -> torch.Tensor:
     heads, size = weights.content_bias.shape
-    q, k, v = functional.linear(x, *weights.qkv).view(batch, time, 3, heads, size).unbind(2)  # [B, T, H, d]
-    content = (q + weights.content_bias).transpose(1, 2) @ k.permute(0, 2, 3, 1)  # [B, H, T, T]
-    start = weights.positions.shape[1] // 2 + 1 - time
-    positions = weights.positions[:, start : start + 2 * time - 1]  # [H, 2T - 1, d]
-    unshifted = (q + weights.position_bias).transpose(1, 2) @ positions.transpose(1, 2)  # [B, H, T, 2T - 1]
+    qkv = functional.linear(x, *weights.qkv).view(*x.shape[:2], 3, heads, size)  # [B, T, 3, H, d]
+    mixed = mix(qkv, lengths, weights.content_bias, weights.position_bias, weights.positions)
+    return functional.linear(mixed.flatten(2), *weights.attention_out)
+
+
+def attend(
+    qkv: torch.Tensor,
+    lengths: torch.Tensor,
+    content_bias: torch.Tensor,
+    position_bias: torch.Tensor,
+    positions: torch.Tensor,
+) -> torch.Tensor:
+    """Values mixed over the frames of each utterance, ``[B, T, H, d]``.
+
+    ``qkv`` ``[B, T, 3, H, d]``, ``lengths`` ``[B]``, the biases u and v ``[H, d]``, ``positions``
+    ``[H, 2 longest - 1, d]``. What a frame beyond its utterance gets is finite and means nothing.
+    """
+    q, k, v = qkv.unbind(2)  # [B, T, H, d]
+    time, size = q.shape[1], q.shape[3]
+    content = (q + content_bias).transpose(1, 2) @ k.permute(0, 2, 3, 1)  # [B, H, T, T]
+    start = positions.shape[1] // 2 + 1 - time
+    near = positions[:, start : start + 2 * time - 1]  # [H, 2T - 1, d]
+    unshifted = (q + position_bias).transpose(1, 2) @ near.transpose(1, 2)  # [B, H, T, 2T - 1]
     scores = (content + _shifted(unshifted)) * (1.0 / math.sqrt(size))
-    scores = scores.masked_fill(~valid[:, None, None, :], _MASKED)
-    mixed = torch.softmax(scores, dim=-1) @ v.transpose(1, 2)  # [B, H, T, d]
-    return functional.linear(mixed.transpose(1, 2).reshape(batch, time, width), *weights.attention_out)
+    silent = torch.arange(time, device=q.device) >= lengths[:, None]
+    scores = scores.masked_fill(silent[:, None, None, :], _MASKED)
+    return (torch.softmax(scores, dim=-1) @ v.transpose(1, 2)).transpose(1, 2)
 
 
 def _shifted(scores: torch.Tensor) -> torch.Tensor:
@@ -115,15 +139,18 @@ class FusedConformer:
     """``encoder`` (NeMo's ``ConformerEncoder``) as functions, over the same weights, for segments of at
     most ``longest`` encoder frames."""
 
-    def __init__(self, encoder: Any, longest: int, compile: Compile, any_length: bool = False) -> None:
-        """``any_length``: one compilation for all lengths instead of one for each.
+    def __init__(
+        self, encoder: Any, longest: int, compile: Compile, any_length: bool = False, mix: Attend = attend
+    ) -> None:
+        """``any_length``: one compilation for all lengths instead of one for each. ``mix`` is ``attend``,
+        or what computes the same.
 
         Raises ``UsageError`` for a Conformer of another kind.
         """
         require_known(encoder)
         self._any_length = any_length
         self._subsample = compile(encoder.pre_encode)
-        self._layer = compile(layer)
+        self._layer = compile(partial(layer, mix=mix))
         self._scale = float(encoder.xscale or 1.0)
         table = _positions(encoder, longest + 1)  # one more: a length that takes all of it would be special
         self._layers = [layer_weights(each, table) for each in encoder.layers]
@@ -141,7 +168,7 @@ class FusedConformer:
         lengths = lengths.to(torch.int64)
         valid = self._of_any_length(torch.arange(x.shape[1], device=x.device) < lengths[:, None])  # [B, T']
         for weights in self._layers:
-            x = self._layer(self._of_any_length(x), valid, weights)
+            x = self._layer(self._of_any_length(x), valid, lengths, weights)
         return x, lengths
 
     def _of_any_length(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from harness.protocols.options import NoOptions, Positive, PositiveSeconds, Shar
 
 Eager = NoOptions
 
-Backend = Literal["graph", "inductor", "fused"]
+Backend = Literal["graph", "inductor", "fused", "kernels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,14 @@ class Prepared:
 @dataclass(frozen=True, slots=True)
 class Compiled(Prepared):
     backend: Backend | Literal["best"] = "fused"
-    """``fused``: our layers compiled; ``inductor``: NeMo's compiled; ``graph``: NeMo's kernels as they are;
-    ``best``: the fastest of each shape."""
-    candidates: tuple[Backend, ...] = ("graph", "inductor", "fused")
+    """``kernels``: our layers compiled around kernels of our own; ``fused``: without those; ``inductor``:
+    NeMo's compiled; ``graph``: NeMo's kernels as they are; ``best``: the fastest of each shape."""
+    candidates: tuple[Backend, ...] = ("graph", "inductor", "fused", "kernels")
     """What ``best`` tries."""
     mode: Literal["default", "max-autotune-no-cudagraphs"] = "default"
     """Of inductor; the second takes minutes more to build."""
     any_length: bool = True
-    """``fused``: one compilation for all lengths (quick to build), or one for each."""
+    """``fused``, ``kernels``: one compilation for all lengths (quick to build), or one for each."""
     buckets: Positive = 6
     """Length buckets, placed by the planner over the audio set's lengths."""
     batches: tuple[Positive, ...] | None = None

@@ -248,7 +248,7 @@ def test_the_compiler_s_workers_end_with_the_compilations() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("backend", ["graph", "inductor", "fused", "best"])
+@pytest.mark.parametrize("backend", ["graph", "inductor", "fused", "kernels", "best"])
 def test_graphs_answer_as_the_eager_encoder_does(dtype: torch.dtype, backend: str) -> None:
     on_gpu = small_model("cuda", dtype)
     # Each shape is a compilation, seconds long.
