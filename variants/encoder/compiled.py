@@ -24,7 +24,7 @@ import torch
 from harness.errors import HarnessError, UnavailableError, UsageError
 from variants.encoder.bucketed import BucketedEncoder, Call, StaticInputs
 from variants.encoder.eager import extend_positions
-from variants.encoder.fused import Attend, FusedConformer, attend
+from variants.encoder.fused import FusedConformer
 from variants.encoder.memory import DeviceMemory, module_bytes
 from variants.encoder.options import Compiled
 from variants.encoder.planner import AffineCost, CostCurve, MeasuredCost, seconds_to_frames
@@ -32,7 +32,8 @@ from variants.encoder.shapes import ShapeGrid, Slot, make_grid, output_frames
 
 if TYPE_CHECKING:
     from harness.protocols import BuildProgress, ShapePlan
-    from variants.models.types import TdtModel
+    from variants.encoder.subsampling import subsample, subsampling_weights
+from variants.models.types import TdtModel
 
 NAME = "compiled"
 Forward = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -225,7 +226,7 @@ def _forward(model: TdtModel, backend: str, chosen: Compiled, longest: int) -> F
     """The encoder without NeMo's type checks and its growing table, as a graph can hold it, for at most
     ``longest`` feature frames."""
     if backend in ("fused", "kernels"):
-        return _fused(model, chosen, longest, _attend(backend))
+        return _fused(model, chosen, longest, **(_own_kernels(model) if backend == "kernels" else {}))
     mode = chosen.mode
     encoder: Any = model.encoder if backend == "graph" else with_compiled_layers(model.encoder, mode=mode)
 
@@ -236,12 +237,12 @@ def _forward(model: TdtModel, backend: str, chosen: Compiled, longest: int) -> F
     return forward
 
 
-def _fused(model: TdtModel, chosen: Compiled, longest: int, mix: Attend) -> Forward:
+def _fused(model: TdtModel, chosen: Compiled, longest: int, **parts: Any) -> Forward:
     encoder: Any = model.encoder
     any_length, mode = chosen.any_length, chosen.mode
     compile = partial(torch.compile, dynamic=None if any_length else False, fullgraph=True, mode=mode)
     longest_states = output_frames(longest, encoder.subsampling_factor)
-    fused = FusedConformer(encoder, longest_states, compile, any_length, mix)
+    fused = FusedConformer(encoder, longest_states, compile, any_length, **parts)
 
     def forward(features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return fused(features.to(model.dtype), lengths)
@@ -249,12 +250,13 @@ def _fused(model: TdtModel, chosen: Compiled, longest: int, mix: Attend) -> Forw
     return forward
 
 
-def _attend(backend: str) -> Attend:
-    if backend == "fused":
-        return attend
+def _own_kernels(model: TdtModel) -> dict[str, Any]:
+    """Parts of ``FusedConformer`` in the place of its own."""
     from variants.encoder import relative_attention  # Triton comes with PyTorch's builds for CUDA alone
 
-    return relative_attention.attend
+    encoder: Any = model.encoder
+    weights = subsampling_weights(encoder.pre_encode)
+    return {"mix": relative_attention.attend, "subsample": partial(subsample, weights=weights)}
 
 
 def with_compiled_layers(encoder: Any, *, mode: str | None, backend: str = "inductor") -> Any:

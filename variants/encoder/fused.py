@@ -39,6 +39,10 @@ Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch
 """``attend`` below, or what computes the same."""
 
 
+Subsample = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""Features ``[B, T, F]`` and their frames ``[B]`` to ``[B, T', D]`` and theirs."""
+
+
 class LayerWeights(NamedTuple):
     """One layer. ``D`` is the width, ``H`` heads, ``K`` the convolution's kernel; biases may be missing."""
 
@@ -140,16 +144,22 @@ class FusedConformer:
     most ``longest`` encoder frames."""
 
     def __init__(
-        self, encoder: Any, longest: int, compile: Compile, any_length: bool = False, mix: Attend = attend
+        self,
+        encoder: Any,
+        longest: int,
+        compile: Compile,
+        any_length: bool = False,
+        mix: Attend = attend,
+        subsample: Subsample | None = None,
     ) -> None:
-        """``any_length``: one compilation for all lengths instead of one for each. ``mix`` is ``attend``,
-        or what computes the same.
+        """``any_length``: one compilation for all lengths instead of one for each. ``mix`` is ``attend``, or
+        what computes the same; ``subsample`` what computes the same as NeMo's ``pre_encode``.
 
         Raises ``UsageError`` for a Conformer of another kind.
         """
         require_known(encoder)
         self._any_length = any_length
-        self._subsample = compile(encoder.pre_encode)
+        self._subsample = compile(subsample or encoder.pre_encode)
         self._layer = compile(partial(layer, mix=mix))
         self._scale = float(encoder.xscale or 1.0)
         table = _positions(encoder, longest + 1)  # one more: a length that takes all of it would be special

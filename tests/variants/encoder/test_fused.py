@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests.variants.encoder.parts import ARCHITECTURE, small_model
 from variants.encoder import compiled
 from variants.encoder.fused import FusedConformer
 from variants.encoder.shapes import output_frames
+from variants.encoder.subsampling import subsample, subsampling_weights
 
 LONGEST = 400
 
@@ -53,6 +55,19 @@ def agrees(encoder: Any, ours: FusedConformer, frames: int, rows: int = 3) -> No
 @pytest.mark.parametrize("rows", [1, 3])
 def test_every_valid_frame_is_nemos(nemo: Any, frames: int, rows: int) -> None:
     agrees(nemo, fused(nemo), frames, rows)
+
+
+@pytest.mark.parametrize("frames", [1, 8, 9, 97, LONGEST])
+def test_subsampling_with_the_channels_innermost_is_nemos(nemo: Any, frames: int) -> None:
+    ours = partial(subsample, weights=subsampling_weights(nemo.pre_encode))
+    agrees(nemo, fused(nemo, subsample=ours), frames)
+
+
+def test_another_subsampling_is_refused(nemo: Any) -> None:
+    other = copy.copy(nemo.pre_encode)
+    other._subsampling = "striding"
+    with pytest.raises(UsageError, match="subsampling=striding"):
+        subsampling_weights(other)
 
 
 def test_biases_and_a_scaled_input_are_kept() -> None:
