@@ -29,11 +29,11 @@ from variants.encoder.memory import DeviceMemory, module_bytes
 from variants.encoder.options import Compiled
 from variants.encoder.planner import AffineCost, CostCurve, MeasuredCost, seconds_to_frames
 from variants.encoder.shapes import ShapeGrid, Slot, make_grid, output_frames
+from variants.encoder.subsampling import subsample, subsampling_weights
 
 if TYPE_CHECKING:
     from harness.protocols import BuildProgress, ShapePlan
-    from variants.encoder.subsampling import subsample, subsampling_weights
-from variants.models.types import TdtModel
+    from variants.models.types import TdtModel
 
 NAME = "compiled"
 Forward = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]

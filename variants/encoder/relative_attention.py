@@ -24,7 +24,7 @@ import triton.language as tl
 
 BLOCK = 64
 WARPS = 4
-STAGES = 2
+STAGES = 1
 
 _LOG2_E = 1.0 / math.log(2.0)
 

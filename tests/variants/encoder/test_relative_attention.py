@@ -12,11 +12,8 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 
-#: Largest difference from float64, as a share of the values' deviation.
-LIMITS = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
-
-@pytest.mark.parametrize("dtype", list(LIMITS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
     ("rows", "frames", "heads", "size", "longest"),
     [
@@ -29,7 +26,7 @@ LIMITS = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
         (3, 130, 4, 44, 150),
     ],
 )
-def test_every_valid_frame_is_that_of_the_products(
+def test_every_valid_frame_is_as_near_as_the_products_come(
     dtype: torch.dtype, rows: int, frames: int, heads: int, size: int, longest: int
 ) -> None:
     from variants.encoder import relative_attention
@@ -42,7 +39,13 @@ def test_every_valid_frame_is_that_of_the_products(
     tensors = (normal(heads, size), normal(heads, size), normal(heads, 2 * longest - 1, size))
     qkv, lengths = normal(rows, frames, 3, heads, size), torch.linspace(frames, 0, rows, device="cuda").long()
     found = relative_attention.attend(qkv, lengths, *tensors)
-    expected = attend(qkv.double(), lengths, *(each.double() for each in tensors))
+    exact = attend(qkv.double(), lengths, *(each.double() for each in tensors))
     valid = torch.arange(frames, device="cuda") < lengths[:, None]
+
+    def error(values: torch.Tensor) -> float:
+        return float((values.double() - exact)[valid].square().mean().sqrt())
+
     assert torch.isfinite(found).all()
-    assert float((found.double() - expected)[valid].abs().max() / expected[valid].std()) < LIMITS[dtype]
+    # As near as the products come in the same type, and at the least as near as that type can hold them.
+    rounding = torch.finfo(dtype).eps * float(exact[valid].square().mean().sqrt())
+    assert error(found) <= 1.5 * max(error(attend(qkv, lengths, *tensors)), rounding)
