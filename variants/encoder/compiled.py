@@ -252,11 +252,13 @@ def _fused(model: TdtModel, chosen: Compiled, longest: int, **parts: Any) -> For
 
 def _own_kernels(model: TdtModel) -> dict[str, Any]:
     """Parts of ``FusedConformer`` in the place of its own."""
-    from variants.encoder import relative_attention  # Triton comes with PyTorch's builds for CUDA alone
+    # Triton comes with PyTorch's builds for CUDA alone.
+    from variants.encoder import first_convolutions, relative_attention
 
     encoder: Any = model.encoder
     weights = subsampling_weights(encoder.pre_encode)
-    return {"mix": relative_attention.attend, "subsample": partial(subsample, weights=weights)}
+    begun = partial(subsample, weights=weights, begin=first_convolutions.begin_subsampling)
+    return {"mix": relative_attention.attend, "subsample": begun}
 
 
 def with_compiled_layers(encoder: Any, *, mode: str | None, backend: str = "inductor") -> Any:

@@ -4,10 +4,14 @@ Three convolutions of stride two, the first from one channel, the others depthwi
 product over the channels. With the channels innermost a convolution is nine multiply-adds that a compiler
 turns into one pass over memory, with the mask and the activation before it, and no tensor is ever
 transposed. A padded frame is masked where a convolution hears it.
+
+The first two may be one kernel (``variants.encoder.first_convolutions``), which never writes what lies
+between them: at full size 256 channels of half the frames and bins, the largest tensor of the encoder.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +20,12 @@ from torch.nn import functional
 from harness.errors import UsageError
 
 _TAPS = 3
+
+
+Begin = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor
+]
+"""``begin_subsampling`` below, or what computes the same."""
 
 
 class SubsamplingWeights(NamedTuple):
@@ -28,16 +38,31 @@ class SubsamplingWeights(NamedTuple):
 
 
 def subsample(
-    x: torch.Tensor, lengths: torch.Tensor, weights: SubsamplingWeights
+    x: torch.Tensor, lengths: torch.Tensor, weights: SubsamplingWeights, begin: Begin | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features ``[B, T, F]`` and their frames ``[B]`` to ``[B, T', D]`` and theirs."""
-    x = functional.relu(_halved(_masked(x[..., None], lengths), *weights.first))  # [B, T / 2, F / 2, C]
-    lengths = _half(lengths)
-    for depthwise, pointwise in zip(weights.depthwise, weights.pointwise, strict=True):
+    """Features ``[B, T, F]`` and their frames ``[B]`` to ``[B, T', D]`` and theirs. ``begin`` is
+    ``begin_subsampling``, or what computes the same."""
+    x = (begin or begin_subsampling)(x, lengths, *weights.first, *weights.depthwise[0])
+    lengths = _half(_half(lengths))
+    x = functional.relu(functional.linear(x, *weights.pointwise[0]))
+    for depthwise, pointwise in zip(weights.depthwise[1:], weights.pointwise[1:], strict=True):
         x = _halved(_masked(x, lengths), *depthwise)
         lengths = _half(lengths)
         x = functional.relu(functional.linear(x, *pointwise))
     return functional.linear(x.flatten(2), *weights.out), lengths
+
+
+def begin_subsampling(
+    x: torch.Tensor,
+    lengths: torch.Tensor,
+    first: torch.Tensor,
+    first_bias: torch.Tensor,
+    second: torch.Tensor,
+    second_bias: torch.Tensor,
+) -> torch.Tensor:
+    """The first two convolutions, ``[B, T, F]`` to ``[B, T / 4, F / 4, C]``; their taps are ``[9, C]``."""
+    x = functional.relu(_halved(_masked(x[..., None], lengths), first, first_bias))
+    return _halved(_masked(x, _half(lengths)), second, second_bias)
 
 
 def _halved(x: torch.Tensor, taps: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
