@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,16 +67,17 @@ class MonoWriter:
             if self._rate != sample_rate
             else None
         )
-        self._pending: list[np.ndarray] = []
+        self._pending: list[Sequence[np.ndarray]] = []
         self._pending_samples = self._written = self._resampled_ns = 0
         self._energies = np.zeros(channels)
         self._mixed_energy = 0.0
 
-    def append(self, values: np.ndarray) -> None:
+    def append(self, values: Sequence[np.ndarray]) -> None:
         """``values`` is ``[channels, n]`` of a type that ``pcm.joined`` takes, one type throughout."""
+        count = len(values[0])
         self._pending.append(values)
-        self._pending_samples += values.shape[1]
-        self.position += values.shape[1]
+        self._pending_samples += count
+        self.position += count
         if self._pending_samples >= _BLOCK:
             self._flush()
 

@@ -15,13 +15,15 @@ _SCALES = {"u1": 2.0**-7, "i2": 2.0**-15, "i4": 2.0**-31, "i8": 2.0**-63}
 LARGEST = 2.0**31
 
 
-def joined(parts: Sequence[np.ndarray], channels: int) -> np.ndarray:
-    """Blocks ``[channels, n]`` of one integer or floating type as one float32 block, full scale being 1."""
-    block = np.empty((channels, sum(part.shape[1] for part in parts)), np.float32)
+def joined(parts: Sequence[Sequence[np.ndarray]], channels: int) -> np.ndarray:
+    """Blocks of one integer or floating type, each channel's ``[n]`` in turn, as one float32
+    ``[channels, n]``, full scale being 1."""
+    block = np.empty((channels, sum(len(part[0]) for part in parts)), np.float32)
     if not parts:
         return block
-    np.concatenate(parts, axis=1, out=block, casting="same_kind")
-    kind = parts[0].dtype.str[1:]
+    for channel, row in enumerate(block):
+        np.concatenate([part[channel] for part in parts], out=row, casting="same_kind")
+    kind = parts[0][0].dtype.str[1:]
     if kind in _SCALES:  # powers of two: no rounding after that of the width
         block *= np.float32(_SCALES[kind])
     if kind == "u1":
