@@ -11,7 +11,7 @@ silence, so that what comes later keeps its time. Time zero is the container's o
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import av
@@ -20,6 +20,7 @@ import numpy as np
 from harness.audio.completeness import is_tag, truncated, what_is_missing
 from harness.audio.limits import Limits
 from harness.audio.mono import Heard, MonoWriter
+from harness.audio.pcm import Channels
 from harness.errors import RequestError
 
 #: FFmpeg's demuxers that may look at a payload. A list, because others (playlists) would open
@@ -188,7 +189,7 @@ class _Reading:
         self._end_s = max(self._end_s, start_s + frame.samples / writer.sample_rate)
 
 
-def _values(frame: Any, channels: int) -> Sequence[np.ndarray]:
+def _values(frame: Any, channels: int) -> Channels:
     """Each channel's samples where they lie; what ``to_ndarray`` does at a fraction of its cost."""
     dtype, count = _DTYPES[frame.format.name], frame.samples
     planes = frame.planes

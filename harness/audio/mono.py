@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import soxr
 
 from harness.audio.limits import Limits
-from harness.audio.pcm import joined, refuse_unusable
+from harness.audio.pcm import Channels, joined, refuse_unusable
 from harness.audio.target import Target
 from harness.spans import now_ns
 
@@ -34,6 +34,10 @@ class Heard:
     loudest: int
     """The channel of the largest energy."""
     warnings: tuple[str, ...] = ()
+    decoder: str = ""
+    """Who decoded it: ``wav`` (this project), ``soundfile`` or ``pyav``."""
+    declined: str = ""
+    """Why it was left to ``pyav``, where ``soundfile`` was to decode its format."""
 
     @property
     def length_s(self) -> float:
@@ -67,13 +71,13 @@ class MonoWriter:
             if self._rate != sample_rate
             else None
         )
-        self._pending: list[Sequence[np.ndarray]] = []
+        self._pending: list[Channels] = []
         self._pending_samples = self._written = self._resampled_ns = 0
         self._energies = np.zeros(channels)
         self._mixed_energy = 0.0
 
-    def append(self, values: Sequence[np.ndarray]) -> None:
-        """``values`` is ``[channels, n]`` of a type that ``pcm.joined`` takes, one type throughout."""
+    def append(self, values: Channels) -> None:
+        """``values`` are of a type that ``pcm.joined`` takes, one type throughout."""
         count = len(values[0])
         self._pending.append(values)
         self._pending_samples += count

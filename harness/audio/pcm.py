@@ -15,9 +15,12 @@ _SCALES = {"u1": 2.0**-7, "i2": 2.0**-15, "i4": 2.0**-31, "i8": 2.0**-63}
 LARGEST = 2.0**31
 
 
-def joined(parts: Sequence[Sequence[np.ndarray]], channels: int) -> np.ndarray:
-    """Blocks of one integer or floating type, each channel's ``[n]`` in turn, as one float32
-    ``[channels, n]``, full scale being 1."""
+Channels = np.ndarray | Sequence[np.ndarray]
+"""``[channels, n]``, together or each channel where it lies."""
+
+
+def joined(parts: Sequence[Channels], channels: int) -> np.ndarray:
+    """Blocks of one integer or floating type as one float32 block ``[channels, n]``, full scale being 1."""
     block = np.empty((channels, sum(len(part[0]) for part in parts)), np.float32)
     if not parts:
         return block
