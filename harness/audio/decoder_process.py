@@ -15,7 +15,6 @@ import select
 import signal
 import sys
 import threading
-from dataclasses import asdict
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -59,7 +58,7 @@ def _answer(payload: bytes, limits: Limits, target: Target, samples_fd: int) -> 
     if os.fstat(samples_fd).st_size > _KEPT_BYTES:
         os.ftruncate(samples_fd, 0)
     try:
-        return asdict(read(payload, limits, target, _File(samples_fd)))
+        return read(payload, limits, target, _File(samples_fd)).fields()
     except RequestError as error:
         return {"error": str(error)}
     except MemoryError:

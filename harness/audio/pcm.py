@@ -21,6 +21,8 @@ Channels = np.ndarray | Sequence[np.ndarray]
 
 def joined(parts: Sequence[Channels], channels: int) -> np.ndarray:
     """Blocks of one integer or floating type as one float32 block ``[channels, n]``, full scale being 1."""
+    if channels == len(parts) == 1 and parts[0][0].dtype == np.float32:
+        return np.asarray(parts[0])
     block = np.empty((channels, sum(len(part[0]) for part in parts)), np.float32)
     if not parts:
         return block
