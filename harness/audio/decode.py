@@ -64,7 +64,7 @@ class _Blocks:
         self.parts: list[np.ndarray] = []
 
     def write(self, block: np.ndarray) -> None:
-        self.parts.append(block.copy())
+        self.parts.append(block)
 
     def restart(self) -> None:
         self.parts.clear()

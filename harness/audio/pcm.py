@@ -21,19 +21,24 @@ Channels = np.ndarray | Sequence[np.ndarray]
 
 def joined(parts: Sequence[Channels], channels: int) -> np.ndarray:
     """Blocks of one integer or floating type as one float32 block ``[channels, n]``, full scale being 1."""
-    if channels == len(parts) == 1 and parts[0][0].dtype == np.float32:
-        return np.asarray(parts[0])
-    block = np.empty((channels, sum(len(part[0]) for part in parts)), np.float32)
     if not parts:
-        return block
+        return np.empty((channels, 0), np.float32)
+    kind = parts[0][0].dtype.str[1:]
+    if len(parts) == 1 and isinstance(parts[0], np.ndarray):
+        return _scaled(parts[0], kind)
+    block = np.empty((channels, sum(len(part[0]) for part in parts)), np.float32)
     for channel, row in enumerate(block):
         np.concatenate([part[channel] for part in parts], out=row, casting="same_kind")
-    kind = parts[0][0].dtype.str[1:]
-    if kind in _SCALES:  # powers of two: no rounding after that of the width
-        block *= np.float32(_SCALES[kind])
+    return _scaled(block, kind)
+
+
+def _scaled(block: np.ndarray, kind: str) -> np.ndarray:
+    """Powers of two: no rounding after that of the width."""
+    if kind in _SCALES:
+        block = np.multiply(block, np.float32(_SCALES[kind]), dtype=np.float32, casting="same_kind", order="C")
     if kind == "u1":
-        block -= 1.0
-    return block
+        block -= np.float32(1.0)
+    return np.ascontiguousarray(block, np.float32)
 
 
 def refuse_unusable(

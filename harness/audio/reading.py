@@ -25,7 +25,7 @@ class Sink(Protocol):
     """Where samples go as they are decoded."""
 
     def write(self, block: np.ndarray) -> None:
-        """Takes the next float32 ``[n]``, which it must not keep."""
+        """Takes the next float32 ``[n]``, which nobody changes from then on."""
         ...
 
     def restart(self) -> None:
