@@ -9,6 +9,7 @@ from harness.audio.promise import Promise, Unsuited
 MAGIC = b"fLaC"
 _MAX_BITS = 24  # what float32 holds
 _LARGEST_FRAME = 2**24
+_MOST_BLOCKS, _MOST_SYNCS = 1024, 4096  # which no encoder writes, and no chance makes of a frame
 _LAST_CHARACTER = 0x10FFFF
 _BLOCKS = (0, 192, *(576 << n for n in range(4)), 0, 0, *(256 << n for n in range(8)))
 _SYNC = b"\xff\xf8"  # of frames of one block size, which are numbered
@@ -36,12 +37,15 @@ def _check_metadata(payload: bytes) -> None:
     """The first block is STREAMINFO, and the last one ends within the payload."""
     if payload[4:8] not in (b"\0\0\0\x22", b"\x80\0\0\x22"):
         raise Unsuited("flac: no STREAMINFO")
-    offset, last = 4, False
-    while not last:
+    offset = 4
+    for _ in range(_MOST_BLOCKS):
         if offset + 4 > len(payload):
-            raise Unsuited("flac: metadata without an end")
+            break
         last = payload[offset] >= 0x80
         offset += 4 + int.from_bytes(payload[offset + 1 : offset + 4], "big")
+        if last:
+            return
+    raise Unsuited("flac: metadata without an end")
 
 
 def _check_last_frame(payload: bytes, samples: int, block: int, largest: int) -> None:
@@ -51,11 +55,13 @@ def _check_last_frame(payload: bytes, samples: int, block: int, largest: int) ->
         raise Unsuited("flac: days of sound")
     coded = chr(number).encode("utf-8", "surrogatepass")  # as section 9.1.5 has it
     start = max(0, len(payload) - (largest or _LARGEST_FRAME))
-    while (start := payload.find(_SYNC, start)) >= 0:
-        header = payload[start + 2 : start + 6 + len(coded)]
+    for _ in range(_MOST_SYNCS):
+        start = payload.find(_SYNC, start) + 2
+        header = payload[start : start + 4 + len(coded)]
+        if start < 2 or not header:
+            break
         if header.startswith(coded, 2) and _frame_samples(header, 2 + len(coded)) == rest + 1:
             return
-        start += 1
     raise Unsuited("flac: it does not end with the frame that its header implies")
 
 

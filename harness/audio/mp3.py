@@ -7,7 +7,7 @@ size) and, behind that, says what the encoder put before and after the sound (LA
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -24,6 +24,7 @@ _MONO = 0xC0  # of a frame's fourth byte
 #: By samples of a frame and channels: bits before the granules' description, of each, and how many a channel.
 _SIDE_BITS = {(1152, 1): (18, 59, 2), (1152, 2): (20, 59, 2), (576, 1): (9, 63, 1), (576, 2): (10, 63, 1)}
 _MOST_PAIRS = 288  # of coefficients
+_AT_A_TIME = 2048  # frames: their bits take half a megabyte
 COUNT_SEARCH_BYTES = 256
 """Of the first frame: side information, count, table of places, LAME's tag."""
 _COUNTED = re.compile(
@@ -90,17 +91,20 @@ def promise(payload: bytes) -> Promise:
     if kind is None:
         raise Unsuited("mp3: no frame where sound should begin")
     channels = 1 if first[3] >= _MONO else 2
-    frames = _walk(payload, start, end, kind.frame_bytes)
-    _check_granules(payload, frames, channels, kind)
-    samples = len(frames) * kind.frame_samples - _silence(first, len(frames), kind)
+    frames = 0
+    for some in _walk(payload, start, end, kind.frame_bytes):
+        _check_granules(payload, some, channels, kind)
+        frames += len(some)
+    samples = frames * kind.frame_samples - _silence(first, frames, kind)
     if samples <= 0:
         raise Unsuited("mp3: nothing but delay and padding")
     return Promise(channels, kind.sample_rate, samples)
 
 
-def _walk(payload: bytes, offset: int, end: int, sizes: tuple[int, ...]) -> list[int]:
-    """Where frames begin that follow each other from ``offset`` to ``end``."""
-    second, mono, frames = payload[offset + 1], payload[offset + 3] >= _MONO, []
+def _walk(payload: bytes, offset: int, end: int, sizes: tuple[int, ...]) -> Iterator[list[int]]:
+    """Where frames begin that follow each other from ``offset`` to ``end``, some at a time."""
+    second, mono = payload[offset + 1], payload[offset + 3] >= _MONO
+    frames: list[int] = []
     while offset + 4 <= end:
         size = sizes[payload[offset + 2]]
         if payload[offset] != 0xFF or payload[offset + 1] != second or not size:
@@ -109,9 +113,13 @@ def _walk(payload: bytes, offset: int, end: int, sizes: tuple[int, ...]) -> list
             raise Unsuited("mp3: its channels change")
         frames.append(offset)
         offset += size
+        if len(frames) == _AT_A_TIME:
+            yield frames
+            frames = []
     if offset != end:
         raise Unsuited("mp3: it ends within a frame")
-    return frames
+    if frames:
+        yield frames
 
 
 def _check_granules(payload: bytes, frames: Sequence[int], channels: int, kind: Header) -> None:

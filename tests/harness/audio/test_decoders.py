@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,7 @@ from harness.audio import ffmpeg
 from harness.audio.limits import Limits
 from harness.audio.mono import Heard, MonoWriter
 from harness.audio.reading import read
+from harness.audio.sndfile import promised
 from harness.audio.target import Target
 from harness.errors import RequestError
 from tests.harness.audio.mutations import mutated_from
@@ -188,6 +190,17 @@ def test_what_libsndfile_finds_wanting_begins_anew_with_pyav() -> None:
     assert heard.decoder == "pyav"
     assert heard.declined.startswith("libsndfile: ")
     np.testing.assert_array_equal(samples, by_pyav(bytes(payload)))
+
+
+def test_looking_at_hours_of_frames_takes_little_memory() -> None:
+    start = encode(noise(1.0), replace(MP3, muxing={"write_xing": "0", "id3v2_version": "0"}))
+    tracemalloc.start()
+    promise = promised(start * 2000)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert promise is not None
+    assert promise.samples > 2000 * RATE
+    assert peak_bytes < len(start) * 2000 + 4 * 2**20
 
 
 def outcome(decode: Callable[[], np.ndarray]) -> str:
