@@ -1,4 +1,4 @@
-"""Every container but plain WAV, with FFmpeg's libraries through PyAV.
+"""Every container that no other decoder takes, with FFmpeg's libraries through PyAV.
 
 Encoder delay is removed where the container states it: MP3 (LAME header), MP4 (edit list), Matroska
 (codec delay) and Ogg (pre-skip). Raw ADTS streams state none and keep about 60 ms of priming. MP4 keeps
