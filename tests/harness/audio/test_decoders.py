@@ -170,6 +170,7 @@ LONG_VORBIS = encode(noise(4.0, 44100), VORBIS)
             1.07,
         ),
         (one_page_later(LONG_VORBIS), "ogg: pages are missing", 4.0),
+        (vorbis(noise(3.0), RATE) + vorbis(noise(2.0), RATE), "ogg: several streams", 5.0),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -179,6 +180,15 @@ def test_what_is_unusual_is_known_before_it_is_decoded_and_left_to_pyav(
     samples, heard = by_choice(payload)
     assert (heard.decoder, heard.declined) == ("pyav", reason)
     assert heard.length_s == pytest.approx(seconds, abs=0.05)
+    np.testing.assert_array_equal(samples, by_pyav(payload))
+
+
+@pytest.mark.parametrize("late_s", [lambda _: 5.0, lambda at_s: 2.0 * (at_s > 1.0)], ids=["late", "pause"])
+def test_a_vorbis_with_a_time_of_its_own_is_left_to_pyav(late_s: Callable[[float], float]) -> None:
+    """Its pages count the samples of the pause, which are not there."""
+    payload = encode(noise(3.0, 44100), VORBIS, late_s)
+    samples, heard = by_choice(payload)
+    assert (heard.decoder, heard.declined) == ("pyav", "libsndfile: not as many samples as promised")
     np.testing.assert_array_equal(samples, by_pyav(payload))
 
 
