@@ -43,7 +43,7 @@ def _check_metadata(payload: bytes) -> None:
             break
         last = payload[offset] >= 0x80
         offset += 4 + int.from_bytes(payload[offset + 1 : offset + 4], "big")
-        if last:
+        if last and offset <= len(payload):
             return
     raise Unsuited("flac: metadata without an end")
 

@@ -10,7 +10,7 @@ from harness.audio.promise import Promise, Unsuited
 
 MAGIC = b"OggS\0"
 _FIRST = 2  # of a page's flags: a stream begins
-_VORBIS = b"\x01vorbis"
+_VORBIS, _VORBIS_BYTES = b"\x01vorbis", 30
 _HEADER = struct.Struct("<4sBBqIIIB")
 _NO_PACKET_ENDS = -1
 _MOST_CHANNELS = 2  # FFmpeg puts more of them in another order
@@ -36,6 +36,8 @@ def promise(payload: bytes) -> Promise | None:
     first = next(pages)
     if not payload.startswith(_VORBIS, first.start):
         return None
+    if len(payload) < first.start + _VORBIS_BYTES:
+        raise Unsuited("ogg: it ends within its header")
     channels, rate = struct.unpack_from("<BI", payload, first.start + 11)
     if channels > _MOST_CHANNELS:
         return None

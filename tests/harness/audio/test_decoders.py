@@ -213,6 +213,17 @@ def test_looking_at_hours_of_frames_takes_little_memory() -> None:
     assert peak_bytes < len(start) * 2000 + 4 * 2**20
 
 
+SHORT_FLAC = b"fLaC\x80\0\0\x22" + bytes(34)
+SHORT_VORBIS = b"OggS\0\2" + bytes(20) + b"\1\7\1vorbis"
+
+
+@pytest.mark.parametrize("whole", [ONE_FLAC, SHORT_FLAC, ONE_MP3, LONG_VORBIS, SHORT_VORBIS])
+def test_a_recording_that_breaks_off_in_its_header_is_the_sender_s_error(whole: bytes) -> None:
+    for length in range(1, min(len(whole), 300) + 1):
+        with pytest.raises(RequestError):
+            by_choice(whole[:length])
+
+
 def outcome(decode: Callable[[], np.ndarray]) -> str:
     try:
         return f"{len(decode())} samples"
