@@ -17,6 +17,7 @@ from harness.nvml import open_nvml
 
 PACKAGES = (
     "torch", "nemo_toolkit", "cuda-bindings", "nvidia-cuda-nvrtc", "tensorrt", "onnx", "numpy", "pyzmq",
+    "av", "soundfile", "miniaudio",
 )  # fmt: skip
 
 

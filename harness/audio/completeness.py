@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import re
 
+from harness.audio import mp3
 from harness.errors import RequestError
 
 #: Audio may end this much before what is declared: containers round to a millisecond and count
 #: the encoder's delay (Opus 6.5 ms, AAC up to 48 ms), which decoding removes.
 TOLERANCE_S = 0.05
 
-_XING_SEARCH_BYTES = 256
 _TAGS = re.compile(rb"ID3[\x02-\x04]|TAG|APETAGEX|LYRICSBEGIN")
 _SEGMENT = b"\x18\x53\x80\x67"
 
@@ -82,18 +82,7 @@ def _missing_from_segment(payload: bytes) -> str | None:
 
 
 def _counted_s(payload: bytes) -> float | None:
-    """Length of what an MP3's first frame, after a leading ID3v2 tag, counts; None without a count."""
-    start = 10 + _id3_bytes(payload) if payload.startswith(b"ID3") and len(payload) >= 10 else 0
-    frame = payload[start : start + _XING_SEARCH_BYTES]
-    count = re.search(rb"(?:Xing|Info)\0\0\0[\x01\x03\x05\x07\x09\x0b\x0d\x0f](....)", frame, re.DOTALL)
-    version, rate = (frame[1] >> 3 & 3, frame[2] >> 2 & 3) if len(frame) > 2 else (1, 3)
-    if count is None or version == 1 or rate == 3:
-        return None
-    halvings = {3: 0, 2: 1, 0: 2}[version]  # MPEG 1, 2 and 2.5
-    samples = int.from_bytes(count[1], "big") * (1152 if version == 3 else 576)
-    return (samples << halvings) / (44100, 48000, 32000)[rate]
-
-
-def _id3_bytes(tag: bytes) -> int:
-    """What follows the ten bytes of an ID3v2 header: its size is four times seven bits."""
-    return sum((byte & 0x7F) << shift for byte, shift in zip(tag[6:10], (21, 14, 7, 0), strict=False))
+    """Length of what an MP3's first frame counts; None without a count."""
+    frame = payload[mp3.sound_start(payload) :][: mp3.COUNT_SEARCH_BYTES]
+    kind, count = mp3.header(frame), mp3.counted_frames(frame)
+    return None if kind is None or count is None else count * kind.frame_samples / kind.sample_rate

@@ -13,8 +13,8 @@ import pickle
 import resource
 import select
 import signal
+import sys
 import threading
-from dataclasses import asdict
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -34,6 +34,7 @@ def main(control_fd: int, samples_fd: int) -> None:
     """Serve until the other end of the control connection closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the starter's to act on
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _silence_libraries()
     threading.Thread(target=_end_with_the_starter, args=(control_fd,), daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
         _serve(Connection(control_fd), samples_fd)
@@ -56,19 +57,28 @@ def _serve(control: Connection, samples_fd: int) -> None:
 def _answer(payload: bytes, limits: Limits, target: Target, samples_fd: int) -> dict[str, Any]:
     if os.fstat(samples_fd).st_size > _KEPT_BYTES:
         os.ftruncate(samples_fd, 0)
-    os.lseek(samples_fd, 0, os.SEEK_SET)
-
-    def write(block: np.ndarray) -> None:
-        rest = block.data.cast("B")
-        while rest:
-            rest = rest[os.write(samples_fd, rest) :]
-
     try:
-        return asdict(read(payload, limits, target, write))
+        return read(payload, limits, target, _File(samples_fd)).fields()
     except RequestError as error:
         return {"error": str(error)}
     except MemoryError:
         return {"error": "the recording claims more memory than its bytes stand for: export it again"}
+
+
+class _File:
+    """A ``Sink`` into the shared file, from its beginning."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.restart()
+
+    def write(self, block: np.ndarray) -> None:
+        rest = block.data.cast("B")
+        while rest:
+            rest = rest[os.write(self._fd, rest) :]
+
+    def restart(self) -> None:
+        os.lseek(self._fd, 0, os.SEEK_SET)
 
 
 def _end_with_the_starter(control_fd: int) -> None:
@@ -77,6 +87,13 @@ def _end_with_the_starter(control_fd: int) -> None:
     poll.register(control_fd, select.POLLRDHUP)
     poll.poll()
     os._exit(0)
+
+
+def _silence_libraries() -> None:
+    """What C prints is dropped, libmpg123's line for every damaged frame; Python's own errors are not."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    with open(os.devnull, "wb") as nothing:  # noqa: PTH123
+        os.dup2(nothing.fileno(), 2)
 
 
 def _bound_memory(size_bytes: int) -> None:

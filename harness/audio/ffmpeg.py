@@ -1,4 +1,4 @@
-"""Every container but plain WAV, with FFmpeg's libraries through PyAV.
+"""Every container that no other decoder takes, with FFmpeg's libraries through PyAV.
 
 Encoder delay is removed where the container states it: MP3 (LAME header), MP4 (edit list), Matroska
 (codec delay) and Ogg (pre-skip). Raw ADTS streams state none and keep about 60 ms of priming. MP4 keeps
@@ -11,7 +11,7 @@ silence, so that what comes later keeps its time. Time zero is the container's o
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import av
@@ -20,6 +20,7 @@ import numpy as np
 from harness.audio.completeness import is_tag, truncated, what_is_missing
 from harness.audio.limits import Limits
 from harness.audio.mono import Heard, MonoWriter
+from harness.audio.pcm import Channels
 from harness.errors import RequestError
 
 #: FFmpeg's demuxers that may look at a payload. A list, because others (playlists) would open
@@ -29,6 +30,8 @@ CONTAINERS = "aac,aiff,caf,flac,m4a,matroska,mov,mp3,mp4,ogg,w64,wav,webm"
 # One packet is enough to know a codec: FFmpeg would otherwise read 16-bit WAV files once more, in
 # search of DTS hidden in them, at thirty times the cost of reading the samples.
 _OPTIONS = {"format_whitelist": CONTAINERS, "protocol_whitelist": "none", "max_probe_packets": "1"}
+
+_MAGIC = {b"OggS\0": "ogg", b"\x1a\x45\xdf\xa3": "matroska", b"fLaC": "flac", b"caff": "caf"}
 
 #: A frame may lie this far from where the last one ended: live recorders' timestamps jitter by some
 #: milliseconds, while a lost packet lasts 20 or more. Drift adds up and is mended when it gets here.
@@ -66,12 +69,21 @@ def read(payload: bytes, limits: Limits, make_writer: MakeWriter) -> Heard:
 
 def _open(payload: bytes) -> Any:
     try:
-        return av.open(io.BytesIO(payload), "r", options=_OPTIONS, metadata_errors="replace")
+        return av.open(
+            io.BytesIO(payload), "r", format=_shown(payload), options=_OPTIONS, metadata_errors="replace"
+        )
     except av.FFmpegError as error:
         raise RequestError(
             f"the payload is not a readable recording ({error.strerror}): "
             "send wav, flac, mp3, m4a, webm or ogg audio"
         ) from error
+
+
+def _shown(payload: bytes) -> str | None:
+    """The demuxer of a payload whose first bytes leave no doubt; None where FFmpeg has to try them all."""
+    if payload[4:8] == b"ftyp":
+        return "mov"
+    return next((name for magic, name in _MAGIC.items() if payload.startswith(magic)), None)
 
 
 def _audio_stream(container: Any, limits: Limits) -> Any:
@@ -107,8 +119,7 @@ class _Reading:
         self._tick_s = self._end_s = 0.0
 
     def heard(self) -> Heard:
-        for frame in self._frames():
-            self._take(frame)
+        self._take_all()
         if self._writer is None or self._writer.position == 0:
             raise RequestError("the recording holds no samples: it is a header without audio")
         declared_end_s = _declared_end_s(self._container, self._stream)
@@ -117,10 +128,11 @@ class _Reading:
             raise truncated(missing)
         return self._writer.finish()
 
-    def _frames(self) -> Iterator[Any]:
+    def _take_all(self) -> None:
         try:
             for packet in self._container.demux(self._stream):
-                yield from self._decoded(packet)
+                for frame in self._decoded(packet):
+                    self._take(frame)
         except av.FFmpegError as error:
             raise RequestError(
                 f"the recording is truncated or damaged after {self._position_s:.2f} s "
@@ -129,7 +141,8 @@ class _Reading:
 
     def _decoded(self, packet: Any) -> list[Any]:
         try:
-            return list(packet.decode())
+            frames: list[Any] = packet.decode()
+            return frames
         except av.InvalidDataError:
             if self._container.format.name == "mp3" and is_tag(bytes(packet)):
                 return []
@@ -140,23 +153,33 @@ class _Reading:
         return self._writer.position / self._writer.sample_rate if self._writer else 0.0
 
     def _take(self, frame: Any) -> None:
-        layout = (frame.layout.nb_channels, frame.sample_rate)
-        if self._writer is None:
-            self._writer, self._layout = self._make_writer(*layout), layout
-            self._tick_s = float(frame.time_base or 0)
-        if layout != self._layout:
+        writer = self._writer or self._begun(frame)
+        if (frame.layout.nb_channels, frame.sample_rate) != self._layout:
             raise RequestError(
                 f"the recording changes its rate or channels after {self._position_s:.2f} s: "
                 "re-encode it at one rate and channel count"
             )
-        self._keep_time(frame, self._writer)
-        for part in self._readable(frame):
-            self._writer.append(_values(part, layout[0]))
+        self._keep_time(frame, writer)
+        if self._packed is None:
+            writer.append(_values(frame, self._layout[0]))
+            return
+        for part in self._packed.resample(frame):
+            writer.append(_values(part, self._layout[0]))
+
+    def _begun(self, frame: Any) -> MonoWriter:
+        """The writer for what is like ``frame``, the first one."""
+        self._layout = (frame.layout.nb_channels, frame.sample_rate)
+        self._writer = self._make_writer(*self._layout)
+        self._tick_s = float(frame.time_base or 0)
+        if self._layout[0] > _MAX_PLANES and frame.format.is_planar:  # FFmpeg interleaves them
+            self._packed = av.AudioResampler(format=frame.format.packed)
+        return self._writer
 
     def _keep_time(self, frame: Any, writer: MonoWriter) -> None:
         """Fill the gap before ``frame``; where its time lies before what was heard, time starts anew."""
-        expected_s = self._origin_s + writer.position / writer.sample_rate
-        start_s = expected_s if frame.pts is None else frame.pts * self._tick_s
+        expected_s = start_s = self._origin_s + writer.position / writer.sample_rate
+        if frame.pts is not None:
+            start_s = frame.pts * self._tick_s
         if start_s > expected_s + _JITTER_S:
             if not self._container.format.name.startswith(_TIMED):
                 raise truncated(f"{start_s - expected_s:.2f} s are missing after {self._position_s:.2f} s")
@@ -165,21 +188,14 @@ class _Reading:
             self._origin_s -= expected_s - start_s
         self._end_s = max(self._end_s, start_s + frame.samples / writer.sample_rate)
 
-    def _readable(self, frame: Any) -> list[Any]:
-        """``frame``, through FFmpeg's own interleaving where PyAV could not look at its planes."""
-        if self._layout[0] <= _MAX_PLANES or not frame.format.is_planar:
-            return [frame]
-        self._packed = self._packed or av.AudioResampler(format=frame.format.packed)
-        return list(self._packed.resample(frame))
 
-
-def _values(frame: Any, channels: int) -> np.ndarray:
-    """The samples where they lie, ``[channels, n]``; what ``to_ndarray`` does at a fraction of its cost."""
-    dtype = _DTYPES[frame.format.name]
-    if frame.format.is_packed:
-        return np.frombuffer(frame.planes[0], dtype, frame.samples * channels).reshape(-1, channels).T
-    planes = [np.frombuffer(plane, dtype, frame.samples) for plane in frame.planes]
-    return np.stack(planes) if channels > 1 else planes[0][None]
+def _values(frame: Any, channels: int) -> Channels:
+    """Each channel's samples where they lie; what ``to_ndarray`` does at a fraction of its cost."""
+    dtype, count = _DTYPES[frame.format.name], frame.samples
+    planes = frame.planes
+    if len(planes) == channels:
+        return [np.ndarray(count, dtype, plane) for plane in planes]
+    return np.ndarray((count, channels), dtype, planes[0]).T
 
 
 def _declared_end_s(container: Any, stream: Any) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import select
 import signal
 import socket
 import subprocess
@@ -81,6 +82,8 @@ class _DecoderProcess:
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
             )
         self._control = Connection(ours.detach())
+        self._answers = select.poll()  # Connection.poll would make one for every recording
+        self._answers.register(self._control, select.POLLIN)
         self._settings: tuple[Limits, Target] | None = None
         weakref.finalize(self, _end, os.getpid(), self._popen, self._control, self._samples_fd)
 
@@ -95,7 +98,7 @@ class _DecoderProcess:
                 self._control.send_bytes(b"")  # no payload is empty: settings follow
                 self._control.send_bytes(pickle.dumps(self._settings))
             self._control.send_bytes(payload)
-            if not self._control.poll(limits.max_decode_s):
+            if not self._answers.poll(limits.max_decode_s * 1e3):
                 self._popen.kill()
                 self._popen.wait()
                 raise RequestError(

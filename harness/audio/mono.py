@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import soxr
 
 from harness.audio.limits import Limits
-from harness.audio.pcm import joined, refuse_unusable
+from harness.audio.pcm import Channels, joined, refuse_unusable
 from harness.audio.target import Target
 from harness.spans import now_ns
 
@@ -34,10 +35,18 @@ class Heard:
     loudest: int
     """The channel of the largest energy."""
     warnings: tuple[str, ...] = ()
+    decoder: str = ""
+    """Who decoded it: ``wav`` (this project), ``soundfile`` or ``pyav``."""
+    declined: str = ""
+    """Why it was left to ``pyav``, where ``soundfile`` was to decode its format."""
 
     @property
     def length_s(self) -> float:
         return self.source_samples / self.source_rate
+
+    def fields(self) -> dict[str, Any]:
+        """In no time, where ``dataclasses.asdict`` copies what nobody can change."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 class MonoWriter:
@@ -67,16 +76,17 @@ class MonoWriter:
             if self._rate != sample_rate
             else None
         )
-        self._pending: list[np.ndarray] = []
+        self._pending: list[Channels] = []
         self._pending_samples = self._written = self._resampled_ns = 0
         self._energies = np.zeros(channels)
         self._mixed_energy = 0.0
 
-    def append(self, values: np.ndarray) -> None:
-        """``values`` is ``[channels, n]`` of a type that ``pcm.joined`` takes, one type throughout."""
+    def append(self, values: Channels) -> None:
+        """``values`` are of a type that ``pcm.joined`` takes, one type throughout."""
+        count = len(values[0])
         self._pending.append(values)
-        self._pending_samples += values.shape[1]
-        self.position += values.shape[1]
+        self._pending_samples += count
+        self.position += count
         if self._pending_samples >= _BLOCK:
             self._flush()
 

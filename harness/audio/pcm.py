@@ -15,18 +15,32 @@ _SCALES = {"u1": 2.0**-7, "i2": 2.0**-15, "i4": 2.0**-31, "i8": 2.0**-63}
 LARGEST = 2.0**31
 
 
-def joined(parts: Sequence[np.ndarray], channels: int) -> np.ndarray:
-    """Blocks ``[channels, n]`` of one integer or floating type as one float32 block, full scale being 1."""
-    block = np.empty((channels, sum(part.shape[1] for part in parts)), np.float32)
+Channels = np.ndarray | Sequence[np.ndarray]
+"""``[channels, n]``, together or each channel where it lies."""
+
+
+def joined(parts: Sequence[Channels], channels: int) -> np.ndarray:
+    """Blocks of one integer or floating type as one float32 block ``[channels, n]``, full scale being 1."""
     if not parts:
-        return block
-    np.concatenate(parts, axis=1, out=block, casting="same_kind")
-    kind = parts[0].dtype.str[1:]
-    if kind in _SCALES:  # powers of two: no rounding after that of the width
-        block *= np.float32(_SCALES[kind])
+        return np.empty((channels, 0), np.float32)
+    kind = parts[0][0].dtype.str[1:]
+    if len(parts) == 1 and isinstance(parts[0], np.ndarray):
+        return _scaled(parts[0], kind)
+    block = np.empty((channels, sum(len(part[0]) for part in parts)), np.float32)
+    for channel, row in enumerate(block):
+        np.concatenate([part[channel] for part in parts], out=row, casting="same_kind")
+    return _scaled(block, kind)
+
+
+def _scaled(block: np.ndarray, kind: str) -> np.ndarray:
+    """Powers of two: no rounding after that of the width."""
+    if kind in _SCALES:
+        block = np.multiply(
+            block, np.float32(_SCALES[kind]), dtype=np.float32, casting="same_kind", order="C"
+        )
     if kind == "u1":
-        block -= 1.0
-    return block
+        block -= np.float32(1.0)
+    return np.ascontiguousarray(block, np.float32)
 
 
 def refuse_unusable(

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, runtime_checkable
 
-from harness.protocols import Audio
+from harness.protocols import Audio, Evidence
 from harness.spans import SpanRecorder
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A stage that keeps count of what it did."""
+
+    def evidence(self) -> Evidence: ...
+
+
+def evidence_of(stages: Iterable[tuple[str, Callable[[Any], Any]]]) -> Evidence:
+    """What the stages tell, under keys of their own."""
+    told: dict[str, Any] = {}
+    for stage in dict(stages).values():
+        teller: object = stage
+        if isinstance(teller, Telling):
+            told.update(teller.evidence())
+    return told
 
 
 def run_stage(name: str, stage: Callable[[Any], Any], value: Any, spans: SpanRecorder) -> Any:

@@ -25,6 +25,7 @@ from harness.protocols.engine import finish, ignore
 from harness.protocols.options import Positive
 from harness.spans import SpanRecorder, now_ns
 from variants import registry
+from variants.frontend.stages import evidence_of
 from variants.serving.streams import describe
 from variants.topology.roles import speech_seconds, telling
 from variants.topology.types import (
@@ -118,6 +119,7 @@ class InProcess:
                 "requests": self._handled,
                 "failed_requests": self._failed,
             },
+            "frontend": {} if self._frontend is None else evidence_of(self._frontend.stages),
             "engine": engine,
         }
 

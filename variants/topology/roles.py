@@ -12,7 +12,7 @@ import numpy as np
 from harness.protocols import Allocate, BuildProgress, Engine, Evidence, Frontend, Segment, Work
 from harness.spans import SpanRecorder, now_ns
 from variants import registry
-from variants.frontend.stages import run_stage
+from variants.frontend.stages import evidence_of, run_stage
 from variants.serving.streams import describe
 from variants.topology.item import Item
 
@@ -54,6 +54,7 @@ class FrontendRole:
         stages = list(frontend.stages)
         self._first, self._last = stages[0][0], stages[-1][0]
         chosen = [stage for stage in stages if names is None or stage[0] in names]
+        self._chosen = chosen
         self._stages = [*chosen[:-1], _into(chosen[-1], allocate)] if chosen else []
         self._requests = 0
         self._container_bytes_copied = 0
@@ -88,6 +89,7 @@ class FrontendRole:
             "stages": self.stages,
             "requests": self._requests,
             "container_bytes_copied": self._container_bytes_copied,
+            **evidence_of(self._chosen),
         }
 
     def _to_bytes(self, payload: np.ndarray) -> bytes:

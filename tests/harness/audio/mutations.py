@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -40,8 +40,11 @@ def originals() -> list[bytes]:
 
 def mutated(count: int, seed: int) -> Iterator[bytes]:
     """``count`` recordings, the formats in turn, each with one to four faults."""
+    return mutated_from(originals(), count, seed)
+
+
+def mutated_from(whole: Sequence[bytes], count: int, seed: int) -> Iterator[bytes]:
     random = np.random.default_rng(seed)
-    whole = originals()
     for index in range(count):
         damaged = bytearray(whole[index % len(whole)])
         for _ in range(random.integers(1, 5)):

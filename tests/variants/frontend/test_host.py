@@ -17,6 +17,7 @@ from harness.spans import SPAN_NAMES, SpanRecorder, now_ns
 from tests.harness.audio.recordings import RATE, VORBIS, Encoding, encode, noise, speech, wav
 from variants.frontend.config import FrontendConfig, SegmentConfig
 from variants.frontend.host import build as build_frontend
+from variants.frontend.stages import evidence_of
 from variants.models.features import FeatureConfig, LogMel
 
 CONTAINERS = [
@@ -173,3 +174,14 @@ def test_without_silero_nothing_imports_its_runtime() -> None:
 def test_the_segment_limit_reaches_the_features() -> None:
     segments, _ = run(wav(turn()), FrontendConfig(vad="webrtc", segment=SegmentConfig(max_segment_s=2.0)))
     assert max(len(segment.samples) for segment in segments) <= 2 * RATE
+
+
+def test_who_decoded_is_counted_and_why_it_was_pyav() -> None:
+    one = encode(noise(1.0), Encoding("mp3", "libmp3lame", RATE))
+    frontend = build_frontend(FrontendConfig(vad="none"))
+    for payload in (wav(turn()), one, one, encode(noise(1.0, 48000), CONTAINERS[4]), one + one):
+        frontend(payload, SpanRecorder())
+    assert evidence_of(frontend.stages) == {
+        "decoders": {"wav": 1, "soundfile": 2, "pyav": 2},
+        "left_to_pyav": {"mp3: something else between its frames": 1},
+    }

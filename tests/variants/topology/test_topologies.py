@@ -181,6 +181,8 @@ def test_evidence_says_what_was_engaged(service: Backend) -> None:
     assert topology["processes"] == len(set(topology["pids"]))
     assert evidence["engine"]["requests"] > 0
     assert "not_engaged" not in topology
+    told = topology.get("workers", [evidence.get("frontend", {})])
+    assert next(part["decoders"] for part in told if part.get("decoders"))["wav"] > 0
     if topology["processes"] > 1:
         assert "not_engaged" not in evidence["ipc"]
         assert topology["supervisor"] == {"deaths": [], "given_up": None}
