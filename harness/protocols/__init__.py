@@ -262,6 +262,12 @@ class Engine(Protocol):
         """Whether another work would be batched with those that wait, rather than wait behind them."""
         ...
 
+    @property
+    def due_in_s(self) -> float | None:
+        """Seconds until a step has something to do with what is pending, 0 where it has now: so long its
+        owner may wait for more work. None where nothing is pending."""
+        ...
+
     def warm_up(self, lengths_s: Iterable[float]) -> None:
         """Visit every shape once: compile, capture and allocate before anything is timed."""
         ...

@@ -312,7 +312,8 @@ def _heard(config: RunConfig) -> dict[str, Any] | None:
 
 def _loosest(config: RunConfig) -> Tolerance:
     """The tolerance of the run: that of the axis which may change the output most."""
-    declared = [config.model.tolerance, config.encoder.tolerance, config.decoder.tolerance]
+    parts = (config.model, config.encoder, config.decoder, config.batching)
+    declared = [part.tolerance for part in parts]
     loosest = max(declared, key=lambda t: (t.kind == "wer", t.max_wer_difference))
     return Tolerance(loosest.kind, loosest.max_wer_difference if loosest.kind == "wer" else None)
 

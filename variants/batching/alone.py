@@ -55,6 +55,10 @@ class Alone:
     def wants_work(self) -> bool:
         return not self._waiting
 
+    @property
+    def due_in_s(self) -> float | None:
+        return 0.0 if self._waiting else None
+
     def warm_up(self, lengths_s: Iterable[float]) -> None:
         self._inference.warm_up(lengths_s)
 
