@@ -244,6 +244,11 @@ class Work:
 class Engine(Protocol):
     """Inference as the serving path sees it. For one thread at a time: a topology owns it."""
 
+    @property
+    def batches(self) -> bool:
+        """Whether works of several requests are computed together."""
+        ...
+
     def submit(self, work: Work) -> None:
         """Accept; computes nothing. Works of one stream are done in the order of their submission."""
         ...

@@ -20,6 +20,8 @@ def build(inference: Inference, options: Options) -> Alone:  # noqa: ARG001
 class Alone:
     """See ``harness.protocols.Engine``."""
 
+    batches = False
+
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
         self._streams = StreamTable(inference.open_stream)

@@ -109,6 +109,8 @@ class Together:
     wait: each is done by itself when it is the oldest, or when no batch is due.
     """
 
+    batches = True
+
     def __init__(
         self,
         name: str,
