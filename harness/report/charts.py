@@ -60,8 +60,9 @@ def charts(entries: Sequence[Entry]) -> dict[str, bytes]:
         "rtf.png": rtf_scatter,
     }
     ledgers = [entry for entry in drawable if entry.has_ledger]
-    known = [entry for entry in drawable if (entry.stored.measured["rtf"] > 0).any()]
-    shown = dict.fromkeys(draw, drawable) | {"spans.png": ledgers, "rtf.png": known}
+    known = [entry for entry in drawable if entry.has_latency and (entry.stored.measured["rtf"] > 0).any()]
+    timed = [entry for entry in drawable if entry.has_latency]
+    shown = dict.fromkeys(draw, timed) | {"spans.png": ledgers, "rtf.png": known}
     return {name: png(function(shown[name])) for name, function in draw.items() if shown[name]}
 
 

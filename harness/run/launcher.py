@@ -21,6 +21,8 @@ def measure_and_report(config: RunConfig, overrides: Sequence[str], resume: bool
             f"{config.variant}: already measured in {earlier.folder} (same content); skipped", file=sys.stderr
         )
         return exit_code(earlier)
+    if resume:
+        session.go_on()
     with session:
         session.reference()
         for process in range(config.runner.processes):
