@@ -100,7 +100,8 @@ class WorkloadConfig:
     lag_budget_s: Seconds = 0.005
     """The p99 lag of the load generator above which the run is INVALID (open loop, streaming)."""
     search: Literal["none", "slo"] = "none"
-    """``slo``: look for the largest number of live streams under a latency limit first (streaming)."""
+    """``slo``: look first for the largest load under a latency limit: the number of live streams
+    (streaming), or the rate of arrivals of recordings (open)."""
     options: dict[str, Any] = field(default_factory=dict)
 
 

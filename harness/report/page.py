@@ -41,6 +41,7 @@ _ALT = {
     "percentiles.png": "Median and 95th percentile of latency per length bucket",
     "spans.png": "Mean time in each span",
     "rtf.png": "Real-time factor against audio length",
+    "load.png": "Latency against requests answered a second, over the loads of a sweep",
 }
 _COMPARED = (
     "latency.p50",

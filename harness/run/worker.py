@@ -34,6 +34,7 @@ from harness.record import MEASURED, WARMUP, GcPauses, Journal, Memory, ProcessR
 from harness.run.job import Job
 from harness.run.messages import Reporter
 from harness.run.offline import Tally, done_before
+from harness.run.rates import RateStep, search_rate
 from harness.run.samples import to_sample
 from harness.run.service import make_service
 from harness.run.streams import StreamRun, write_chunks
@@ -41,8 +42,8 @@ from harness.run.tracing import traced
 from harness.run.turns import Turns
 from harness.run.warmup import WarmupReport, warm_up
 from harness.spans import now_ns
-from harness.workload.loops import Completed, closed_loop, offline_loop, open_loop
-from harness.workload.options import OfflineOptions
+from harness.workload.loops import Completed, OnCompleted, closed_loop, offline_loop, open_loop
+from harness.workload.options import OfflineOptions, OpenOptions
 from harness.workload.remote import RemoteService
 from harness.workload.schedule import arrival_offsets_s, order, taken_up
 from harness.workload.streaming import StreamingResult, StreamsInterrupted
@@ -95,6 +96,7 @@ class Worker:
         self._unreadable: dict[str, str] = {}
         self._meter = GpuMeter(None)
         self._nvml: Any | None = None
+        self._search: dict[str, Any] = {}
 
     def run(self) -> None:
         """Do the job. The journal holds each request as soon as it is answered."""
@@ -157,6 +159,8 @@ class Worker:
             memory = peak_memory(pid, telemetry, self._meter)  # asking a server for evidence ends it
             evidence: dict[str, Any] = {**service.evidence(), "warmup": asdict(report), "energy_j": energy_j}
             pauses: Iterable[Any] = ()
+            if self._search:
+                evidence["search"] = self._search
             if policy is not None:
                 evidence.update(policy.evidence())
                 pauses = policy.pauses()
@@ -293,8 +297,9 @@ class Worker:
             self._reporter.progress(done.index + 1)
 
         if workload.mode == "open":
-            offsets = arrival_offsets_s(workload.requests, workload.rate_per_s, workload.arrivals, self._seed)
-            open_loop(service, self._fetch, offsets.tolist(), workload.clients, on_completed)
+            rate_per_s = self._searched_rate(service) or workload.rate_per_s
+            self._reporter.stage(f"measuring {rate_per_s:g} arrivals a second", workload.requests)
+            self._arrive(service, rate_per_s, on_completed)
         else:
             size = self._config.runner.turn_requests
             shares = self._turns.shares(workload.requests, size, self._meter)
@@ -325,6 +330,29 @@ class Worker:
             tally.add(lengths_s[completed.index])
 
         offline_loop(service, self._fetch, left, self._offline.in_flight, on_completed)
+
+    def _arrive(self, service: Service, rate_per_s: float, on_completed: OnCompleted) -> None:
+        workload = self._config.workload
+        offsets = arrival_offsets_s(workload.requests, rate_per_s, workload.arrivals, self._seed)
+        open_loop(service, self._fetch, offsets.tolist(), workload.clients, on_completed)
+
+    def _searched_rate(self, service: Service) -> float | None:
+        workload = self._config.workload
+        if workload.search == "none":
+            return None
+
+        def drive(rate_per_s: float) -> list[Completed]:
+            self._reporter.stage(f"searching: {rate_per_s:g} arrivals a second")
+            completed: list[Completed] = []
+            self._arrive(service, rate_per_s, completed.append)
+            return completed
+
+        def told(step: RateStep) -> None:
+            self._reporter.stage(f"{step.rate_per_s:g} a second {'pass' if step.passed else 'fail'}")
+
+        options = convert(OpenOptions, workload.options)
+        found, self._search = search_rate(drive, options, workload.rate_per_s, workload.lag_budget_s, told)
+        return found
 
     def _fetch(self, index: int) -> Request:
         return self._request(self._items[index])

@@ -12,6 +12,14 @@ from harness.protocols.options import Positive, PositiveSeconds, Seconds
 
 
 @dataclass(frozen=True)
+class OpenOptions:
+    slo_p95_s: PositiveSeconds = 0.5
+    """Limit of the p95 of latency (``workload.search=slo``)."""
+    slo_most_per_s: Annotated[float, Meta(gt=0)] = 10_000.0
+    """Arrivals a second, at most (``workload.search=slo``)."""
+
+
+@dataclass(frozen=True)
 class OfflineOptions:
     in_flight: Positive = 64
     """Recordings in service at once."""
