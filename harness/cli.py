@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,15 +23,19 @@ from harness.config.load import from_node, register
 from harness.errors import ExitCode
 from harness.paths import conf_dir
 
+if TYPE_CHECKING:
+    from harness.record import StoredRun
+
 
 def main() -> int:
     """Run the command line of this process. Returns the exit code."""
     register()
     end_on_signals()
     codes: list[int] = []
+    runs: list[StoredRun] = []
 
     def task(node: DictConfig) -> None:
-        codes.append(guarded(lambda: _measure(node)))
+        codes.append(guarded(lambda: _measure(node, runs)))
         if codes[-1] == INTERRUPTED:
             raise KeyboardInterrupt  # ends a sweep too
 
@@ -44,18 +49,28 @@ def main() -> int:
         return int(ExitCode.USAGE)
     except KeyboardInterrupt:
         return INTERRUPTED
+    if len(runs) > 1:
+        codes.append(guarded(lambda: _report_sweep(runs)))
     return _of_sweep(codes)
 
 
-def _measure(node: DictConfig) -> int:
-    from harness.run.launcher import measure_and_report
+def _measure(node: DictConfig, runs: list[StoredRun]) -> int:
+    from harness.run.launcher import exit_code, measure_and_report
 
     config = from_node(node)
     hydra_config = HydraConfig.get()
     sweeping = hydra_config.mode == RunMode.MULTIRUN
-    return measure_and_report(
-        config, list(hydra_config.overrides.task), resume=sweeping or config.runner.resume
-    )
+    resume = sweeping or config.runner.resume
+    runs.append(measure_and_report(config, list(hydra_config.overrides.task), resume))
+    return exit_code(runs[-1])
+
+
+def _report_sweep(runs: list[StoredRun]) -> int:
+    """One page of all the runs of a sweep, beside that of its last."""
+    from harness.report import write_report
+
+    print(f"\nsweep    {write_report(runs, runs[-1].folder / 'sweep')}")
+    return int(ExitCode.DONE)
 
 
 def _of_sweep(codes: list[int]) -> int:

@@ -13,13 +13,15 @@ from harness.errors import UnavailableError
 from harness.paths import conf_dir
 from harness.protocols.options import NoOptions, convert, plain
 from harness.run.tracing import NsysOptions, TorchOptions
-from harness.workload.options import StreamingOptions
+from harness.workload.options import OfflineOptions, OpenOptions, StreamingOptions
 from harness.yaml_file import read_yaml
 from variants import registry
 
 #: Choices of the harness itself; those of the server are the registry's.
 _OWN = MappingProxyType(
     {
+        ("workload", "open"): OpenOptions,
+        ("workload", "offline"): OfflineOptions,
         ("workload", "streaming"): StreamingOptions,
         ("profiler", "torch"): TorchOptions,
         ("profiler", "nsys"): NsysOptions,

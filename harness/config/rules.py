@@ -49,8 +49,8 @@ RULES = (
     ),
     Rule(
         ("workload.mode", "workload.search"),
-        lambda c: c.workload.mode != "streaming" and c.workload.search != "none",
-        "only live streams are searched: set workload=streaming",
+        lambda c: c.workload.mode not in ("open", "streaming") and c.workload.search != "none",
+        "there is no load to search: set workload=open, or workload=streaming",
     ),
     Rule(
         ("model", "model.layers"),

@@ -12,6 +12,8 @@ from msgspec import Meta
 
 from harness.protocols.options import Count, Positive, PositiveSeconds, Seconds, Share
 
+Price = Annotated[float, Meta(ge=0)]
+
 MISSING = "???"
 """Hydra's mark of a value that a leaf has to give."""
 
@@ -83,13 +85,14 @@ class DatasetConfig:
 @dataclass(frozen=True)
 class WorkloadConfig:
     name: str = MISSING
-    mode: Literal["closed", "open", "streaming"] = "closed"
-    """``closed``: the next when the last is answered; ``open``: on a schedule; ``streaming``: live."""
+    mode: Literal["closed", "open", "offline", "streaming"] = "closed"
+    """``closed``: the next when the last is answered; ``open``: on a schedule; ``offline``: all are there at
+    the start; ``streaming``: live."""
     requests: Positive = 60
-    """Measured requests per process; connections, of live streams."""
+    """Measured requests per process; connections, of live streams. Offline, every recording is one."""
     seed: Count = 0
     clients: Positive = 1
-    """Requests in service at once."""
+    """Requests in service at once (closed and open loop)."""
     arrivals: Literal["poisson", "constant"] = "poisson"
     """Open loop only."""
     rate_per_s: Seconds = 2.0
@@ -97,7 +100,8 @@ class WorkloadConfig:
     lag_budget_s: Seconds = 0.005
     """The p99 lag of the load generator above which the run is INVALID (open loop, streaming)."""
     search: Literal["none", "slo"] = "none"
-    """``slo``: look for the largest number of live streams under a latency limit first (streaming)."""
+    """``slo``: look first for the largest load under a latency limit: the number of live streams
+    (streaming), or the rate of arrivals of recordings (open)."""
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -127,7 +131,8 @@ class RunnerConfig:
     cache_dir: str = ".cache"
     """Rendered audio sets, compiled engines."""
     resume: bool = False
-    """Skip a run of the same content that is complete already. Sweeps (-m) always do."""
+    """Skip a run of the same content that is complete already, and go on with an offline run that was
+    stopped. Sweeps (-m) always do."""
     reference: bool = True
     """Check the output against the eager reference in a process of its own. A run without one is
     UNVERIFIED: its speed is neither compared nor published."""
@@ -148,6 +153,16 @@ class ProfilerConfig:
 
 
 @dataclass(frozen=True)
+class CostConfig:
+    """What an hour costs; null: unknown, and no price is told."""
+
+    gpu_usd_per_hour: Price | None = None
+    """Of one GPU."""
+    cpu_usd_per_hour: Price | None = None
+    """Of the machine without its GPUs."""
+
+
+@dataclass(frozen=True)
 class RunConfig:
     variant: str = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -164,3 +179,4 @@ class RunConfig:
     workload: WorkloadConfig = field(default_factory=WorkloadConfig)
     runner: RunnerConfig = field(default_factory=RunnerConfig)
     profiler: ProfilerConfig = field(default_factory=ProfilerConfig)
+    cost: CostConfig = field(default_factory=CostConfig)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ from harness.corpus.manifest import (
     read_rendered,
     write_manifest,
 )
+from harness.corpus.render_pool import make_all, serve
 from harness.corpus.spec import AudioSetSpec, Range, RecordingSpec
 from harness.errors import UsageError
 from harness.protocols.folders import OwnFolder, remove_abandoned
@@ -40,6 +44,8 @@ RENDERER_VERSION = 1
 _LIBRARIES = ("espeakng-loader", "av", "soxr", "numpy")
 _AUDIO_FOLDER = "audio"
 _PARTIAL_PREFIX = ".partial-"
+_WORTH_PROCESSES_S = 900.0
+"""Audio to make above which starting processes pays."""
 
 
 def render(spec: AudioSetSpec, cache_dir: Path, progress: bool) -> AudioSet:
@@ -69,21 +75,50 @@ class _Plan:
     text: Path
 
 
+@dataclass(frozen=True, slots=True)
+class _Renderer:
+    """Makes recordings of a set in ``folder``; picklable for processes that help."""
+
+    folder: Path
+    seed: int
+    edges_s: tuple[float, ...]
+
+    def __call__(self, plan: _Plan) -> AudioItem:
+        # A generator of its own for each recording: none depends on those before it.
+        rng = np.random.default_rng([self.seed, plan.index])
+        recording = record(plan.script, _grammar(plan.text), rng)
+        return _store(self.folder, plan, recording, self.edges_s)
+
+
+_grammar = cache(Grammar.load)
+
+
+def helper(renderer: _Renderer, control: Connection) -> int:
+    """Entry point of a process that renders."""
+    return serve(control, renderer)
+
+
 def _render_into(folder: Path, spec: AudioSetSpec, progress: bool) -> None:
     (folder / _AUDIO_FOLDER).mkdir()
     plans = _plan(spec)
-    grammars = {path: Grammar.load(path) for path in {plan.text for plan in plans}}
     total_s = sum(plan.script.length_s for plan in plans)
     items = []
     bar = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
     with tqdm(total=total_s, desc=f"rendering {spec.name}", bar_format=bar, disable=not progress) as shown:
-        for plan in plans:
-            # A generator of its own for each recording: none depends on those before it.
-            rng = np.random.default_rng([spec.seed, plan.index])
-            recording = record(plan.script, grammars[plan.text], rng)
-            items.append(_store(folder, plan, recording, spec.bucket_edges_s))
-            shown.update(plan.script.length_s)
-    write_manifest(folder / MANIFEST_NAME, items)
+        for item in _rendered(_Renderer(folder, spec.seed, spec.bucket_edges_s), plans, total_s):
+            items.append(item)
+            shown.update(item.duration_s or 0.0)
+    write_manifest(folder / MANIFEST_NAME, sorted(items, key=lambda item: item.item_id))
+
+
+def _rendered(renderer: _Renderer, plans: Sequence[_Plan], total_s: float) -> Iterator[AudioItem]:
+    """Every recording, in any order: on all cores where there is enough to do."""
+    cores = len(os.sched_getaffinity(0))
+    if cores == 1 or total_s < _WORTH_PROCESSES_S:
+        return map(renderer, plans)
+    longest_first = sorted(plans, key=lambda plan: -plan.script.length_s)
+    made: Iterator[Any] = make_all("harness.corpus.render:helper", renderer, longest_first, cores)
+    return made
 
 
 def _plan(spec: AudioSetSpec) -> list[_Plan]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -106,24 +106,27 @@ def available(specs_dir: Path) -> list[str]:
 def _parse_set(section: _Section, name: str, specs_dir: Path) -> AudioSetSpec:
     lengths = section.mapping("lengths")
     mixture = lengths.choice("distribution", _DISTRIBUTIONS) == "mixture"
-    section.allow(_SET_KEYS if mixture else (*_SET_KEYS, *_RECORDING_KEYS))
+    section.allow((*_SET_KEYS, *_RECORDING_KEYS))
     return AudioSetSpec(
         name=name,
         description=section.text("description"),
         items=int(section.number("items", 1, 1_000_000, whole=True)),
         seed=int(section.number("seed", 0, 2**32 - 1, whole=True)),
         bucket_edges_s=section.ascending("bucket_edges_s", 0.1, LONGEST_S),
-        kinds=_parse_mixture(lengths, specs_dir) if mixture else ((_parse_kind(section, specs_dir), 1.0),),
+        kinds=_parse_mixture(section, specs_dir) if mixture else ((_parse_kind(section, specs_dir), 1.0),),
     )
 
 
-def _parse_mixture(lengths: _Section, specs_dir: Path) -> tuple[tuple[RecordingSpec, float], ...]:
+def _parse_mixture(section: _Section, specs_dir: Path) -> tuple[tuple[RecordingSpec, float], ...]:
+    """Recordings of other sets; what the mixture says of recordings itself stands for all of them."""
+    own = {key: section.values[key] for key in _RECORDING_KEYS if key in section.values}
+    lengths = section.mapping("lengths")
     lengths.allow(("distribution", *_LENGTH_KEYS["mixture"]))
     plain = [
         name for name in available(specs_dir) if _distribution(_read(specs_dir / f"{name}.yaml")) != "mixture"
     ]
     return tuple(
-        (_parse_kind(_read(specs_dir / f"{name}.yaml"), specs_dir), weight)
+        (_parse_kind(_read(specs_dir / f"{name}.yaml").with_values(own), specs_dir), weight)
         for name, weight in lengths.weights("weights", plain)
     )
 
@@ -190,6 +193,9 @@ class _Section:
     path: Path
     prefix: str
     values: Mapping[Any, Any]
+
+    def with_values(self, values: Mapping[Any, Any]) -> _Section:
+        return replace(self, values={**self.values, **values})
 
     def refuse(self, key: str, allowed: str) -> NoReturn:
         got = f"is {self.values[key]!r}" if key in self.values else "is missing"

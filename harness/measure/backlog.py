@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from harness.measure.stats import nearest_rank
+from harness.measure.stats import Floats, nearest_rank
 from harness.record import Reason
 
 _PARTS = 4
@@ -41,14 +41,19 @@ def backlog_reason(measured: pd.DataFrame) -> Reason | None:
 def growth(rows: pd.DataFrame) -> float | None:
     """Seconds of latency added per second of the schedule (least squares), where each quarter of the
     arrivals waited longer than the one before; ``None`` where the queue came and went."""
-    if len(rows) < 2 * _PARTS:
-        return None
     rows = rows.sort_values("scheduled_s")
-    latency_s = rows["latency_s"].to_numpy(np.float64)
+    if rows.empty:
+        return None
+    arrived_s, latency_s = (rows[name].to_numpy(np.float64) for name in ("scheduled_s", "latency_s"))
+    return growth_of(arrived_s, latency_s, nearest_rank(rows["service_s"], 0.5))
+
+
+def growth_of(arrived_s: Floats, latency_s: Floats, usual_s: float) -> float | None:
+    """The same of latencies in the order of their arrivals; ``usual_s`` is that of a service."""
+    if len(latency_s) < 2 * _PARTS:
+        return None
     waited = [nearest_rank(part, 0.5) for part in np.array_split(latency_s, _PARTS)]
-    usual_s = nearest_rank(rows["service_s"], 0.5)
     if (np.diff(waited) <= 0).any() or waited[-1] - waited[0] < _REQUESTS_DEEP * usual_s:
         return None
-    arrived_s = rows["scheduled_s"].to_numpy(np.float64)
     slope = float(np.polyfit(arrived_s - arrived_s[0], latency_s, 1)[0])
     return slope if slope >= _LEAST_SLOPE else None

@@ -244,6 +244,11 @@ class Work:
 class Engine(Protocol):
     """Inference as the serving path sees it. For one thread at a time: a topology owns it."""
 
+    @property
+    def batches(self) -> bool:
+        """Whether works of several requests are computed together."""
+        ...
+
     def submit(self, work: Work) -> None:
         """Accept; computes nothing. Works of one stream are done in the order of their submission."""
         ...
@@ -260,6 +265,12 @@ class Engine(Protocol):
     @property
     def wants_work(self) -> bool:
         """Whether another work would be batched with those that wait, rather than wait behind them."""
+        ...
+
+    @property
+    def due_in_s(self) -> float | None:
+        """Seconds until a step has something to do with what is pending, 0 where it has now: so long its
+        owner may wait for more work. None where nothing is pending."""
         ...
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:

@@ -31,7 +31,15 @@ from harness.record.schema import (
     run_from_json,
     run_to_json,
 )
-from harness.record.store import RunWriter, StoredRun, find_finished, read_run, write_run
+from harness.record.store import (
+    RunWriter,
+    StoredRun,
+    find_finished,
+    find_stopped,
+    read_run,
+    rows_of,
+    write_run,
+)
 
 __all__ = [
     "MEASURED",
@@ -64,10 +72,12 @@ __all__ = [
     "VerdictStatus",
     "content_hash",
     "find_finished",
+    "find_stopped",
     "folder_name",
     "new_run_id",
     "read_journal",
     "read_run",
+    "rows_of",
     "run_from_json",
     "run_to_json",
     "samples_frame",

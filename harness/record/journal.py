@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -49,6 +50,10 @@ class Journal:
 
     def append(self, sample: Sample) -> None:
         self._write(sample_row(sample))
+
+    def adopt(self, row: Mapping[str, Any]) -> None:
+        """Append a row that another run has recorded."""
+        self._write(dict(row))
 
     def finish(self, process: ProcessRecord) -> None:
         """Record that the process reached its end, with what it found out about itself."""

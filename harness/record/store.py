@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import UsageError
 from harness.files import explained, open_regular, write_atomically, write_text
-from harness.record.journal import JOURNAL_PATTERN, Journal, JournalContent, read_journal
+from harness.record.journal import JOURNAL_PATTERN, Journal, JournalContent, journal_path, read_journal
 from harness.record.samples import frame_of, read_table, table_of
 from harness.record.schema import (
     ProcessRecord,
@@ -129,6 +130,30 @@ def read_run(folder: Path) -> StoredRun:
     if not samples.is_file():
         raise UsageError(f"{samples}: is missing, but the run is {run.status}; restore it or measure again")
     return StoredRun(run, frame_of(read_table(samples)), folder)
+
+
+def rows_of(folder: Path, process: int) -> list[dict[str, Any]]:
+    """The rows of one process of a run, however it ended, in JSON types."""
+    journal = journal_path(folder, process)
+    if journal.is_file():
+        content = read_journal(journal)
+        return [] if content is None else list(content.rows)
+    samples = folder / SAMPLES_FILE
+    rows = read_table(samples).to_pylist() if samples.is_file() else []
+    return [row for row in rows if row["process"] == process]
+
+
+def find_stopped(results: Path, content_hash: str) -> Path | None:
+    """The newest run of the same content if it ended before its end and nobody goes on measuring it."""
+    found = [(folder, run) for folder, run in _runs(results) if run.content_hash == content_hash]
+    return found[-1][0] if found and _is_stopped(*found[-1]) else None
+
+
+def _is_stopped(folder: Path, run: Run) -> bool:
+    if run.status is not Status.RUNNING:
+        return run.status in (Status.INTERRUPTED, Status.FAILED)
+    pids = [content.process.pid for content in _read_journals(folder)]
+    return bool(pids) and not any(map(psutil.pid_exists, pids))
 
 
 def find_finished(results: Path, content_hash: str) -> Path | None:

@@ -15,6 +15,7 @@ from harness.measure.stats import Estimate, Measured, nearest_rank
 from harness.measure.text import digits, seconds
 from harness.report.benches import Panel
 from harness.report.content import Entry
+from harness.report.load_curve import load_curves, throughput_latency
 from harness.report.style import (
     INK,
     QUIET,
@@ -60,9 +61,12 @@ def charts(entries: Sequence[Entry]) -> dict[str, bytes]:
         "rtf.png": rtf_scatter,
     }
     ledgers = [entry for entry in drawable if entry.has_ledger]
-    known = [entry for entry in drawable if (entry.stored.measured["rtf"] > 0).any()]
-    shown = dict.fromkeys(draw, drawable) | {"spans.png": ledgers, "rtf.png": known}
-    return {name: png(function(shown[name])) for name, function in draw.items() if shown[name]}
+    known = [entry for entry in drawable if entry.has_latency and (entry.stored.measured["rtf"] > 0).any()]
+    timed = [entry for entry in drawable if entry.has_latency]
+    shown = dict.fromkeys(draw, timed) | {"spans.png": ledgers, "rtf.png": known}
+    drawn = {name: png(function(shown[name])) for name, function in draw.items() if shown[name]}
+    curves = load_curves(entries)
+    return drawn | ({"load.png": png(throughput_latency(curves))} if curves else {})
 
 
 def latency_ecdf(entries: Sequence[Entry]) -> Figure:

@@ -9,10 +9,11 @@ import pandas as pd
 
 from harness.measure.cpu import disturbances
 from harness.measure.ledger import unaccounted_share
+from harness.measure.offline import mean_of, offline_figures
 from harness.measure.stats import Estimate, TooSmall
 from harness.measure.summary import Summary, figures_of
 from harness.measure.telemetry import THROTTLING
-from harness.measure.text import NOTHING, duration, first_errors, gigabytes, number
+from harness.measure.text import NOTHING, digits, duration, first_errors, gigabytes, number, seconds
 from harness.record import Mode, ParityStatus, Run, StoredRun, Telemetry, VerdictStatus
 
 WITHHELD = "withheld"
@@ -37,8 +38,14 @@ class Entry:
 
     @property
     def has_ledger(self) -> bool:
-        """A live stream is not served in one piece: its rows have no spans."""
-        return self.stored.run.mode is not Mode.STREAMING
+        """A live stream is not served in one piece: its rows have no spans. Those of an offline run are
+        mostly the wait for its end."""
+        return self.stored.run.mode not in (Mode.STREAMING, Mode.OFFLINE)
+
+    @property
+    def has_latency(self) -> bool:
+        """Offline, what counts is when the last recording is done."""
+        return self.stored.run.mode is not Mode.OFFLINE
 
     @property
     def drawable(self) -> bool:
@@ -96,9 +103,13 @@ def headline(entry: Entry) -> tuple[str, ...]:
     summary, overall = entry.summary, entry.summary.overall
     if overall is None or entry.withheld:
         speed = [WITHHELD if entry.withheld else NOTHING] * 6
-    else:
+    elif entry.has_latency:
         speed = [duration(overall.latency[q]) for q in ("p50", "p90", "p95", "p99")]
         speed += [number(overall.rtf["p50"]), number(summary.rtfx)]
+    else:
+        # Requests of a batch end together: an interval over requests would mean nothing.
+        rtfx = summary.rtfx
+        speed = [NOTHING] * 5 + [digits(rtfx.value) if isinstance(rtfx, Estimate) else NOTHING]
     requests = f"{summary.requests}" + (f" ({summary.failed} failed)" if summary.failed else "")
     return (
         entry.label,
@@ -161,8 +172,9 @@ def warnings(entry: Entry) -> Iterator[str]:
     if len(run.processes) == 1:
         yield "one process: the intervals leave out how processes differ; set runner.processes=5"
     yield from disturbances([process.cpu for process in run.processes])
-    yield from _small_samples(summary)
-    yield from _wide_interval(summary)
+    if entry.has_latency:
+        yield from _small_samples(summary)
+        yield from _wide_interval(summary)
     yield from _strangers(run)
     yield from _throttling([telemetry for process in run.processes for telemetry in process.telemetry])
 
@@ -224,6 +236,32 @@ def _throttling(telemetries: Sequence[Telemetry]) -> Iterator[str]:
         share = len(throttled) / len(readings)
         remedy = "cool it or fix its clocks (nvidia-smi -lgc)"
         yield f"the GPU throttled ({names}) in {share:.0%} of readings; {remedy}"
+
+
+def offline_rows(entry: Entry) -> list[tuple[str, str]]:
+    """Name and figure of what an offline run is about; empty for others, and where speed is withheld."""
+    of_each = [] if entry.has_latency or entry.withheld else offline_figures(entry.stored)
+    if not of_each:
+        return []
+    found = mean_of(of_each)
+    each = f" (each process: {', '.join(seconds(one.wall_s) for one in of_each)})" if len(of_each) > 1 else ""
+    sizes = ", ".join(f"{count} of {size}" for size, count in sorted(found.batches.items()))
+    return [
+        ("audio", f"{digits(found.audio_s / 3600)} h"),
+        ("wall", f"{seconds(found.wall_s)}{each}, first byte read to last text"),
+        ("not in it", f"{seconds(found.prepared_s)} of building and warming up"),
+        ("hours an hour", digits(found.rtfx)),
+        ("price", _or_unknown(found.usd_per_1000_h, "$ per 1,000 hours", "set cost.*_usd_per_hour")),
+        ("energy", _or_unknown(found.energy_j_per_h, "J an hour of audio", "no device counts it")),
+        ("device idle", f"{found.device_idle_share:.1%} of the wall time: neither encoder nor decoder ran"),
+        ("padding", NOTHING if found.padding_share is None else f"{found.padding_share:.1%} of frames"),
+        ("cores used", NOTHING if found.cores_used is None else digits(found.cores_used)),
+        ("batches", f"{digits(found.mean_batch)} recordings in the mean: {sizes}"),
+    ]
+
+
+def _or_unknown(value: float | None, unit: str, why: str) -> str:
+    return f"unknown ({why})" if value is None else f"{digits(value)} {unit}"
 
 
 def transcripts(entry: Entry, count: int = 4) -> list[Spoken]:

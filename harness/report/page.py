@@ -27,6 +27,7 @@ from harness.report.content import (
     entries,
     headline,
     is_valid,
+    offline_rows,
     transcripts,
     unaccounted_text,
     warnings,
@@ -40,6 +41,7 @@ _ALT = {
     "percentiles.png": "Median and 95th percentile of latency per length bucket",
     "spans.png": "Mean time in each span",
     "rtf.png": "Real-time factor against audio length",
+    "load.png": "Latency against requests answered a second, over the loads of a sweep",
 }
 _COMPARED = (
     "latency.p50",
@@ -75,6 +77,7 @@ def page(shown: Sequence[Entry], images: dict[str, bytes]) -> str:
     sections = [
         _top(shown),
         _headline_table(shown),
+        _offline(shown),
         _warnings(shown),
         "".join(_image(name, png) for name, png in images.items()),
         _comparisons(shown),
@@ -121,6 +124,16 @@ def _warnings(shown: Sequence[Entry]) -> str:
     return f"<h2>Before you quote this</h2>{''.join(blocks)}" if blocks else ""
 
 
+def _offline(shown: Sequence[Entry]) -> str:
+    tables = [(entry, offline_rows(entry)) for entry in shown]
+    blocks = [
+        f"<h3>{escape(entry.label)}</h3>{_table(('', ''), ''.join(_row(map(escape, row)) for row in rows))}"
+        for entry, rows in tables
+        if rows
+    ]
+    return f"<h2>Offline</h2>{''.join(blocks)}" if blocks else ""
+
+
 def _comparisons(shown: Sequence[Entry]) -> str:
     if len(shown) < 2:
         return ""
@@ -146,7 +159,7 @@ def _buckets(shown: Sequence[Entry]) -> str:
     header = ("scope", "requests", "audio", "p50", "p90", "p95", "p99", "RTF p50")
     blocks = []
     for entry in shown:
-        if entry.summary.overall is None:
+        if entry.summary.overall is None or not entry.has_latency:
             continue
         if entry.withheld:
             blocks.append(f"<h3>{escape(entry.label)}</h3><p>{WITHHELD}</p>")

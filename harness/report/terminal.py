@@ -17,6 +17,7 @@ from harness.report.content import (
     conditions,
     entries,
     headline,
+    offline_rows,
     transcripts,
     unaccounted_text,
     warnings,
@@ -38,6 +39,9 @@ def _lines(entry: Entry) -> Iterator[str]:
     yield conditions(entry.stored)
     if entry.withheld:
         yield f"\nspeed {WITHHELD}: {run.parity.message if run.parity else ''}"
+    elif not entry.has_latency:
+        yield ""
+        yield from (f"{name:<14} {figure}" for name, figure in offline_rows(entry))
     elif entry.summary.overall is not None:
         yield f"\n{_latencies(entry)}"
         if entry.has_ledger:

@@ -27,6 +27,8 @@ class Job:
     config: Mapping[str, Any]
     trace: str | None = None
     alone: bool = True
+    stopped: str | None = None
+    """The folder of an offline run that was stopped: what it has done is not done again."""
 
     def audio(self) -> AudioSet:
         """The recordings, as the launcher wrote them with ``write_audio_set``."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.config.schema import RunConfig
 from harness.errors import ExitCode
@@ -13,20 +14,23 @@ from harness.run.session import RunSession
 from harness.run.streams import figures_text
 
 
-def measure_and_report(config: RunConfig, overrides: Sequence[str], resume: bool) -> int:
-    """Measure, print the table, write the report. Returns the exit code."""
+def measure_and_report(config: RunConfig, overrides: Sequence[str], resume: bool) -> StoredRun:
+    """Measure, print the table, write the report; or find what was measured before."""
     session = RunSession(config, overrides)
     if resume and (earlier := session.finished()) is not None:
         print(
             f"{config.variant}: already measured in {earlier.folder} (same content); skipped", file=sys.stderr
         )
-        return exit_code(earlier)
+        return earlier
+    if resume:
+        session.go_on()
     with session:
         session.reference()
         for process in range(config.runner.processes):
             session.measure(process)
         stored = session.finish()
-    return report(stored)
+    report(stored)
+    return stored
 
 
 def report(stored: StoredRun) -> int:
@@ -37,9 +41,22 @@ def report(stored: StoredRun) -> int:
     for process in stored.run.processes:
         if figures := process.evidence.get("streaming"):
             print(f"\nprocess {process.index}, live\n{figures_text(figures)}")
+        if search := process.evidence.get("search"):
+            print(f"\nprocess {process.index}: {_searched(search)}")
     page = write_report([stored], stored.folder / "report")
     print(f"\nresults  {stored.folder}\nreport   {_relative(page)}")
     return exit_code(stored)
+
+
+def _searched(search: Mapping[str, Any]) -> str:
+    limit = f"a p95 of {search['limit_s'] * 1e3:g} ms"
+    if search["largest_per_s"] is None:
+        return (
+            f"no rate of arrivals that was tried holds {limit}: {'; '.join(search['steps'][-1]['reasons'])}"
+        )
+    failed = search["smallest_failed_per_s"]
+    beyond = "the largest allowed" if failed is None else f"{failed:g} do not"
+    return f"{search['largest_per_s']:g} arrivals a second hold {limit}; {beyond}"
 
 
 def exit_code(stored: StoredRun) -> int:

@@ -12,8 +12,9 @@ from multiprocessing.connection import Connection
 
 @dataclass(frozen=True)
 class Message:
-    """``stage`` opens a step of ``total`` units, ``progress`` counts them, ``turn`` hands the turn on, and
-    ``warning`` and ``error`` carry ``text``; an error has the exit code too that the command should end with.
+    """``stage`` opens a step of ``total`` units, ``progress`` counts them and may add a ``text``, ``turn``
+    hands the turn on, and ``warning`` and ``error`` carry ``text``; an error has the exit code too that the
+    command should end with.
     """
 
     kind: str
@@ -47,8 +48,8 @@ class Reporter:
         self._step = (text, total)
         self.send(Message("stage", text, total=total))
 
-    def progress(self, done: int) -> None:
-        self.send(Message("progress", done=done))
+    def progress(self, done: int, note: str = "") -> None:
+        self.send(Message("progress", note, done=done))
 
     def building(self, what: str, done: int = 0, total: int = 0) -> None:
         """A ``BuildProgress``: a stage for everything that is built."""

@@ -155,7 +155,7 @@ class _Measured:
             kind = _ERRORS.get(message.exit_code, HarnessError)
             self._fail(kind(message.text))
         else:
-            self._doing = message.text or self._doing
+            self._doing = message.text if message.kind == "stage" else self._doing
             self._progress.show(message)
         return message
 

@@ -22,6 +22,7 @@ class Progress:
         if message.kind == "stage":
             self._open(message.text, message.total)
         elif message.kind == "progress" and self._bar is not None:
+            self._bar.set_postfix_str(message.text, refresh=False)
             self._bar.update(message.done - self._bar.n)
 
     def fail(self, why: str) -> None:

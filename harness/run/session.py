@@ -39,6 +39,7 @@ from harness.record import (
     Tolerance,
     content_hash,
     find_finished,
+    find_stopped,
     new_run_id,
     read_run,
 )
@@ -75,6 +76,7 @@ class RunSession:
         self._series = series
         self._warnings = list(self.audio.warnings)
         self._writer: RunWriter | None = None
+        self._stopped: Path | None = None
         self._origin = self._provenance()
         self.content_hash = content_hash(_content(config, self._origin))
 
@@ -82,6 +84,11 @@ class RunSession:
         """An earlier complete run of the same content, if there is one."""
         folder = find_finished(Path(self.config.runner.results_dir), self.content_hash)
         return read_run(folder) if folder else None
+
+    def go_on(self) -> None:
+        """Take over what an offline run of the same content had done when it was stopped, if there is one."""
+        if self.config.workload.mode == "offline":
+            self._stopped = find_stopped(Path(self.config.runner.results_dir), self.content_hash)
 
     def __enter__(self) -> RunSession:
         now = datetime.now(UTC)
@@ -144,9 +151,7 @@ class RunSession:
             (
                 other
                 for other in of_others
-                if is_reference(other.config)
-                and self._asks_the_same(other)
-                and other.config.workload.requests >= len(other.audio.items)
+                if is_reference(other.config) and self._asks_the_same(other) and _asks_all(other)
             ),
             None,
         )
@@ -207,6 +212,8 @@ class RunSession:
         run = judge(run, merged.samples, writer.folder, warnings, is_reference(self.config))
         writer.finish(run)
         print(f"{writer.folder}: kept {len(merged.samples)} samples of the {status} run", file=sys.stderr)
+        if self.config.workload.mode == "offline":
+            print("runner.resume=true goes on with it", file=sys.stderr)
 
     @property
     def _open(self) -> RunWriter:
@@ -224,7 +231,9 @@ class RunSession:
 
     def _launch(self, config: RunConfig, role: str, process: int, block: int | None, folder: Path) -> Launch:
         trace = str(folder / f"trace-{process}.json") if config.profiler.name == "torch" else None
-        job = Job(role, process, block, str(folder), str(self._audio_file), to_dict(config), trace)
+        stopped = str(self._stopped) if self._stopped is not None and role == "measured" else None
+        audio_file = str(self._audio_file)
+        job = Job(role, process, block, str(folder), audio_file, to_dict(config), trace, stopped=stopped)
         label = f" · {self.config.runner.label}" if self.config.runner.label else ""
         title = f"{self.config.variant}{label} {role} {process + 1}"
 
@@ -282,6 +291,11 @@ def take_turns(configs: Sequence[RunConfig]) -> bool:
     )
 
 
+def _asks_all(session: RunSession) -> bool:
+    workload = session.config.workload
+    return workload.mode == "offline" or workload.requests >= len(session.audio.items)
+
+
 def is_reference(config: RunConfig) -> bool:
     """Whether ``config`` runs the reference itself: eager parts in one process."""
     return as_reference(config) == config
@@ -312,7 +326,8 @@ def _heard(config: RunConfig) -> dict[str, Any] | None:
 
 def _loosest(config: RunConfig) -> Tolerance:
     """The tolerance of the run: that of the axis which may change the output most."""
-    declared = [config.model.tolerance, config.encoder.tolerance, config.decoder.tolerance]
+    parts = (config.model, config.encoder, config.decoder, config.batching)
+    declared = [part.tolerance for part in parts]
     loosest = max(declared, key=lambda t: (t.kind == "wer", t.max_wer_difference))
     return Tolerance(loosest.kind, loosest.max_wer_difference if loosest.kind == "wer" else None)
 
@@ -321,6 +336,7 @@ def _content(config: RunConfig, origin: Provenance) -> dict[str, Any]:
     values = to_dict(config)
     for key in _NOT_CONTENT:
         values["runner"].pop(key)
+    values.pop("cost")  # what an hour costs is no part of what was measured
     values["dataset"] = {"content_hash": origin.dataset.content_hash}
     machine = {
         "cpu": origin.cpu,

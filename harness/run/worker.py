@@ -22,15 +22,19 @@ from harness.config.schema import RunConfig
 from harness.corpus.manifest import AudioItem
 from harness.errors import ExitCode, HarnessError, RequestError
 from harness.measure.cpu import CpuMeter
+from harness.measure.energy import EnergyMeter
 from harness.measure.memory import GpuMeter, peak_memory
 from harness.measure.telemetry import GpuSampler, sample_gpu
 from harness.nvml import open_nvml
 from harness.protocols import Request, Service
 from harness.protocols.children import when_closed
 from harness.protocols.interrupts import interrupt_on
+from harness.protocols.options import convert
 from harness.record import MEASURED, WARMUP, GcPauses, Journal, Memory, ProcessRecord, Telemetry
 from harness.run.job import Job
 from harness.run.messages import Reporter
+from harness.run.offline import Tally, done_before
+from harness.run.rates import RateStep, search_rate
 from harness.run.samples import to_sample
 from harness.run.service import make_service
 from harness.run.streams import StreamRun, write_chunks
@@ -38,9 +42,10 @@ from harness.run.tracing import traced
 from harness.run.turns import Turns
 from harness.run.warmup import WarmupReport, warm_up
 from harness.spans import now_ns
-from harness.workload.loops import Completed, closed_loop, open_loop
+from harness.workload.loops import Completed, OnCompleted, closed_loop, offline_loop, open_loop
+from harness.workload.options import OfflineOptions, OpenOptions
 from harness.workload.remote import RemoteService
-from harness.workload.schedule import arrival_offsets_s, order
+from harness.workload.schedule import arrival_offsets_s, order, taken_up
 from harness.workload.streaming import StreamingResult, StreamsInterrupted
 from variants import registry
 
@@ -90,6 +95,8 @@ class Worker:
         self._items: list[AudioItem] = []
         self._unreadable: dict[str, str] = {}
         self._meter = GpuMeter(None)
+        self._nvml: Any | None = None
+        self._search: dict[str, Any] = {}
 
     def run(self) -> None:
         """Do the job. The journal holds each request as soon as it is answered."""
@@ -97,7 +104,7 @@ class Worker:
             self._import_model()
         self._turns.take()
         with open_nvml() as nvml, Journal(Path(self._job.folder), self._record) as journal:
-            self._meter = GpuMeter(nvml, alone=self._job.alone)
+            self._nvml, self._meter = nvml, GpuMeter(nvml, alone=self._job.alone)
             self._meter.resume()
             if self._job.role == "reference":
                 self._transcribe_all(journal)
@@ -114,20 +121,27 @@ class Worker:
             registry.preload("model", self._config.model.name)
 
     def _transcribe_all(self, journal: Journal) -> None:
-        """Every recording once, for its text."""
+        """Every recording once, for its text; offline, where there may be thousands, some of them."""
         if self._config.workload.mode == "streaming":
             for row in self._streams().reference(self._record, self._reporter):
                 journal.append(row)
             journal.finish(self._record)
             return
         with self._service() as service:
-            self._reporter.stage("reference output", len(self._audio.items))
-            for index, item in enumerate(self._audio.items):
+            items = self._compared()
+            self._reporter.stage("reference output", len(items))
+            for index, item in enumerate(items):
                 reply = service.handle(self._request(item))
                 sent = Completed(index, reply.started_ns, reply.started_ns, reply)
                 self._keep(journal, sent, item, MEASURED)
                 self._reporter.progress(index + 1)
             journal.finish(replace(self._record, evidence=dict(service.evidence())))
+
+    def _compared(self) -> list[AudioItem]:
+        items = list(self._audio.items)
+        if self._config.workload.mode != "offline":
+            return items
+        return order(items, min(self._offline.compared, len(items)), self._config.workload.seed)
 
     def _serve_recordings(self, journal: Journal) -> None:
         """Warm up, apply the collector's policy, drive the workload."""
@@ -136,14 +150,17 @@ class Worker:
             policy = self._gc_policy()
             measured_from_ns = now_ns()
             with sample_gpu(self._record.epoch_ns) as sampler, traced(self._config, self._job.trace):
-                meter = CpuMeter()
+                meter, energy = CpuMeter(), EnergyMeter(self._nvml)
                 self._measure(service, journal)
                 self._record = replace(self._record, cpu=meter.read())
+                energy_j = energy.read_j()
             telemetry = self._telemetry(sampler)
             pid = service.pid if isinstance(service, RemoteService) else None
             memory = peak_memory(pid, telemetry, self._meter)  # asking a server for evidence ends it
-            evidence: dict[str, Any] = {**service.evidence(), "warmup": asdict(report)}
+            evidence: dict[str, Any] = {**service.evidence(), "warmup": asdict(report), "energy_j": energy_j}
             pauses: Iterable[Any] = ()
+            if self._search:
+                evidence["search"] = self._search
             if policy is not None:
                 evidence.update(policy.evidence())
                 pauses = policy.pauses()
@@ -274,6 +291,9 @@ class Worker:
 
     def _measure(self, service: Service, journal: Journal) -> None:
         workload = self._config.workload
+        if workload.mode == "offline":
+            self._measure_offline(service, journal)
+            return
         self._items = order(self._audio.items, workload.requests, self._seed)
         self._reporter.stage("measuring", workload.requests)
 
@@ -282,12 +302,62 @@ class Worker:
             self._reporter.progress(done.index + 1)
 
         if workload.mode == "open":
-            offsets = arrival_offsets_s(workload.requests, workload.rate_per_s, workload.arrivals, self._seed)
-            open_loop(service, self._fetch, offsets.tolist(), workload.clients, on_completed)
+            rate_per_s = self._searched_rate(service) or workload.rate_per_s
+            self._reporter.stage(f"measuring {rate_per_s:g} arrivals a second", workload.requests)
+            self._arrive(service, rate_per_s, on_completed)
         else:
             size = self._config.runner.turn_requests
             shares = self._turns.shares(workload.requests, size, self._meter)
             closed_loop(service, self._fetch, shares, on_completed, workload.clients)
+
+    @property
+    def _offline(self) -> OfflineOptions:
+        return convert(OfflineOptions, self._config.workload.options)
+
+    def _measure_offline(self, service: Service, journal: Journal) -> None:
+        self._items = list(self._audio.items)
+        before = done_before(self._job.stopped, self._record.index)
+        for row in before:
+            journal.adopt({**row, "process": self._record.index})
+        done = {row["index"] for row in before}
+        lengths_s = [item.duration_s or 0.0 for item in self._items]
+        left = [index for index in taken_up(lengths_s, self._offline.order) if index not in done]
+        if done:
+            self._reporter.warning(
+                f"process {self._record.index} went on with a run that was stopped: {len(done)} of "
+                f"{len(self._items)} recordings are that run's, and its time is added to this one's"
+            )
+        self._reporter.stage("transcribing", len(self._items))
+        tally = Tally(self._reporter, len(done))
+
+        def on_completed(completed: Completed) -> None:
+            self._keep(journal, completed, self._items[completed.index], MEASURED)
+            tally.add(lengths_s[completed.index])
+
+        offline_loop(service, self._fetch, left, self._offline.in_flight, on_completed)
+
+    def _arrive(self, service: Service, rate_per_s: float, on_completed: OnCompleted) -> None:
+        workload = self._config.workload
+        offsets = arrival_offsets_s(workload.requests, rate_per_s, workload.arrivals, self._seed)
+        open_loop(service, self._fetch, offsets.tolist(), workload.clients, on_completed)
+
+    def _searched_rate(self, service: Service) -> float | None:
+        workload = self._config.workload
+        if workload.search == "none":
+            return None
+
+        def drive(rate_per_s: float) -> list[Completed]:
+            self._reporter.stage(f"searching: {rate_per_s:g} arrivals a second")
+            completed: list[Completed] = []
+            self._arrive(service, rate_per_s, completed.append)
+            return completed
+
+        def told(step: RateStep) -> None:
+            self._reporter.stage(f"{step.rate_per_s:g} a second {'pass' if step.passed else 'fail'}")
+
+        options = convert(OpenOptions, workload.options)
+        found, self._search = search_rate(drive, options, workload.rate_per_s, workload.lag_budget_s, told)
+        return found
 
     def _fetch(self, index: int) -> Request:
         return self._request(self._items[index])

@@ -1,8 +1,9 @@
-"""The two loops that drive a service with whole recordings.
+"""The three loops that drive a service with whole recordings.
 
 *Closed*: each client sends a request when its last is answered; with one client that measures service time
 and says nothing about queueing. *Open*: requests arrive on an absolute schedule, and latency counts from
-the scheduled arrival, so that a stall is charged to every request it delayed.
+the scheduled arrival, so that a stall is charged to every request it delayed. *Offline*: everything has
+arrived at the start, and what counts is when the last is answered.
 """
 
 from __future__ import annotations
@@ -87,6 +88,25 @@ def open_loop(
             if threads.failure is not None:
                 break
             threads.submit((index, scheduled_ns, now_ns()))
+        threads.wait()
+
+
+def offline_loop(
+    service: Service, fetch: Fetch, indices: Iterable[int], in_flight: int, on_completed: OnCompleted
+) -> None:
+    """Have all of ``indices`` answered, in their order, ``in_flight`` at once.
+
+    ``dispatched_ns`` is before the first byte of a payload is read: reading is part of the work.
+    """
+    start_ns = now_ns()
+
+    def serve(index: int) -> None:
+        taken_ns = now_ns()
+        on_completed(Completed(index, start_ns, taken_ns, service.handle(fetch(index))))
+
+    with _Clients(in_flight, serve) as threads:
+        for index in indices:
+            threads.submit(index)
         threads.wait()
 
 

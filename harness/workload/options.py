@@ -1,4 +1,4 @@
-"""What ``workload=streaming`` takes beside the keys that every workload has."""
+"""What workloads take beside the keys that every one has."""
 
 from __future__ import annotations
 
@@ -9,6 +9,24 @@ from msgspec import Meta
 
 from harness.errors import UsageError
 from harness.protocols.options import Positive, PositiveSeconds, Seconds
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    slo_p95_s: PositiveSeconds = 0.5
+    """Limit of the p95 of latency (``workload.search=slo``)."""
+    slo_most_per_s: Annotated[float, Meta(gt=0)] = 10_000.0
+    """Arrivals a second, at most (``workload.search=slo``)."""
+
+
+@dataclass(frozen=True)
+class OfflineOptions:
+    in_flight: Positive = 64
+    """Recordings in service at once."""
+    order: Literal["given", "longest_first", "by_length"] = "longest_first"
+    """How recordings are taken up. What is long and begun last is waited for at the end."""
+    compared: Positive = 200
+    """Recordings, drawn by ``workload.seed``, that the eager reference transcribes too."""
 
 
 @dataclass(frozen=True)

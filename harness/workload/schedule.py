@@ -26,6 +26,15 @@ def order(items: Sequence[T], requests: int, seed: int) -> list[T]:
     return [items[i] for i in indices[:requests]]
 
 
+def taken_up(lengths_s: Sequence[float], order: str) -> list[int]:
+    """The recordings' places in the order in which an offline workload takes them up."""
+    places = range(len(lengths_s))
+    if order == "given":
+        return list(places)
+    # Stable: recordings of the same length as given.
+    return sorted(places, key=lengths_s.__getitem__, reverse=order == "longest_first")
+
+
 def arrival_offsets_s(requests: int, rate_per_s: float, arrivals: str, seed: int) -> np.ndarray:
     """Scheduled arrivals in seconds from the start, float64 ``[requests]``, ascending.
 

@@ -26,6 +26,7 @@ from harness.spans import now_ns
 from harness.workload.client import Script, StreamRecords
 from harness.workload.intervals import block_percentiles
 from harness.workload.options import StreamingOptions
+from harness.workload.search import bracket
 
 Samples = npt.NDArray[np.float32]
 QS = (0.5, 0.95, 0.99)
@@ -396,8 +397,7 @@ def search_slo(
 ) -> SloResult:
     """The largest number of connections up to ``most`` whose p95 stays under ``limit_s``.
 
-    Doubles from ``start`` until one fails (or halves until one passes), then bisects the bracket
-    down to ``resolution`` of its lower end. A run that is INVALID counts as failed, with its reason.
+    Found by ``bracket``. A run that is INVALID counts as failed, with its reason.
     """
     steps: list[SloStep] = []
 
@@ -407,30 +407,8 @@ def search_slo(
         on_step(step)
         return step.passed
 
-    low, high = _bracket(passes, min(max(1, start), most), most)
-    while high - low > max(1, int(low * resolution)):
-        middle = (low + high) // 2
-        low, high = (middle, high) if passes(middle) else (low, middle)
+    bracket(passes, start, most, resolution)
     return SloResult(limit_s, tuple(steps))
-
-
-def _bracket(passes: Callable[[int], bool], start: int, most: int) -> tuple[int, int]:
-    """A load that passes (0: none needed trying) and one that fails; equal where the top passes."""
-    if passes(start):
-        low = start
-        while low < most:
-            high = min(2 * low, most)
-            if not passes(high):
-                return low, high
-            low = high
-        return low, low
-    high = start
-    while high > 1:
-        low = high // 2
-        if passes(low):
-            return low, high
-        high = low
-    return 0, 1
 
 
 def _step(connections: int, summary: StreamingSummary, limit_s: float) -> SloStep:

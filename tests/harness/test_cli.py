@@ -126,7 +126,9 @@ def test_an_open_loop_counts_from_the_schedule(harness: Harness) -> None:
 
 def test_a_sweep_skips_what_is_finished(harness: Harness) -> None:
     sweep = ("-m", *FAST, "workload.seed=1,2")
-    assert harness(*sweep).returncode == 0
+    first = harness(*sweep)
+    assert first.returncode == 0
+    assert f"sweep    {harness.runs()[-1].folder / 'sweep' / 'report.html'}" in first.stdout
     assert len(harness.runs()) == 2
     again = harness(*sweep)
     assert again.returncode == 0

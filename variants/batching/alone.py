@@ -20,6 +20,8 @@ def build(inference: Inference, options: Options) -> Alone:  # noqa: ARG001
 class Alone:
     """See ``harness.protocols.Engine``."""
 
+    batches = False
+
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
         self._streams = StreamTable(inference.open_stream)
@@ -54,6 +56,10 @@ class Alone:
     @property
     def wants_work(self) -> bool:
         return not self._waiting
+
+    @property
+    def due_in_s(self) -> float | None:
+        return 0.0 if self._waiting else None
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:
         self._inference.warm_up(lengths_s)

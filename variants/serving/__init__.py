@@ -5,7 +5,7 @@ with its spans. In one process (``topology=inprocess``):
 
     harness.workload.loops                 it is due, and is sent
     ─────────────────────────────────────────────────────────────────────────────────── into variants
-    topology.inprocess.InProcess.handle    queue       until the engine is free
+    topology.inprocess.InProcess.handle    queue       until it is its turn (topology.access)
     frontend.host.Chain                    decode      container to samples, every channel
                                            resample    mono at the model's rate
                                            denoise     steady noise
@@ -17,7 +17,7 @@ with its spans. In one process (``topology=inprocess``):
                                            encoder     features to states
                                            decoder     states to tokens
                                            text        tokens to text
-    topology.inprocess._serve              reply       the answer, and its spans
+    topology.inprocess._reply              reply       the answer, and its spans
     ───────────────────────────────────────────────────────────────────────────────── back to harness
     harness.run.samples.to_sample                      the ledger is balanced, the row journaled
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,6 +22,24 @@ from harness.spans import SpanRecorder
 from variants.models.types import Model
 
 
+@dataclass
+class Padding:
+    """Feature frames that were encoded: those of speech, and those that fill the rows of a batch."""
+
+    batches: int = 0
+    valid: int = 0
+    padded: int = 0
+
+    def count(self, lengths: np.ndarray) -> None:
+        self.batches += 1
+        self.valid += int(lengths.sum())
+        self.padded += len(lengths) * int(lengths.max())
+
+    def evidence(self) -> Evidence:
+        share = 1.0 - self.valid / self.padded if self.padded else 0.0
+        return {"batches": self.batches, "frames": self.valid, "share": share}
+
+
 @dataclass(frozen=True)
 class EncoderDecoder:
     """See ``variants.batching.types.Inference``."""
@@ -30,6 +48,7 @@ class EncoderDecoder:
     encoder: Encoder
     decoder: Decoder
     plan: ShapePlan
+    padding: Padding = field(default_factory=Padding)
 
     def transcribe(self, recordings: Sequence[Sequence[Segment]], spans: SpanRecorder) -> list[Transcript]:
         """All segments in batches of similar length, whichever recording they are of; each recording's
@@ -45,6 +64,7 @@ class EncoderDecoder:
         for rows in batches([self._frames(each) for each in segments], self.plan.max_batch):
             with spans.span("features"):
                 features = self.model.features([segments[row] for row in rows])  # [B, F, T]
+            self.padding.count(features.lengths)
             with spans.span("encoder"):
                 encoded = self.encoder.encode(features)  # [B, T', D]
                 # Without it the encoder's device time would be charged to the decoder, which waits for it.
@@ -92,6 +112,7 @@ class EncoderDecoder:
             "model": {"name": self.model.name, **self.model.provenance},
             "encoder": self.encoder.evidence(),
             "decoder": self.decoder.evidence(),
+            "padding": self.padding.evidence(),
         }
 
 

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from harness.protocols import (
@@ -21,12 +22,13 @@ from harness.protocols import (
     Work,
     silent,
 )
-from harness.protocols.engine import finish, ignore
+from harness.protocols.engine import ignore
 from harness.protocols.options import Positive
 from harness.spans import SpanRecorder, now_ns
 from variants import registry
 from variants.frontend.stages import evidence_of
 from variants.serving.streams import describe
+from variants.topology.access import EngineAccess, access_to
 from variants.topology.roles import speech_seconds, telling
 from variants.topology.types import (
     KINDS,
@@ -59,15 +61,16 @@ def build(spec: ServiceSpec) -> InProcess:
 class InProcess:
     """``handle`` works in the caller's thread; ``submit`` in one worker thread.
 
-    An engine serves one request at a time, so a lock orders concurrent callers; waiting for it is the
-    ``queue`` span.
+    Callers take turns, one request at a time, or, where requests are batched, share the engine (see
+    ``variants.topology.access``). Waiting is the ``queue`` span.
     """
 
     def __init__(self, spec: ServiceSpec, max_pending: int, in_caller: bool = False) -> None:
         self._spec = spec
         self._frontend: Frontend | None = None
         self._engine: Engine | None = None
-        self._turn = threading.Lock()
+        self._access: EngineAccess | None = None
+        self._count = threading.Lock()
         self._handled = 0
         self._failed = 0
         self._worker = _Worker(self, max_pending, in_caller)
@@ -75,16 +78,17 @@ class InProcess:
     def start(self, progress: BuildProgress = silent) -> None:
         self._frontend = self._spec.make_frontend()
         self._engine = telling(self._spec.make_engine, progress)()
+        self._access = access_to(self._engine)
         self._worker.start()
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:
         """Run the front end on a tone of each length, and the engine on each shape."""
-        frontend, engine = self._parts()
+        frontend, _ = self._parts()
         lengths = list(lengths_s)
-        with self._turn:
-            for length_s in lengths:
-                frontend(tone_wav(length_s), SpanRecorder())
-            engine.warm_up(lengths)
+        for length_s in lengths:
+            frontend(tone_wav(length_s), SpanRecorder())
+        if self._engine is not None:
+            self._engine.warm_up(lengths)
 
     def handle(self, request: Request) -> Reply:
         return self.serve(request, now_ns())
@@ -92,11 +96,10 @@ class InProcess:
     def serve(self, request: Request, entered_ns: int) -> Reply:
         """``entered_ns`` is when the request was handed in: from then until its turn it queues."""
         frontend, engine = self._parts()
-        with self._turn:
-            started_ns = now_ns()
-            spans = self._spec.make_recorder()
-            spans.add("queue", entered_ns, started_ns)
-            reply = _serve(request, frontend, engine, spans, entered_ns)
+        work = Work("transcribe", ignore, self._spec.make_recorder())
+        engine.serve(work, partial(_prepare, request, frontend), entered_ns)
+        reply = _reply(request, work, entered_ns)
+        with self._count:
             self._handled += 1
             self._failed += reply.error is not None
         return reply
@@ -104,7 +107,7 @@ class InProcess:
     def work_on(self, work: Work) -> Work:
         """Do ``work`` of a live stream; for the thread that works on submitted jobs."""
         _, engine = self._parts()
-        return finish(engine, work)
+        return engine.finish(work)
 
     def submit(self, job: Job, done: Done) -> None:
         self._worker.submit(job, done)
@@ -127,31 +130,29 @@ class InProcess:
         """Stop the worker; jobs that wait complete with an error."""
         self._worker.close()
 
-    def _parts(self) -> tuple[Frontend, Engine]:
-        if self._frontend is None or self._engine is None:
+    def _parts(self) -> tuple[Frontend, EngineAccess]:
+        if self._frontend is None or self._access is None:
             raise RuntimeError("start() the service before use")
-        return self._frontend, self._engine
+        return self._frontend, self._access
 
 
-def _serve(
-    request: Request, frontend: Frontend, engine: Engine, spans: SpanRecorder, started_ns: int
-) -> Reply:
-    """The whole path of one request; whatever goes wrong in it is the reply's ``error``."""
-    work = Work("transcribe", ignore, spans)
+def _prepare(request: Request, frontend: Frontend, work: Work) -> None:
+    """The front end's part; whatever goes wrong in it is the work's ``error``."""
     try:
-        work.segments = frontend(request.payload, spans)
+        work.segments = frontend(request.payload, work.spans)
     except Exception as failure:  # the service outlives whatever one request does to it
         work.error = describe(failure)
-    else:
-        finish(engine, work)
+
+
+def _reply(request: Request, work: Work, started_ns: int) -> Reply:
     reply_start_ns = now_ns()
     speech_s = speech_seconds(work.segments)
     finished_ns = now_ns()
-    spans.add("reply", reply_start_ns, finished_ns)
+    work.spans.add("reply", reply_start_ns, finished_ns)
     return Reply(
         request_id=request.request_id,
         transcript=work.result if isinstance(work.result, Transcript) else None,
-        spans=tuple(spans.spans),
+        spans=tuple(work.spans.spans),
         started_ns=started_ns,
         finished_ns=finished_ns,
         error=work.error,

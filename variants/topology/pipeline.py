@@ -212,7 +212,7 @@ class Pipeline:
             raise RuntimeError("submit() needs a started, open service")
         kind = KINDS[type(job)]
         submitted_ns = now_ns()
-        finish = partial(_complete, job, done, submitted_ns)
+        finish = partial(_complete, job, done, submitted_ns, len(self._in_flight))
         stream_id = 0
         value: Any = None
         if isinstance(job, Transcribe):
@@ -533,14 +533,15 @@ def _goes_with(item: Item, first: Item) -> bool:
     return item.kind == "push" and item.route == first.route
 
 
-def _complete(job: Job, done: Done, submitted_ns: int, item: Item) -> None:
+def _complete(job: Job, done: Done, submitted_ns: int, engines: int, item: Item) -> None:
     """From the item that came back to what the client was promised."""
     text = item.value if isinstance(item.value, str) else None
-    reply = _reply(job, submitted_ns, item) if isinstance(job, Transcribe | CommitStream) else None
+    reply = _reply(job, submitted_ns, engines, item) if isinstance(job, Transcribe | CommitStream) else None
     done(Completion(job, item.error, text, reply, item.started_ns, item.finished_ns))
 
 
-def _reply(job: Transcribe | CommitStream, submitted_ns: int, item: Item) -> Reply | None:
+def _reply(job: Transcribe | CommitStream, submitted_ns: int, engines: int, item: Item) -> Reply | None:
+    """Each of several ``engines`` counts its own batches; to the client they are those of one service."""
     if isinstance(job, CommitStream) and item.error is not None:
         return None
     transcript = item.value if isinstance(item.value, Transcript) else None
@@ -554,7 +555,7 @@ def _reply(job: Transcribe | CommitStream, submitted_ns: int, item: Item) -> Rep
         error=item.error,
         segments=item.segments if isinstance(job, Transcribe) else streamed,
         speech_s=item.speech_s,
-        batch_id=item.batch_id,
+        batch_id=item.batch_id and item.batch_id * engines + item.route,
         batch_size=item.batch_size,
     )
 

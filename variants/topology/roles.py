@@ -28,8 +28,8 @@ class Role(Protocol):
         ...
 
     @property
-    def busy(self) -> bool:
-        """Whether a ``step`` has something to do."""
+    def due_in_s(self) -> float | None:
+        """Seconds until a ``step`` has something to do; None where it would not have."""
         ...
 
     def take(self, item: Item, recorder: SpanRecorder, pass_on: PassOn) -> None:
@@ -48,7 +48,7 @@ class FrontendRole:
     there is read by the next process where it lies.
     """
 
-    wants_work, busy = True, False
+    wants_work, due_in_s = True, None
 
     def __init__(self, frontend: Frontend, names: Sequence[str] | None, allocate: Allocate) -> None:
         stages = list(frontend.stages)
@@ -133,8 +133,8 @@ class InferenceRole:
         return self._engine.wants_work
 
     @property
-    def busy(self) -> bool:
-        return self._engine.pending > 0
+    def due_in_s(self) -> float | None:
+        return self._engine.due_in_s
 
     def take(self, item: Item, recorder: SpanRecorder, pass_on: PassOn) -> None:
         item = item._replace(started_ns=item.started_ns or now_ns())

@@ -78,15 +78,19 @@ class Worker:
     def run(self, stopping: threading.Event) -> None:
         role = self._role
         while not stopping.is_set():
-            lease = self._receiver.receive(0.0 if role.busy else _LOOK_UP_S) if role.wants_work else None
+            lease = self._receiver.receive(self._patience_s()) if role.wants_work else None
             if lease is not None:
                 self._take(lease)
-            elif role.busy:
+            elif role.due_in_s is not None:
                 self._receiver.leave()
                 role.step()
         for sender in self._senders:
             sender.close()
         self._receiver.close()
+
+    def _patience_s(self) -> float:
+        due_in_s = self._role.due_in_s
+        return _LOOK_UP_S if due_in_s is None else min(due_in_s, _LOOK_UP_S)
 
     def _allocate(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         return self._sender.allocate(shape, dtype)

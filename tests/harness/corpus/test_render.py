@@ -18,9 +18,12 @@ import av
 import numpy as np
 import pytest
 
+from harness.corpus import render as renderer
 from harness.corpus.encode import CONTAINERS
 from harness.corpus.load import load_audio_set
 from harness.corpus.manifest import AudioItem, AudioSet, content_hash
+from harness.corpus.render_pool import make_all
+from harness.corpus.spec import load_spec
 from harness.errors import UsageError
 from harness.paths import conf_dir, datasets_dir
 from harness.protocols.folders import OwnFolder
@@ -324,3 +327,34 @@ def test_content_hash_covers_text_and_order(smoke: AudioSet) -> None:
     changed = [replace(smoke.items[0], text="something else"), *smoke.items[1:]]
     assert content_hash(changed) != smoke.content_hash
     assert content_hash(reversed(smoke.items)) != smoke.content_hash
+
+
+def test_several_processes_render_the_same_bytes(
+    write_spec: WriteSpec, specs_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_spec(items=5)
+    here = render(specs_dir, tmp_path / "here")
+    monkeypatch.setattr(renderer, "_WORTH_PROCESSES_S", 0.0)
+    monkeypatch.setattr(renderer.os, "sched_getaffinity", lambda _pid: {0, 1})
+    there = render(specs_dir, tmp_path / "there")
+    assert there.content_hash == here.content_hash
+    assert [item.item_id for item in there.items] == [item.item_id for item in here.items]
+
+
+def test_what_a_rendering_process_cannot_write_is_told_as_it_is(
+    write_spec: WriteSpec, specs_dir: Path, tmp_path: Path
+) -> None:
+    write_spec()
+    spec = load_spec("tiny", specs_dir)
+    nowhere = renderer._Renderer(tmp_path / "nowhere", spec.seed, spec.bucket_edges_s)
+    with pytest.raises(FileNotFoundError):
+        list(make_all("harness.corpus.render:helper", nowhere, renderer._plan(spec), 2))
+
+
+@pytest.mark.parametrize(("name", "expected_s"), [("offline_20h", 20 * 3600), ("offline_20m", 20 * 60)])
+def test_offline_sets_are_as_long_as_they_are_called(name: str, expected_s: float) -> None:
+    plans = renderer._plan(load_spec(name, datasets_dir()))
+    lengths_s = [plan.script.length_s for plan in plans]
+    assert expected_s <= sum(lengths_s) <= 1.01 * expected_s
+    assert {plan.container for plan in plans} == {"flac", "ogg"}
+    assert 0.4 < sum(length for length in lengths_s if length > 60) / sum(lengths_s) < 0.6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,17 @@ from harness.paths import datasets_dir
 
 from .conftest import TINY, WriteSpec
 
-SETS = ("commands", "meetings", "mixed", "profile_edges", "read_speech", "smoke", "voice_agent")
+SETS = (
+    "commands",
+    "meetings",
+    "mixed",
+    "offline_20h",
+    "offline_20m",
+    "profile_edges",
+    "read_speech",
+    "smoke",
+    "voice_agent",
+)
 
 
 def test_the_projects_sets_are_all_valid() -> None:
@@ -110,7 +121,7 @@ def test_a_file_that_is_not_a_mapping_is_refused(specs_dir: Path) -> None:
         assert "tiny.yaml" in refusal(specs_dir)
 
 
-def test_a_mixture_takes_other_sets_but_no_mixture_and_no_recording_keys(
+def test_a_mixture_takes_other_sets_but_no_mixture_and_what_it_says_of_recordings_stands_for_all(
     write_spec: WriteSpec, specs_dir: Path
 ) -> None:
     write_spec("plain")
@@ -124,5 +135,8 @@ def test_a_mixture_takes_other_sets_but_no_mixture_and_no_recording_keys(
     assert load_spec("both", specs_dir).kinds == ((plain, 2.0),)
     write(lengths={"distribution": "mixture", "weights": {"both": 1}})
     assert "of plain" in refusal(specs_dir, "both")
-    write(lengths={"distribution": "mixture", "weights": {"plain": 1}}, speakers=2)
-    assert "unknown key speakers" in refusal(specs_dir, "both")
+    write(lengths={"distribution": "mixture", "weights": {"plain": 1}}, containers={"ogg": 1})
+    ((kind, _),) = load_spec("both", specs_dir).kinds
+    assert kind == replace(plain, containers=(("ogg", 1.0),))
+    write(lengths={"distribution": "mixture", "weights": {"plain": 1}}, speaker=2)
+    assert "unknown key speaker" in refusal(specs_dir, "both")

@@ -29,7 +29,7 @@ from harness.run.judge import judge
 from harness.side_by_side import compare_runs
 from tests.harness.runs import Recipe, process_record, samples, unmeasured
 
-Change = Callable[[Sample], Sample]
+Change = Callable[[Sample], Any]
 ENGAGED = {"topology": {"processes": 1}, "engine": {"model": {"name": "tiny"}}}
 
 
@@ -68,7 +68,8 @@ def judged(
         (writer.folder / "reference").mkdir()
         with Journal(writer.folder / "reference", record) as journal:
             for row in rows:
-                journal.append(of_reference(row))
+                if (answer := of_reference(row)) is not None:
+                    journal.append(answer)
     merged = writer.merge()
     run = replace(run, processes=merged.processes)
     return writer.finish(judge(run, merged.samples, writer.folder, (), itself))
@@ -240,3 +241,18 @@ def test_live_streams_are_held_to_the_eager_references_streams(tmp_path: Path) -
     assert silent.run.verdict.status is VerdictStatus.UNVERIFIED
     assert "unaccounted" not in text_summary(silent)
     assert "no time was spent" not in text_summary(silent)
+
+
+def test_offline_a_part_of_the_recordings_is_held_to_the_reference(tmp_path: Path) -> None:
+    """What the reference was not asked is not held against the run; what it was asked is."""
+
+    def asked(sample: Sample) -> Sample | None:
+        return sample if sample.bucket == "02-05s" else None
+
+    def deaf(sample: Sample) -> Sample:
+        return replace(sample, token_ids=(1,), text="what") if sample.bucket == "02-05s" else sample
+
+    assert rules(judged(tmp_path / "closed", same, asked)) == ["parity"]
+    stored = judged(tmp_path / "offline", same, asked, mode=Mode.OFFLINE)
+    assert (rules(stored), stored.run.verdict.status) == ([], VerdictStatus.VALID)
+    assert rules(judged(tmp_path / "deaf", deaf, asked, mode=Mode.OFFLINE)) == ["parity"]

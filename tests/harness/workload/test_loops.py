@@ -8,7 +8,7 @@ import pytest
 
 from harness.protocols import Evidence, Reply, Request, Transcript
 from harness.spans import now_ns
-from harness.workload.loops import Completed, closed_loop, open_loop
+from harness.workload.loops import Completed, closed_loop, offline_loop, open_loop
 
 
 class SleepyService:
@@ -108,3 +108,21 @@ def test_an_error_in_a_client_thread_ends_the_loop() -> None:
 
     with pytest.raises(ValueError, match="broke its contract"):
         open_loop(Broken(0.0), fetch, [0.0, 0.01], 1, lambda _done: None)
+
+
+def test_an_offline_loop_takes_everything_in_order_and_counts_from_the_first_byte() -> None:
+    done: list[Completed] = []
+    read: dict[int, int] = {}
+
+    def read_slowly(index: int) -> Request:
+        time.sleep(0.002)
+        read[index] = now_ns()
+        return fetch(index)
+
+    offline_loop(SleepyService(0.005), read_slowly, [4, 2, 0, 1, 3], 2, done.append)
+    assert list(read) == [4, 2, 0, 1, 3] or list(read)[:2] == [2, 4]
+    assert sorted(d.index for d in done) == [0, 1, 2, 3, 4]
+    assert len({d.scheduled_ns for d in done}) == 1  # all are there at the start
+    assert all(d.scheduled_ns <= d.dispatched_ns < read[d.index] for d in done)
+    moments = sorted([(d.dispatched_ns, 1) for d in done] + [(d.reply.finished_ns, -1) for d in done])
+    assert max(accumulate(change for _, change in moments)) == 2

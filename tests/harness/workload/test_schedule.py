@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.errors import UsageError
-from harness.workload.schedule import arrival_offsets_s, order
+from harness.workload.schedule import arrival_offsets_s, order, taken_up
 
 
 def test_every_item_is_sent_equally_often() -> None:
@@ -37,3 +37,13 @@ def test_poisson_arrivals_have_the_asked_rate_and_exponential_gaps() -> None:
 def test_constant_arrivals_are_evenly_spaced() -> None:
     offsets = arrival_offsets_s(5, rate_per_s=4.0, arrivals="constant", seed=9)
     assert offsets.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("order_by", "expected"),
+    [("given", [0, 1, 2, 3]), ("longest_first", [1, 0, 2, 3]), ("by_length", [3, 0, 2, 1])],
+)
+def test_an_offline_workload_takes_recordings_up_in_a_stated_order(
+    order_by: str, expected: list[int]
+) -> None:
+    assert taken_up([2.0, 9.0, 2.0, 1.0], order_by) == expected
