@@ -115,4 +115,5 @@ def _matrices(design: _Design) -> np.ndarray:
     filters = np.zeros(apart.shape)
     filters[inside] = np.sinc(2.0 * design.cutoff * within) * bessel.numpy()
     # Each phase has a gain of exactly 1 at 0 Hz: a constant stays one.
-    return (filters / filters.sum(axis=1, keepdims=True)).astype(np.float32)
+    matrices: np.ndarray = (filters / filters.sum(axis=1, keepdims=True)).astype(np.float32)
+    return matrices
