@@ -17,11 +17,11 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from harness.protocols import Evidence, Transcript, Work
+from harness.protocols import Evidence, Segment, Transcript, Work
 from harness.protocols.options import Positive
 from harness.spans import SpanRecorder, now_ns
 from variants.batching.types import Inference
-from variants.serving.streams import StreamTable, describe
+from variants.serving.streams import STREAM_RATE, StreamTable, describe
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,17 @@ def build(inference: Inference, options: Options) -> Continuous:
 class _Waiting:
     work: Work
     lengths: tuple[int, ...]
-    """Of its segments, in samples."""
+    """Of its segments, in samples at 16 kHz."""
     since_ns: int
 
     @property
     def longest(self) -> int:
         return max(self.lengths, default=0)
+
+
+def _length(segment: Segment) -> int:
+    """In samples at one rate: before a front end on the device, recordings come at their own."""
+    return -(-len(segment.samples) * STREAM_RATE // segment.sample_rate)
 
 
 class Continuous:
@@ -61,7 +66,7 @@ class Continuous:
         self._counts = _Counts()
 
     def submit(self, work: Work) -> None:
-        lengths = tuple(len(segment.samples) for segment in work.segments)
+        lengths = tuple(_length(segment) for segment in work.segments)
         self._waiting.append(_Waiting(work, lengths, now_ns()))
 
     def step(self) -> bool:

@@ -26,7 +26,7 @@ from harness.protocols.options import Positive
 from harness.spans import SpanRecorder, now_ns
 from variants import registry
 from variants.serving.streams import describe
-from variants.topology.roles import speech_seconds, telling
+from variants.topology.roles import spoken, telling
 from variants.topology.types import (
     KINDS,
     Busy,
@@ -143,7 +143,7 @@ def _serve(
     else:
         finish(engine, work)
     reply_start_ns = now_ns()
-    speech_s = speech_seconds(work.segments)
+    segments, speech_s = spoken(work)
     finished_ns = now_ns()
     spans.add("reply", reply_start_ns, finished_ns)
     return Reply(
@@ -153,7 +153,7 @@ def _serve(
         started_ns=started_ns,
         finished_ns=finished_ns,
         error=work.error,
-        segments=len(work.segments),
+        segments=segments,
         speech_s=speech_s,
         batch_id=work.batch_id,
         batch_size=work.batch_size,
