@@ -15,8 +15,8 @@ _DELAY = 96  # samples: its 256-point transform overlaps the 160-sample frame by
 def denoise(audio: Audio, *, level: int) -> Audio:
     """``audio`` (16 kHz mono) with steady noise suppressed: same length, same timing.
 
-    ``level`` is 0 (off: the high-pass filter alone, which is not late) to 4. Each call starts a fresh noise estimate, which settles within the
-    first half second. No gain control: features are normalized anyway.
+    ``level`` is 0 (the high-pass filter alone, which is not late) to 4. Each call starts a fresh noise
+    estimate, which settles within the first half second. No gain control: features are normalized anyway.
     """
     processor = AudioProcessor(0, level)
     count = audio.samples.shape[-1]

@@ -36,9 +36,10 @@ _LOOK = 4096  # samples by which most recordings that are not 16 bits wide are t
 
 @dataclass(frozen=True)
 class Options(FrontendConfig):
-    """The host's options. ``resample_quality`` is that of live streams' recordings alone."""
+    """The host's options, and a noise filter that it has not (``denoise=spectral_gate``).
+    ``resample_quality`` is that of live streams' recordings alone."""
 
-    DENOISERS: ClassVar[tuple[str, ...]] = ("none",)
+    DENOISERS: ClassVar[tuple[str, ...]] = ("none", "webrtc", "spectral_gate")
     VADS: ClassVar[tuple[str, ...]] = ("none", "silero")
 
     max_wer_difference: Annotated[float, Meta(ge=0, le=1)] = 0.01
@@ -67,6 +68,8 @@ def on_device(config: Options, model: TdtModel) -> DeviceStages:
 def reference(config: Options) -> dict[str, Any]:
     """The leaf of the front end to whose answers this one's are held: the host's with the same options."""
     given = {key: value for key, value in asdict(config).items() if key != "max_wer_difference"}
+    if config.denoise == "spectral_gate":
+        given["denoise"] = "webrtc"
     return {"name": "host", **given}
 
 

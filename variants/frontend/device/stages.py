@@ -18,6 +18,8 @@ from variants.frontend.device import Options
 from variants.frontend.device.resample import Resampler, resampled_length
 from variants.frontend.device.rows import Rows
 from variants.frontend.device.silero import WINDOW, BatchSilero
+from variants.frontend.device.spectral_gate import SpectralGate
+from variants.frontend.device.webrtc import BatchWebrtc
 from variants.frontend.segment import Curve, Interval, intervals
 from variants.models.device_features import DeviceLogMel
 from variants.models.types import TdtModel
@@ -44,6 +46,7 @@ class DeviceStages:
         self._rate, self._features = model.sample_rate, model.features
         self._upload = Upload(model.device)
         self._resamplers: dict[int, Resampler] = {}
+        self._denoise = _denoiser(options, model.device)
         self._detector = BatchSilero().to(model.device) if options.vad == "silero" else None
         self._batches = self._recordings = self._samples = self._padded_samples = 0
 
@@ -52,6 +55,8 @@ class DeviceStages:
         given = [recording for (recording,) in recordings]
         rows = self._timed("resample", partial(self._resampled, given), spans)
         self._count(rows)
+        if self._denoise is not None:
+            rows = self._timed("denoise", partial(self._denoise, rows), spans)
         heard = None
         if self._detector is not None:
             heard = self._timed("vad", partial(self._detector, rows.samples), spans)
@@ -106,17 +111,27 @@ class DeviceStages:
         self._padded_samples += rows.samples.numel()
 
     def evidence(self) -> Evidence:
-        detector = () if self._detector is None else ("vad",)
+        own = {"denoise": self._denoise, "vad": self._detector}
         return {
             "name": "device",
             "device": str(self._device),
-            "stages": ["resample", *detector, "segment", "features"],
+            "stages": ["resample", *(name for name in own if own[name] is not None), "segment", "features"],
             "batches": self._batches,
             "recordings": self._recordings,
             "rates": sorted(self._resamplers),
             "uploaded_bytes": self._upload.bytes,
             "padding_share": 1.0 - self._samples / self._padded_samples if self._padded_samples else 0.0,
         }
+
+
+def _denoiser(options: Options, device: torch.device) -> Callable[[Rows], Rows] | None:
+    if options.denoise == "webrtc":
+        suppressor = BatchWebrtc(options.denoise_level, device)
+        return lambda rows: rows.masked(suppressor(rows.samples))
+    if options.denoise == "spectral_gate":
+        gate = SpectralGate(options.denoise_level, device)
+        return lambda rows: rows.masked(gate(rows.samples, rows.lengths))
+    return None
 
 
 def _alike(given: Sequence[Segment]) -> Mapping[tuple[int, str], list[int]]:

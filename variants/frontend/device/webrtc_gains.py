@@ -13,7 +13,7 @@ Digital silence teaches nothing and is not counted. Shapes: ``T`` frames, ``B`` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -164,11 +164,18 @@ class _Known:
 
     @classmethod
     def nothing(cls, heard: _Heard) -> _Known:
-        new, bins, flat = heard.sum.new_full, heard.magnitude.shape[1:], heard.sum.shape[1:]
-        zeros = (new(bins, 0.0) for _ in range(2))
-        halves = (new(flat, 0.5) for _ in range(3))
+        bins, clips = heard.sum.new_zeros(heard.magnitude.shape[1:]), heard.sum.new_zeros(heard.sum.shape[1:])
         return cls(
-            new(bins, 1.0), *zeros, new(bins, 0.5), *halves, new(flat, 0.0), new(flat, 0.0), new(flat, 0.5)
+            magnitude=bins + 1.0,
+            noise=bins,
+            quiet_noise=bins,
+            log_ratio=bins + 0.5,
+            ratio=clips + 0.5,
+            flatness=clips + 0.5,
+            difference=clips + 0.5,
+            spread=clips,
+            energy=clips,
+            prior=clips + 0.5,
         )
 
     def unless(self, silent: torch.Tensor, before: _Known) -> _Known:
@@ -210,16 +217,13 @@ class _Suppressor:
         odds = (1.0 - prior) / (prior + _SMALL)
         speech = 1.0 / (1.0 + odds[:, None] * _rough_exp(-log_ratio))  # [B, F]
         toward = before.quiet_noise + 0.05 * (now - before.quiet_noise)
-        learned = _Known(
+        learned = replace(
+            known,
             magnitude=now,
             noise=_noise_after(before.noise, now, speech),
             quiet_noise=torch.where(speech < 0.2, toward, before.quiet_noise),
             log_ratio=log_ratio,
             ratio=ratio,
-            flatness=known.flatness,
-            difference=known.difference,
-            spread=known.spread,
-            energy=known.energy,
             prior=prior,
         )
         self.known = learned if self._all_sound[frame] else learned.unless(~self._heard.sounds[frame], before)
@@ -239,18 +243,7 @@ class _Suppressor:
             self._model = self._model.updated(self._features[:-1], full)
             spread = torch.where(full, 0.5 * (total / WINDOW + spread), spread)
             total = torch.where(full, 0.0, total)
-        return _Known(
-            now,
-            known.noise,
-            known.quiet_noise,
-            known.log_ratio,
-            known.ratio,
-            flatness,
-            difference,
-            spread,
-            total,
-            known.prior,
-        )
+        return replace(known, flatness=flatness, difference=difference, spread=spread, energy=total)
 
     def _remember(self, frame: int, features: torch.Tensor) -> None:
         place = self._heard.number[frame] % WINDOW

@@ -72,14 +72,15 @@ def payloads() -> list[bytes]:
     return [container(rate, samples) for rate, samples in [*sounds, *scraps]]
 
 
+@pytest.mark.parametrize("denoise", ["none", "webrtc"])
 @pytest.mark.parametrize("vad", ["silero", "none"])
 @pytest.mark.parametrize("limit_s", [30.0, 1.3])
-def test_every_recording_is_cut_where_the_host_cuts_it(vad: str, limit_s: float) -> None:
+def test_every_recording_is_cut_where_the_host_cuts_it(vad: str, limit_s: float, denoise: str) -> None:
     segmentation = SegmentConfig(max_segment_s=limit_s)
-    stages = DeviceStages(device.Options(vad=vad, segment=segmentation), model())
+    stages = DeviceStages(device.Options(vad=vad, denoise=denoise, segment=segmentation), model())
     found = stages([decoded(payload) for payload in payloads()], SpanRecorder())
     for bounds, payload in zip(found.bounds, payloads(), strict=True):
-        expected = cut(payload, vad=vad, segment=segmentation)
+        expected = cut(payload, vad=vad, denoise=denoise, segment=segmentation)
         positions = [(round(start * RATE), round(end * RATE)) for start, end in bounds]
         starts = [round(each.start_s * RATE) for each in expected]
         assert positions == [(s, s + len(each.samples)) for s, each in zip(starts, expected, strict=True)]
@@ -181,9 +182,11 @@ def test_a_model_that_hears_on_the_host_is_refused() -> None:
 
 def test_the_reference_stands_behind_the_same_front_end_on_the_host() -> None:
     config = compose_run(["variant=device_frontend", "frontend.segment.padding_s=0.1"])
-    expected = compose_run(["frontend=silero", "frontend.segment.padding_s=0.1"]).frontend
+    expected = compose_run(["frontend=default", "frontend.segment.padding_s=0.1"]).frontend
+    assert (config.frontend["denoise"], expected["denoise"]) == ("spectral_gate", "webrtc")
     assert as_reference(config).frontend == expected
-    assert as_reference(as_reference(config)) == as_reference(config)
+    for denoise in ("none", "webrtc"):
+        assert device.reference(device.Options(denoise=denoise))["denoise"] == denoise
 
 
 def test_word_error_rates_are_what_is_compared(tmp_path: object) -> None:
