@@ -33,7 +33,7 @@ _IGNORED = frozenset(
         "runner.processes",  # more processes narrow the interval, they do not move it
     }
 )
-_IGNORED_LEAVES = frozenset({"needs", "tolerance", "family", "families"})
+_IGNORED_LEAVES = frozenset({"needs", "tolerance", "max_wer_difference", "family", "families"})
 _IMPLIED = MappingProxyType({"frontend.name": "host"})
 """What runs of earlier schema versions do not state, because there was no other."""
 

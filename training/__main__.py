@@ -1,4 +1,4 @@
-"""``python -m training data|train|evaluate|export``: the embedded model, from text to shipped weights."""
+"""``python -m training data|train|evaluate|frontends|export``: the embedded model, from text to weights."""
 
 from __future__ import annotations
 
@@ -62,6 +62,19 @@ def _evaluate(arguments: argparse.Namespace) -> ExitCode:
     return ExitCode.REGRESSION if missed(outcomes) else ExitCode.DONE
 
 
+def _frontends(arguments: argparse.Namespace) -> ExitCode:
+    from training.evaluate import load_exported
+    from training.frontends import apart, compare, report, table
+
+    rows = list(compare(load_exported(arguments.model), arguments.sentences))
+    print(table(rows))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report(rows), indent=1) + "\n", encoding="utf-8")
+    for name in apart(rows):
+        print(f"more errors than behind the host's front end: {name}", file=sys.stderr)
+    return ExitCode.REGRESSION if apart(rows) else ExitCode.DONE
+
+
 def _export(arguments: argparse.Namespace) -> ExitCode:
     """Ship a run's export, once it loads."""
     from training.evaluate import load_exported
@@ -110,6 +123,13 @@ def _parser() -> argparse.ArgumentParser:
         "--card", action="store_true", help="write the result into the model card of --model"
     )
     evaluate.add_argument("--json", type=Path, help="also write every number and transcript here")
+
+    frontends = command(
+        "frontends", _frontends, "word error rates behind the host's front end and the device's"
+    )
+    frontends.add_argument("--model", type=Path, default=_SHIPPED, help="folder of weights and tokenizer")
+    frontends.add_argument("--sentences", type=int, default=60, help="sentences per noise level")
+    frontends.add_argument("--json", type=Path, help="also write the rates and differences here")
 
     export = command("export", _export, "ship the weights of a run with the package")
     export.add_argument("--run", type=Path, default=_FOLDER / "run", help="folder of the run")

@@ -90,6 +90,21 @@ def make(axis: str, name: str, given: Mapping[str, Any], *parts: Any, **more: An
     return load(axis, name)(*parts, options(axis, name, given), **more)
 
 
+def on_device(name: str, given: Mapping[str, Any], model: Any) -> Any:
+    """The half of a front end that runs where ``model`` is; None where all of it runs on the host."""
+    half = getattr(_module("frontend", name), "on_device", None)
+    return None if half is None else half(options("frontend", name, given), model)
+
+
+def reference_frontend(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The leaf of the front end behind which the eager reference runs: itself, or its ``reference``."""
+    reference = getattr(_module("frontend", name), "reference", None)
+    leaf: dict[str, Any] = (
+        {"name": name, **given} if reference is None else reference(options("frontend", name, given))
+    )
+    return leaf
+
+
 def transport(ipc: Mapping[str, Any]) -> Transport:
     """The transport of an ipc leaf ``{name: ..., options: {...}}``; an empty mapping is the default."""
     made: Transport = make("ipc", ipc.get("name", "shared_memory"), ipc.get("options", {}))

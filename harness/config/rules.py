@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from harness.config.needs import Machine, missing
@@ -31,6 +31,10 @@ def _in_process(config: RunConfig) -> bool:
     return config.topology.name == "inprocess"
 
 
+def _on_device(config: RunConfig) -> bool:
+    return bool(config.frontend["name"] == "device")
+
+
 RULES = (
     Rule(
         ("topology", "ipc"),
@@ -56,6 +60,17 @@ RULES = (
         ("model", "model.layers"),
         lambda c: c.model.family == "external" and c.model.layers is not None,
         "an external engine has no layers to cut: leave model.layers=null",
+    ),
+    Rule(
+        ("frontend", "model"),
+        lambda c: _on_device(c) and c.model.family != "tdt",
+        "its samples stay on the device for features that are computed there, which this family's are not: "
+        "set frontend=default, or choose another model",
+    ),
+    Rule(
+        ("frontend", "model.features"),
+        lambda c: _on_device(c) and c.model.features != "device",
+        "the samples are on the device, and features are computed there: set model.features=device",
     ),
     Rule(
         ("model.device", "model.precision"),
@@ -132,4 +147,4 @@ def _value(config: RunConfig, key: str) -> object:
     node: object = config
     for part in key.split("."):
         node = getattr(node, part)
-    return getattr(node, "name", node)
+    return node["name"] if isinstance(node, Mapping) else getattr(node, "name", node)

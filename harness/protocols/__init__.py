@@ -73,7 +73,10 @@ class SpeechMap:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of one request that is transcribed on its own; ``samples`` is float32 ``[n]``."""
+    """A stretch of one request that is transcribed on its own; ``samples`` is float32 ``[n]``.
+
+    Before a front end on the device, the whole recording at its own rate, int16 where that is exact.
+    """
 
     samples: np.ndarray
     sample_rate: int
@@ -196,6 +199,8 @@ class Transcript:
 
     text: str
     hypotheses: tuple[Hypothesis, ...] = ()
+    bounds: tuple[tuple[float, float], ...] | None = None
+    """Where speech begins and ends in the recording, in seconds; None where the host's front end cut it."""
 
 
 class Stream(Protocol):

@@ -21,6 +21,7 @@ from typing import Any
 from harness.config.load import compose_run, to_dict
 from harness.config.rules import check
 from harness.config.schema import RunConfig
+from harness.config.schema import Tolerance as ConfiguredTolerance
 from harness.corpus.load import load_audio_set
 from harness.corpus.manifest import AudioSet
 from harness.errors import HarnessError
@@ -50,6 +51,7 @@ from harness.run.process import Launch, run_jobs
 from harness.run.progress import Progress
 from harness.run.tracing import nsys_command
 from harness.same_ground import comparability_of
+from variants import registry
 
 #: Keys that say where a run is kept, not what it measures.
 _NOT_CONTENT = ("results_dir", "cache_dir", "resume", "label", "silence_timeout_s")
@@ -302,12 +304,14 @@ def is_reference(config: RunConfig) -> bool:
 
 
 def as_reference(config: RunConfig) -> RunConfig:
-    """The same model, front end and workload through the eager encoder, host-driven decoder and no
-    serving path: what every variant's output is held to, that of live streams too."""
+    """The same model, workload and front end (on the host) through the eager encoder, host-driven decoder
+    and no serving path: what every variant's output is held to, that of live streams too."""
     eager = compose_run(["variant=eager"])
+    given = {key: value for key, value in config.frontend.items() if key != "name"}
     return replace(
         config,
         variant="eager",
+        frontend=registry.reference_frontend(config.frontend["name"], given),
         encoder=eager.encoder,
         decoder=eager.decoder,
         batching=eager.batching,
@@ -328,6 +332,8 @@ def _loosest(config: RunConfig) -> Tolerance:
     """The tolerance of the run: that of the axis which may change the output most."""
     parts = (config.model, config.encoder, config.decoder, config.batching)
     declared = [part.tolerance for part in parts]
+    if "max_wer_difference" in config.frontend:
+        declared.append(ConfiguredTolerance("wer", config.frontend["max_wer_difference"]))
     loosest = max(declared, key=lambda t: (t.kind == "wer", t.max_wer_difference))
     return Tolerance(loosest.kind, loosest.max_wer_difference if loosest.kind == "wer" else None)
 

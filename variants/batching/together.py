@@ -14,11 +14,11 @@ from typing import Annotated, Any, NamedTuple
 
 from msgspec import Meta
 
-from harness.protocols import Evidence, Transcript, Work
+from harness.protocols import Evidence, Segment, Transcript, Work
 from harness.protocols.options import Count, Positive
 from harness.spans import SpanRecorder, now_ns
 from variants.batching.types import Inference
-from variants.serving.streams import StreamTable, describe
+from variants.serving.streams import STREAM_RATE, StreamTable, describe
 
 _FRAME_S = 0.01
 
@@ -41,7 +41,7 @@ class Bounds:
 
 @dataclass(slots=True)
 class Waiting:
-    """A work and, in samples, the lengths of its segments."""
+    """A work and, in samples at 16 kHz, the lengths of its segments."""
 
     work: Work
     lengths: tuple[int, ...]
@@ -56,8 +56,10 @@ class Waiting:
     def is_recording(self) -> bool:
         return self.work.kind == "transcribe"
 
-    def frames(self, samples: float) -> float:
-        return samples / (self.work.segments[0].sample_rate * _FRAME_S) if self.work.segments else 0.0
+
+def _length(segment: Segment) -> int:
+    """In samples at one rate: before a front end on the device, recordings come at their own."""
+    return -(-len(segment.samples) * STREAM_RATE // segment.sample_rate)
 
 
 class Chosen(NamedTuple):
@@ -74,14 +76,12 @@ def choose(waiting: Sequence[Waiting], bounds: Bounds) -> Chosen:
     # Stable: among works of the same length, the older.
     for index in sorted(_eligible(waiting, bounds), key=lambda i: abs(waiting[i].longest - oldest.longest)):
         candidate = [*rows, *waiting[index].lengths]
-        if len(candidate) > bounds.max_batch or waiting[index].frames(area(candidate)) > bounds.max_frames:
+        if len(candidate) > bounds.max_batch or _frames(candidate) > bounds.max_frames:
             full = True
         elif padding(candidate) <= bounds.max_padding:
             chosen.append(index)
             rows = candidate
-    return Chosen(
-        chosen, full or len(rows) >= bounds.max_batch or oldest.frames(area(rows)) >= bounds.max_frames
-    )
+    return Chosen(chosen, full or len(rows) >= bounds.max_batch or _frames(rows) >= bounds.max_frames)
 
 
 def _eligible(waiting: Sequence[Waiting], bounds: Bounds) -> list[int]:
@@ -94,6 +94,10 @@ def _eligible(waiting: Sequence[Waiting], bounds: Bounds) -> list[int]:
 def area(lengths: Sequence[int]) -> int:
     """Of ``[rows, longest]``, padding included."""
     return len(lengths) * max(lengths, default=0)
+
+
+def _frames(lengths: Sequence[int]) -> float:
+    return area(lengths) / (STREAM_RATE * _FRAME_S)
 
 
 def padding(lengths: Sequence[int]) -> float:
@@ -130,7 +134,7 @@ class Together:
         self._counts = _Counts()
 
     def submit(self, work: Work) -> None:
-        lengths = tuple(len(segment.samples) for segment in work.segments)
+        lengths = tuple(_length(segment) for segment in work.segments)
         self._waiting.append(Waiting(work, lengths, self._clock()))
 
     def step(self) -> bool:

@@ -6,14 +6,13 @@ Plain types and nested dataclasses, so that ``FrontendConfig`` is a node of the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import ClassVar
 
 from harness.audio.limits import Limits
 from harness.audio.target import MIXES
 from harness.errors import UsageError
 
 RESAMPLE_QUALITIES = ("QQ", "LQ", "MQ", "HQ", "VHQ")
-DENOISERS = ("none", "webrtc")
-VADS = ("none", "webrtc", "silero")
 WEBRTC_VAD_RATES = (8000, 16000, 32000, 48000)
 
 
@@ -54,6 +53,9 @@ class SegmentConfig:
 class FrontendConfig:
     """The whole front end. Raises ``UsageError`` naming the key for a value it cannot work with."""
 
+    DENOISERS: ClassVar[tuple[str, ...]] = ("none", "webrtc")
+    VADS: ClassVar[tuple[str, ...]] = ("none", "webrtc", "silero")
+
     sample_rate: int = 16000
     """Rate of everything after the resample stage, in Hz."""
     max_audio_s: float = 7200.0
@@ -90,8 +92,8 @@ class FrontendConfig:
         self._require_possible_limits()
         _one_of("mix", self.mix, MIXES)
         _one_of("resample_quality", self.resample_quality, RESAMPLE_QUALITIES)
-        _one_of("denoise", self.denoise, DENOISERS)
-        _one_of("vad", self.vad, VADS)
+        _one_of("denoise", self.denoise, self.DENOISERS)
+        _one_of("vad", self.vad, self.VADS)
         self._require_known_rates()
 
     @property

@@ -5,7 +5,8 @@ Positions are samples; an interval is ``(start, end)`` with ``end`` exclusive.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -18,20 +19,44 @@ Interval = tuple[int, int]
 _SMOOTHING_WINDOWS = 5  # a split wants a pause, not the closure of one consonant
 
 
-def segment(speech: SpeechMap, config: SegmentConfig, allocate: Allocate | None = None) -> list[Segment]:
-    """Segments in order, disjoint, each at most ``max_segment_s``; empty without speech. Views of the
-    recording, or copies in ``allocate``d memory.
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """What segmentation looks at of a recording of ``samples`` samples, wherever they are."""
 
-    Every stretch that reaches ``threshold`` and lasts ``min_speech_s`` is inside a segment, except
-    where it is cut in two by the length limit.
+    probabilities: np.ndarray  # float32 [windows]
+    window: int
+    """Samples per window; the last may be short."""
+    samples: int
+    sample_rate: int
+    energy: Callable[[int, int], np.ndarray]
+    """Mean square of each window from the first to before the last: ``(first, last)`` to ``[n]``."""
+
+
+def segment(speech: SpeechMap, config: SegmentConfig, allocate: Allocate | None = None) -> list[Segment]:
+    """The stretches of ``intervals`` in order. Views of the recording, or copies in ``allocate``d memory."""
+    rate, samples = speech.audio.sample_rate, speech.audio.samples
+    window = round(speech.window_s * rate)
+
+    def energy(first: int, last: int) -> np.ndarray:
+        blocks = samples[first * window : last * window].reshape(last - first, window)
+        mean: np.ndarray = np.square(blocks).mean(axis=1)
+        return mean
+
+    found = intervals(Curve(speech.probabilities, window, samples.shape[-1], rate, energy), config)
+    return [Segment(_in(allocate, samples[start:end]), rate, start / rate) for start, end in found]
+
+
+def intervals(speech: Curve, config: SegmentConfig) -> list[Interval]:
+    """In order, disjoint, each at most ``max_segment_s``; empty without speech.
+
+    Every stretch that reaches ``threshold`` and lasts ``min_speech_s`` is inside one, except where it is
+    cut in two by the length limit.
     """
-    rate = speech.audio.sample_rate
+    rate = speech.sample_rate
     found = _close_pauses(_speech_runs(speech, config), round(config.min_silence_s * rate))
     long_enough = [(start, end) for start, end in found if end - start >= round(config.min_speech_s * rate)]
-    padded = _pad(long_enough, round(config.padding_s * rate), speech.audio.samples.shape[-1])
-    pieces = [piece for interval in padded for piece in _split(interval, speech, config)]
-    samples = speech.audio.samples
-    return [Segment(_in(allocate, samples[start:end]), rate, start / rate) for start, end in pieces]
+    padded = _pad(long_enough, round(config.padding_s * rate), speech.samples)
+    return [piece for interval in padded for piece in _split(interval, speech, config)]
 
 
 def _in(allocate: Allocate | None, samples: np.ndarray) -> np.ndarray:
@@ -42,10 +67,9 @@ def _in(allocate: Allocate | None, samples: np.ndarray) -> np.ndarray:
     return memory
 
 
-def _speech_runs(speech: SpeechMap, config: SegmentConfig) -> list[Interval]:
+def _speech_runs(speech: Curve, config: SegmentConfig) -> list[Interval]:
     """Runs above the lower threshold, each from where it first reaches the upper one."""
-    window = _window(speech)
-    total = speech.audio.samples.shape[-1]
+    window, total = speech.window, speech.samples
     starts, ends = _true_runs(speech.probabilities >= config.threshold - config.hysteresis)
     onsets = np.flatnonzero(speech.probabilities >= config.threshold)
     first = np.searchsorted(onsets, starts)
@@ -81,9 +105,9 @@ def _pad(intervals: list[Interval], padding: int, total: int) -> list[Interval]:
     ]
 
 
-def _split(interval: Interval, speech: SpeechMap, config: SegmentConfig) -> Iterator[Interval]:
+def _split(interval: Interval, speech: Curve, config: SegmentConfig) -> Iterator[Interval]:
     """Cut ``interval`` until no piece is above the limit, and none is shorter than ``min_speech_s``."""
-    rate = speech.audio.sample_rate
+    rate = speech.sample_rate
     limit = round(config.max_segment_s * rate)
     shortest = min(round(config.min_speech_s * rate), limit // 2)
     start, end = interval
@@ -96,14 +120,13 @@ def _split(interval: Interval, speech: SpeechMap, config: SegmentConfig) -> Iter
     yield start, end
 
 
-def _quietest(speech: SpeechMap, earliest: int, latest: int) -> int:
+def _quietest(speech: Curve, earliest: int, latest: int) -> int:
     """Where in ``[earliest, latest]`` speech is least likely; among equals, where it is quietest."""
-    window = _window(speech)
+    window = speech.window
     first, last = -(-earliest // window), latest // window
     if last <= first:
         return latest
-    blocks = speech.audio.samples[first * window : last * window].reshape(last - first, window)
-    energy = _smooth(np.square(blocks).mean(axis=1))
+    energy = _smooth(speech.energy(first, last))
     # Rounded: a detector that is sure everywhere differs only in its noise.
     probability = np.round(_smooth(speech.probabilities[first:last]), 2)
     best = int(np.lexsort((energy, probability))[0])
@@ -114,7 +137,3 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     reach = _SMOOTHING_WINDOWS // 2
     kernel = np.full(_SMOOTHING_WINDOWS, 1.0 / _SMOOTHING_WINDOWS)
     return np.convolve(np.pad(values, reach, mode="edge"), kernel, mode="valid")
-
-
-def _window(speech: SpeechMap) -> int:
-    return round(speech.window_s * speech.audio.sample_rate)

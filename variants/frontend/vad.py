@@ -66,15 +66,23 @@ class SileroVad:
 
 
 def silero_model() -> Path:
-    """The graph inside the installed ``silero_vad``, found without importing it (it imports torch)."""
+    """The graph that ``SileroVad`` runs."""
+    return silero_file(_SILERO_FILE)
+
+
+def silero_file(name: str) -> Path:
+    """A file of the installed ``silero_vad``, found without importing it (it imports torch).
+
+    Raises ``UnavailableError`` where it is not there.
+    """
     spec = find_spec("silero_vad")
     folders = spec.submodule_search_locations if spec else None
     for folder in folders or ():
-        path = Path(folder) / "data" / _SILERO_FILE
+        path = Path(folder) / "data" / name
         if path.is_file():
             return path
     raise UnavailableError(
-        f"frontend.vad=silero needs {_SILERO_FILE} of the package silero-vad, which is not installed: "
+        f"frontend.vad=silero needs {name} of the package silero-vad, which is not installed: "
         "pip install --upgrade silero-vad, or set frontend.vad=webrtc"
     )
 

@@ -13,10 +13,10 @@ from torch import nn
 
 from harness.protocols import FeatureBatch, Segment
 from variants.models.features import FeatureConfig, mel_filterbank
+from variants.upload import Upload
 
 _LOG_GUARD = 2.0**-24
 _STD_GUARD = 1e-5
-_GRANULE_S = 0.5  # waveforms are padded to it, so that few shapes are ever transformed
 
 
 class BatchLogMel(nn.Module):
@@ -71,19 +71,16 @@ def _normalized(logs: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
 class DeviceLogMel:
     """``harness.protocols.Features`` on ``device``: samples go up once, features never come back.
 
-    For one thread at a time: waveforms are gathered in one buffer of pinned memory, which is written
-    again once the last transfer from it is through.
+    For one thread at a time.
     """
 
     def __init__(self, config: FeatureConfig, sample_rate: int, device: torch.device) -> None:
         if not config.normalize:
             raise ValueError("features on a device are normalized")
         self._hop = round(config.hop_s * sample_rate)
-        self._granule = round(_GRANULE_S * sample_rate)
         self._device = device
         self._log_mel = BatchLogMel(config, sample_rate).to(device)
-        self._staged = torch.zeros(0)
-        self._copied = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._upload = Upload(device)
 
     def frames(self, samples: int) -> int:
         return samples // self._hop
@@ -91,22 +88,22 @@ class DeviceLogMel:
     @torch.inference_mode()
     def __call__(self, segments: Sequence[Segment]) -> FeatureBatch:
         counts = np.array([len(segment.samples) for segment in segments], np.int64)
-        longest = int(counts.max(initial=0))
-        waveforms = self._staged_rows(len(segments), -(-longest // self._granule) * self._granule)
-        rows = waveforms.numpy()
-        for row, segment in zip(rows, segments, strict=True):
-            row[: len(segment.samples)] = segment.samples
-            row[len(segment.samples) :] = 0.0
-        samples = waveforms.to(self._device, non_blocking=True)  # [B, n]
-        lengths = torch.from_numpy(counts).to(self._device)
-        if self._copied is not None:
-            self._copied.record()
-        values, _ = self._log_mel(samples, lengths)  # [B, F, T]
-        return FeatureBatch(values[:, :, : longest // self._hop], counts // self._hop)
+        if not len(counts):
+            return FeatureBatch(self._log_mel.mel.new_zeros(0, len(self._log_mel.mel), 0), counts)
+        return self._of(self._upload([segment.samples for segment in segments]), counts)
 
-    def _staged_rows(self, rows: int, samples: int) -> torch.Tensor:
-        if self._copied is not None:
-            self._copied.synchronize()  # the last transfer may still read it
-        if self._staged.numel() < rows * samples:
-            self._staged = torch.zeros(rows * samples, pin_memory=self._copied is not None)
-        return self._staged[: rows * samples].view(rows, samples)
+    @torch.inference_mode()
+    def of_stretches(self, samples: torch.Tensor, stretches: np.ndarray) -> FeatureBatch:
+        """Of stretches ``[S, 3]`` (row, start, end) of ``samples`` ``[B, n]``, which lie on the device."""
+        row, start, _ = torch.from_numpy(stretches).to(self._device).T
+        width = int((stretches[:, 2] - stretches[:, 1]).max())
+        # One gather for all rows; what it reads beyond a stretch's end is masked with the padding.
+        first = row * samples.shape[1] + start
+        at = first[:, None] + torch.arange(width, device=self._device)
+        gathered = samples.flatten()[at.clamp(max=samples.numel() - 1)]
+        return self._of(gathered, stretches[:, 2] - stretches[:, 1])
+
+    def _of(self, samples: torch.Tensor, counts: np.ndarray) -> FeatureBatch:
+        """Of ``[B, n]`` with so many valid samples a row."""
+        values, _ = self._log_mel(samples, torch.from_numpy(counts).to(self._device))  # [B, F, T]
+        return FeatureBatch(values[:, :, : int(counts.max()) // self._hop], counts // self._hop)

@@ -27,6 +27,9 @@ place of ``handle``. Its item passes ``topology.worker.Worker._take`` in every p
 Behind sockets, ``harness.workload.client_recordings`` sends the bytes, and an io choice (``io.epoll``,
 ``io.threads``, …) submits them to the same topology in the server's process (``serving.server``).
 
+With ``frontend=device`` the host's chain is ``decode`` alone; ``frontend.device.stages.DeviceStages`` has
+resample, denoise, vad and segment done between ``batch`` and ``features``, a batch of recordings at a time.
+
 A live stream takes the lower half: each chunk of samples is a ``Work`` of its stream, whose state the
 engine keeps (``serving.streams``, ``serving.window``), and no stage of the front end sees it.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
-from harness.errors import UsageError
 from harness.protocols import (
     Decoder,
     Encoder,
@@ -20,6 +20,17 @@ from harness.protocols import (
 )
 from harness.spans import SpanRecorder
 from variants.models.types import Model
+from variants.serving.utterances import HostUtterances, Utterances
+
+
+class DeviceFrontend(Protocol):
+    """What is left of the front end for the process that holds the model."""
+
+    def __call__(self, recordings: Sequence[Sequence[Segment]], spans: SpanRecorder) -> Utterances:
+        """Each recording is one segment, as it was decoded; stages are in ``spans``."""
+        ...
+
+    def evidence(self) -> Evidence: ...
 
 
 @dataclass
@@ -48,22 +59,31 @@ class EncoderDecoder:
     encoder: Encoder
     decoder: Decoder
     plan: ShapePlan
+    frontend: DeviceFrontend | None = None
+    """None where recordings come in the segments that are transcribed."""
     padding: Padding = field(default_factory=Padding)
 
     def transcribe(self, recordings: Sequence[Sequence[Segment]], spans: SpanRecorder) -> list[Transcript]:
         """All segments in batches of similar length, whichever recording they are of; each recording's
         text joins its own in order. Segments shorter than a frame of features have no hypothesis."""
-        heard = [[each for each in segments if self._frames(each)] for segments in recordings]
-        hypotheses = iter(self._hypotheses([each for segments in heard for each in segments], spans))
-        found = [tuple(next(hypotheses) for _ in segments) for segments in heard]
-        with spans.span("text"):
-            return [Transcript(self._text(each), each) for each in found]
+        if self.frontend is None:
+            return self._transcripts(HostUtterances.of(recordings, self.model), spans)
+        return self._transcripts(self.frontend(recordings, spans), spans)
 
-    def _hypotheses(self, segments: Sequence[Segment], spans: SpanRecorder) -> list[Hypothesis]:
-        found = [Hypothesis(())] * len(segments)
-        for rows in batches([self._frames(each) for each in segments], self.plan.max_batch):
+    def _transcripts(self, heard: Utterances, spans: SpanRecorder) -> list[Transcript]:
+        hypotheses = iter(self._hypotheses(heard, spans))
+        found = [tuple(next(hypotheses) for _ in range(count)) for count in heard.counts]
+        with spans.span("text"):
+            of_each = zip(found, heard.bounds, strict=True)
+            return [Transcript(self._text(each), each, bounds) for each, bounds in of_each]
+
+    def _hypotheses(self, heard: Utterances, spans: SpanRecorder) -> list[Hypothesis]:
+        frames = heard.frames
+        found = [Hypothesis(())] * len(frames)
+        for rows in batches(frames, self.plan.max_batch):
             with spans.span("features"):
-                features = self.model.features([segments[row] for row in rows])  # [B, F, T]
+                features = heard.features(rows)  # [B, F, T]
+                self._finish_features()
             self.padding.count(features.lengths)
             with spans.span("encoder"):
                 encoded = self.encoder.encode(features)  # [B, T', D]
@@ -75,13 +95,11 @@ class EncoderDecoder:
                 found[row] = hypothesis
         return found
 
-    def _frames(self, segment: Segment) -> int:
-        if segment.sample_rate != self.model.sample_rate:
-            raise UsageError(
-                f"frontend.sample_rate={segment.sample_rate}: model={self.model.name} hears samples at "
-                f"{self.model.sample_rate} Hz"
-            )
-        return self.model.features.frames(len(segment.samples))
+    def _finish_features(self) -> None:
+        """On a device their time would be charged to the encoder, and the front end's stages be compared
+        with a host's that were finished."""
+        if self.frontend is not None:
+            self.model.synchronize()
 
     def _text(self, hypotheses: Sequence[Hypothesis]) -> str:
         return " ".join(filter(None, (self.model.tokenizer.decode(each.tokens) for each in hypotheses)))
@@ -97,10 +115,13 @@ class EncoderDecoder:
         """
         rng = np.random.default_rng(0)
         clips = [self._noise(rng, length_s) for length_s in sorted(set(lengths_s))]
-        for clip in clips:
-            self.transcribe([[clip]], SpanRecorder())
-        if clips and self.plan.max_batch > 1:
-            self.transcribe([[clips[0]] * self.plan.max_batch], SpanRecorder())
+        full = [[clips[0]] * self.plan.max_batch] if clips and self.plan.max_batch > 1 else []
+        for segments in ([each] for each in clips):
+            if self.frontend is not None:
+                self.frontend([segments], SpanRecorder())
+        # Past any detector, which finds no speech in noise.
+        for segments in [*([each] for each in clips), *full]:
+            self._transcripts(HostUtterances.of([segments], self.model), SpanRecorder())
 
     def _noise(self, rng: np.random.Generator, length_s: float) -> Segment:
         rate = self.model.sample_rate
@@ -108,7 +129,9 @@ class EncoderDecoder:
         return Segment(0.1 * samples, rate, 0.0)
 
     def evidence(self) -> Evidence:
+        front = {} if self.frontend is None else {"frontend": self.frontend.evidence()}
         return {
+            **front,
             "model": {"name": self.model.name, **self.model.provenance},
             "encoder": self.encoder.evidence(),
             "decoder": self.decoder.evidence(),

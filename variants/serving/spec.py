@@ -28,6 +28,7 @@ def service_spec(
             choices["encoder"],
             choices["decoder"],
             choices["batching"],
+            choices["frontend"],
             pieces_s,
         ),
         ipc=choices["ipc"],
@@ -49,10 +50,14 @@ def segment_lengths_s(recordings_s: Sequence[float], longest_s: float) -> tuple[
 
 
 def make_frontend(choice: Choice) -> Frontend:
-    """The front end's options stand beside its name."""
-    given = {key: value for key, value in choice.items() if key != "name"}
-    frontend: Frontend = registry.make("frontend", choice["name"], given)
+    """The half that decodes: the whole front end, or what one on the device leaves to the host."""
+    frontend: Frontend = registry.make("frontend", choice["name"], _beside_name(choice))
     return frontend
+
+
+def _beside_name(choice: Choice) -> Choice:
+    """The front end's options stand beside its name."""
+    return {key: value for key, value in choice.items() if key != "name"}
 
 
 def make_engine(
@@ -60,6 +65,7 @@ def make_engine(
     encoder: Choice,
     decoder: Choice,
     batching: Choice,
+    frontend: Choice,
     pieces_s: Sequence[float],
     progress: BuildProgress = silent,
 ) -> Engine:
@@ -81,7 +87,9 @@ def make_engine(
     progress(f"model {model['name']}")
     built: Any = registry.load("model", model["name"])(options)
     inference = (
-        built if isinstance(built, Inference) else _parts(built, model, encoder, decoder, pieces_s, progress)
+        built
+        if isinstance(built, Inference)
+        else _parts(built, model, encoder, decoder, frontend, pieces_s, progress)
     )
     engine: Engine = _made("batching", batching, inference)
     return engine
@@ -92,6 +100,7 @@ def _parts(
     chosen: Choice,
     encoder: Choice,
     decoder: Choice,
+    frontend: Choice,
     pieces_s: Sequence[float],
     progress: BuildProgress,
 ) -> Inference:
@@ -102,7 +111,8 @@ def _parts(
     states = _made("encoder", encoder, model, plan=plan)
     progress(f"decoder {decoder['name']}")
     tokens = _made("decoder", decoder, model, plan=plan)
-    return EncoderDecoder(model, states, tokens, plan)
+    stages = registry.on_device(frontend["name"], _beside_name(frontend), model)
+    return EncoderDecoder(model, states, tokens, plan, stages)
 
 
 def _made(axis: str, choice: Choice, *parts: Any, **more: Any) -> Any:

@@ -29,7 +29,7 @@ from variants import registry
 from variants.frontend.stages import evidence_of
 from variants.serving.streams import describe
 from variants.topology.access import EngineAccess, access_to
-from variants.topology.roles import speech_seconds, telling
+from variants.topology.roles import spoken, telling
 from variants.topology.types import (
     KINDS,
     Busy,
@@ -146,7 +146,7 @@ def _prepare(request: Request, frontend: Frontend, work: Work) -> None:
 
 def _reply(request: Request, work: Work, started_ns: int) -> Reply:
     reply_start_ns = now_ns()
-    speech_s = speech_seconds(work.segments)
+    segments, speech_s = spoken(work)
     finished_ns = now_ns()
     work.spans.add("reply", reply_start_ns, finished_ns)
     return Reply(
@@ -156,7 +156,7 @@ def _reply(request: Request, work: Work, started_ns: int) -> Reply:
         started_ns=started_ns,
         finished_ns=finished_ns,
         error=work.error,
-        segments=len(work.segments),
+        segments=segments,
         speech_s=speech_s,
         batch_id=work.batch_id,
         batch_size=work.batch_size,

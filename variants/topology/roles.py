@@ -9,7 +9,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from harness.protocols import Allocate, BuildProgress, Engine, Evidence, Frontend, Segment, Work
+from harness.protocols import (
+    Allocate,
+    BuildProgress,
+    Engine,
+    Evidence,
+    Frontend,
+    Segment,
+    Transcript,
+    Work,
+)
 from harness.spans import SpanRecorder, now_ns
 from variants import registry
 from variants.frontend.stages import evidence_of, run_stage
@@ -121,6 +130,13 @@ def speech_seconds(segments: Sequence[Segment]) -> float:
     return sum(len(each.samples) / each.sample_rate for each in segments)
 
 
+def spoken(work: Work) -> tuple[int, float]:
+    """Stretches of speech of a recording, and their seconds: as the engine found them, or as it was given."""
+    if isinstance(work.result, Transcript) and work.result.bounds is not None:
+        return len(work.result.bounds), sum(end - start for start, end in work.result.bounds)
+    return len(work.segments), speech_seconds(work.segments)
+
+
 class InferenceRole:
     """The engine: segments to transcripts, live audio to text."""
 
@@ -187,6 +203,9 @@ def _work_of(item: Item, recorder: SpanRecorder, done: Callable[[Work], None]) -
 
 
 def _answered(item: Item, work: Work) -> Item:
+    if item.kind == "transcribe":
+        segments, speech_s = spoken(work)
+        item = item._replace(segments=segments, speech_s=speech_s)
     return item._replace(
         value=work.result,
         error=work.error,

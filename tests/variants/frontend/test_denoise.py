@@ -32,10 +32,11 @@ def test_a_higher_level_reduces_more() -> None:
     assert tail == sorted(tail, reverse=True)
 
 
-def test_speech_keeps_its_place() -> None:
+@pytest.mark.parametrize("level", range(5))
+def test_speech_keeps_its_place(level: int) -> None:
     """The cross-correlation with the input peaks at no delay, give or take a quarter millisecond."""
     clean = speech()
-    result = cleaned(clean)
+    result = cleaned(clean, level)
     middle = clean[4000:-4000]
     shifts = range(-200, 201)
     best = max(shifts, key=lambda shift: float(middle @ result[4000 + shift : 4000 + shift + len(middle)]))
