@@ -88,10 +88,11 @@ def _parts(
 
     plan = ShapePlan(tuple(chosen["buckets_s"]), chosen["max_batch"], tuple(lengths_s), progress=progress)
     progress(f"encoder {encoder['name']}")
-    states = _made("encoder", encoder, model, plan=plan)
+    states = _made("encoder", encoder, model, family=model.family, plan=plan)
     progress(f"decoder {decoder['name']}")
-    tokens = _made("decoder", decoder, model, plan=plan)
-    return EncoderDecoder(model, states, tokens, plan)
+    tokens = _made("decoder", decoder, model, family=model.family, plan=plan)
+    inference: Inference = model.hearing(EncoderDecoder(model, states, tokens, plan))
+    return inference
 
 
 def _made(axis: str, choice: Choice, *parts: Any, **more: Any) -> Any:

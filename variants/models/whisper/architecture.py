@@ -88,8 +88,8 @@ def build_modules(architecture: WhisperArchitecture, *, initialize: bool = True)
     found = sum(parameter.numel() for parameter in modules.parameters())
     if expected not in (None, found):
         raise HarnessError(
-            f"the architecture has {found:,} parameters, not {expected:,}: the installed openai-whisper builds "
-            "another model; install the version pinned in the constraints file"
+            f"the architecture has {found:,} parameters, not {expected:,}: the installed openai-whisper "
+            "builds another model; install the version pinned in the constraints file"
         )
     return modules
 
