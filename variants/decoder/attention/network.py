@@ -11,28 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
+from torch.nn.functional import gelu, linear, scaled_dot_product_attention
+
+from variants.models.whisper.layers import Affine, Norm, by_head, joined, norm
 
 if TYPE_CHECKING:
     from variants.models.whisper.model import AttentionModel
-
-
-@dataclass(frozen=True, slots=True)
-class Affine:
-    weight: torch.Tensor
-    bias: torch.Tensor
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return linear(x, self.weight, self.bias)
-
-
-@dataclass(frozen=True, slots=True)
-class Norm:
-    weight: torch.Tensor
-    bias: torch.Tensor
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return layer_norm(x, self.weight.shape, self.weight, self.bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +53,7 @@ class Network:
         decoder = model.modules.decoder
         self._size, self._device, self._dtype = model.size, model.device, model.dtype
         self._layers = [_layer(block, model.dtype) for block in decoder.blocks]
-        self._norm = _norm(decoder.ln, model.dtype)
+        self._norm = norm(decoder.ln, model.dtype)
         self._embedding: torch.Tensor = decoder.token_embedding.weight  # [V, D]
         self._positions: torch.Tensor = decoder.positional_embedding  # [S, D]
         self._columns = torch.arange(model.size.n_text_ctx, device=model.device)
@@ -116,51 +100,30 @@ class Network:
         mask: torch.Tensor,
         own: torch.Tensor,
     ) -> torch.Tensor:
-        qkv = _by_head(layer.self_qkv(layer.self_norm(x)), 3, *own.shape[-2:])  # [B, N, 3, H, D / H]
+        qkv = by_head(layer.self_qkv(layer.self_norm(x)), 3, *own.shape[-2:])  # [B, N, 3, H, D / H]
         own[rows, positions] = qkv[:, :, 1:]
         keys, values = own[:, : mask.shape[-1]].permute(2, 0, 3, 1, 4)  # [B, H, reach, D / H] each
         found = scaled_dot_product_attention(qkv[:, :, 0].transpose(1, 2), keys, values, attn_mask=mask)
         return layer.self_out(found.transpose(1, 2).flatten(2))
 
     def _attend_cross(self, layer: Layer, x: torch.Tensor, cross: torch.Tensor) -> torch.Tensor:
-        query = _by_head(layer.cross_query(layer.cross_norm(x)), *cross.shape[-2:]).transpose(1, 2)
+        query = by_head(layer.cross_query(layer.cross_norm(x)), *cross.shape[-2:]).transpose(1, 2)
         keys, values = cross.permute(2, 0, 3, 1, 4)  # [B, H, A, D / H] each
         found = scaled_dot_product_attention(query, keys, values)
         return layer.cross_out(found.transpose(1, 2).flatten(2))
 
 
-def _by_head(x: torch.Tensor, *shape: int) -> torch.Tensor:
-    """``[B, N, D]`` with its last dimension in ``shape``."""
-    return x.view(*x.shape[:2], *shape)
-
-
 def _layer(block: Any, dtype: torch.dtype) -> Layer:
     own, cross = block.attn, block.cross_attn
     return Layer(
-        self_norm=_norm(block.attn_ln, dtype),
-        self_qkv=_joined(dtype, own.query, own.key, own.value),
-        self_out=_joined(dtype, own.out),
-        cross_norm=_norm(block.cross_attn_ln, dtype),
-        cross_query=_joined(dtype, cross.query),
-        cross_kv=_joined(dtype, cross.key, cross.value),
-        cross_out=_joined(dtype, cross.out),
-        mlp_norm=_norm(block.mlp_ln, dtype),
-        mlp_in=_joined(dtype, block.mlp[0]),
-        mlp_out=_joined(dtype, block.mlp[2]),
+        self_norm=norm(block.attn_ln, dtype),
+        self_qkv=joined(dtype, own.query, own.key, own.value),
+        self_out=joined(dtype, own.out),
+        cross_norm=norm(block.cross_attn_ln, dtype),
+        cross_query=joined(dtype, cross.query),
+        cross_kv=joined(dtype, cross.key, cross.value),
+        cross_out=joined(dtype, cross.out),
+        mlp_norm=norm(block.mlp_ln, dtype),
+        mlp_in=joined(dtype, block.mlp[0]),
+        mlp_out=joined(dtype, block.mlp[2]),
     )
-
-
-def _norm(module: Any, dtype: torch.dtype) -> Norm:
-    return Norm(module.weight.to(dtype), module.bias.to(dtype))
-
-
-def _joined(dtype: torch.dtype, *modules: Any) -> Affine:
-    """One projection to the outputs of all; a key has no bias, which is zeros."""
-    weights = [module.weight.to(dtype) for module in modules]
-    if len(modules) == 1:
-        return Affine(weights[0], modules[0].bias.to(dtype))
-    biases = [
-        weights[0].new_zeros(len(w)) if m.bias is None else m.bias
-        for m, w in zip(modules, weights, strict=True)
-    ]
-    return Affine(torch.cat(weights), torch.cat([bias.to(dtype) for bias in biases]))

@@ -51,9 +51,9 @@ class Search:
 
     def __init__(self, model: AttentionModel, rows: int) -> None:
         self._model, self._rules = model, model.rules
-        self.network = Network(model)
+        self._network = Network(model)
         self._choice = Choice(model.rules, model.size.n_vocab, model.device)
-        self._caches = self.network.caches(rows)
+        self._caches = self._network.caches(rows)
         self._rows = self._choice.rows(rows)
         self.capacity = rows
         device = model.device
@@ -62,45 +62,55 @@ class Search:
         self._position = torch.zeros((), dtype=torch.int64, device=device)
         self._no_speech = torch.zeros(rows, device=device)
         self._languages = torch.full((rows,), -1, dtype=torch.int64, device=device)
+        self._candidates = torch.tensor(model.rules.languages, dtype=torch.int64, device=device)
 
     def begin(self, states: torch.Tensor, prompt: Prompt) -> None:
         """Take in the windows ``[B, A, D]`` and choose each row's first token."""
         count, length = len(states), len(prompt.tokens)
         caches, rows = self._caches.rows(count), self._rows.first(count)
-        self.network.attend_to(states, caches)
+        self._network.attend_to(states, caches)
         tokens = prompt.tokens.repeat(count, 1)  # [B, P]
         if prompt.hear_language:
             self._languages[:count] = self._heard(tokens[:, prompt.start_at], caches)
             tokens[:, prompt.start_at + 1] = self._languages[:count]
         positions = torch.arange(length, device=tokens.device).expand_as(tokens)
-        final = self.network(tokens, positions, length, caches)
-        before = self.network.logits(final[:, prompt.start_at]).softmax(dim=-1)
+        final = self._network(tokens, positions, length, caches)
+        before = self._network.logits(final[:, prompt.start_at]).softmax(dim=-1)
         self._no_speech[:count] = before[:, self._rules.no_speech]
-        self._tokens[:count, 0] = self._choice.first(self.network.logits(final[:, -1]), rows)
+        self._tokens[:count, 0] = self._choice.first(self._network.logits(final[:, -1]), rows)
         self._count.fill_(1)
         self._position.fill_(length)
 
     def hear_languages(self, states: torch.Tensor) -> torch.Tensor:
         """The likeliest language of each window ``[B, A, D]``, int64 ``[B]``."""
         caches = self._caches.rows(len(states))
-        self.network.attend_to(states, caches)
+        self._network.attend_to(states, caches)
         return self._heard(torch.full((len(states),), self._rules.start[0], device=states.device), caches)
 
     def _heard(self, start: torch.Tensor, caches: Caches) -> torch.Tensor:
         """What follows the start of transcript alone."""
-        final = self.network(start[:, None], torch.zeros_like(start)[:, None], 1, caches)
-        candidates = torch.tensor(self._rules.languages, device=start.device)
-        return candidates[self.network.logits(final[:, 0])[:, candidates].argmax(dim=-1)]
+        final = self._network(start[:, None], torch.zeros_like(start)[:, None], 1, caches)
+        return self._candidates[self._network.logits(final[:, 0])[:, self._candidates].argmax(dim=-1)]
 
     def step(self, count: int, reach: int) -> None:
         """Choose the next token of the first ``count`` rows; ``reach`` is more than its position. Touches
         the host nowhere."""
         caches, rows = self._caches.rows(count), self._rows.first(count)
-        final = self.network(rows.last[:, None], self._position.expand(count, 1), reach, caches)
-        tokens = self._choice.next(self.network.logits(final[:, 0]), rows)
+        final = self._network(rows.last[:, None], self._position.expand(count, 1), reach, caches)
+        tokens = self._choice.next(self._network.logits(final[:, 0]), rows)
         self._tokens[:count].index_copy_(1, self._count[None], tokens[:, None])
         self._count += 1
         self._position += 1
+
+    def leave_out(self, first: int, last: int) -> None:
+        """Rows ``first`` to ``last`` only fill a batch up: they have ended."""
+        self._rows.ended[first:last] = True
+        self._rows.last[first:last] = self._rules.end
+
+    def rewind(self) -> None:
+        """To where any step may be tried."""
+        self._count.zero_()
+        self._position.zero_()
 
     def ended(self, count: int) -> torch.Tensor:
         """bool ``[B]`` on the device."""

@@ -28,14 +28,20 @@ SMALL = WhisperArchitecture(
 
 
 def model(
-    weights: str = "synthetic", size: WhisperArchitecture = SMALL, seed: int = 0, **options: object
+    weights: str = "synthetic",
+    size: WhisperArchitecture = SMALL,
+    seed: int = 0,
+    device: str = "cpu",
+    precision: str = "fp32",
+    **options: object,
 ) -> AttentionModel:
     pytest.importorskip("whisper", reason="needs the extra whisper")
     asked = WhisperOptions(**options)  # type: ignore[arg-type]
     given = ModelOptions(
         name="whisper",
         weights=weights,
-        device="cpu",
+        device=device,
+        precision=precision,
         seed=seed,
         tokens_per_speech_s=100 / 30,
         options=asked,
