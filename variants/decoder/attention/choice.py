@@ -1,7 +1,8 @@
 """What a step of greedy search may choose: openai-whisper's rules as operations on a batch.
 
 Each is a comparison of token ids with bounds that follow from a row's last two tokens, without a branch on
-the host: the same code runs eagerly and inside a captured step.
+the host: the same code runs eagerly and inside a captured step (where ``torch.where`` must not take a number,
+which it would copy to the device).
 """
 
 from __future__ import annotations
@@ -84,20 +85,20 @@ class Choice:
         opened = said & (rows.last_but_one >= begin)  # words have to follow
         closed = said & ~opened  # another timestamp or the end has to follow
         ids = self._ids  # [V]
-        least_word = torch.where(closed, end, 0)[:, None]
-        least_time = torch.where(closed, rows.latest, rows.latest + 1)
-        least_time = torch.where(opened, len(ids), least_time)[:, None]
-        possible = torch.where(ids < begin, ids >= least_word, ids >= least_time)  # [B, V]
-        logits = torch.where(possible, logits, _NEVER)
+        word = ids < begin
+        least_word = (closed * end)[:, None]
+        least_time = (rows.latest + ~closed).masked_fill(opened, len(ids))[:, None]
+        possible = torch.where(word, ids >= least_word, ids >= least_time)  # [B, V]
+        logits = logits.masked_fill(~possible, _NEVER)
         times = logits[:, begin:].logsumexp(dim=-1) > logits[:, :begin].amax(dim=-1)  # [B]
-        return torch.where(times[:, None] & (ids < begin), _NEVER, logits)
+        return logits.masked_fill(times[:, None] & word, _NEVER)
 
     def _take(self, logits: torch.Tensor, rows: Rows) -> torch.Tensor:
         """The likeliest, and what follows from it for the row."""
         end = self._rules.end
-        tokens = torch.where(rows.ended, end, logits.argmax(dim=-1))
+        tokens = logits.argmax(dim=-1).masked_fill(rows.ended, end)
         likely = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(dim=-1)
-        rows.log_probability.add_(torch.where(rows.ended, 0.0, likely))
+        rows.log_probability.add_(likely.masked_fill(rows.ended, 0.0))
         rows.last_but_one.copy_(rows.last)
         rows.last.copy_(tokens)
         rows.latest.copy_(torch.where(tokens >= self._rules.timestamp_begin, tokens, rows.latest))

@@ -91,7 +91,7 @@ class WhisperTokenizer:
             no_speech=inner.no_speech,
             suppressed=tuple(sorted({*inner.non_speech_tokens, *self._control(options)})),
             suppressed_first=(*inner.encode(" "), inner.eot),
-            languages=tuple(inner.all_language_tokens) if heard else (),
+            languages=tuple(sorted(inner.all_language_tokens)) if heard else (),
             timestamp_begin=size.n_vocab - TIMESTAMPS,
             last_first_timestamp=size.n_vocab - TIMESTAMPS + _MAX_INITIAL_TIMESTAMP,
             timestamps=options.timestamps,
