@@ -20,7 +20,9 @@ from harness.nvml import open_nvml
 
 _COMPARISON = re.compile(r"(?P<what>[a-z_]+)>=(?P<version>\d+(?:\.\d+)*)")
 #: What is to be installed, where a package is imported under another name.
-_DISTRIBUTIONS = MappingProxyType({"whisper": "openai-whisper", "cuda.bindings": "cuda-python"})
+_DISTRIBUTIONS = MappingProxyType(
+    {"whisper": "openai-whisper", "faster_whisper": "faster-whisper", "cuda.bindings": "cuda-python"}
+)
 
 
 @dataclass(frozen=True)

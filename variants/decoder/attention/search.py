@@ -155,11 +155,9 @@ def prompt_of(model: AttentionModel, previous: Sequence[int] | None, language: i
 
 
 def decoded(model: AttentionModel, found: Sequence[Found]) -> Decoded:
-    """A window without speech has no tokens, by openai-whisper's rule (``whisper.transcribe``)."""
+    """A window without speech has no tokens."""
     return Decoded([Hypothesis(() if silent(model, each) else each.tokens) for each in found])
 
 
 def silent(model: AttentionModel, found: Found) -> bool:
-    options = model.options
-    unlikely = found.mean_log_probability <= options.logprob_threshold
-    return found.no_speech > options.no_speech_threshold and unlikely
+    return model.options.no_text(found.no_speech, found.mean_log_probability)

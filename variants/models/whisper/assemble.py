@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from variants.models.options import ModelOptions, resolve_device, resolve_dtype
@@ -46,7 +47,7 @@ def assemble(architecture: WhisperArchitecture, options: ModelOptions) -> Attent
         dtype=dtype,
         options=asked,
         provenance=provenance,
-        synchronize=_synchronizer(device),
+        synchronize=synchronizer(device),
         features_on=options.features,
     )
 
@@ -73,7 +74,8 @@ def place(modules: Any, device: torch.device, dtype: torch.dtype) -> Any:
     return modules
 
 
-def _synchronizer(device: torch.device) -> Any:
+def synchronizer(device: torch.device) -> Callable[[], None]:
+    """What waits for ``device``; nothing on the CPU."""
     import torch
 
     return (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -36,18 +37,32 @@ def read_ctranslate2(folder: Path) -> tuple[WhisperArchitecture, dict[str, torch
     import torch
 
     path = folder / MODEL_FILE
-    try:
+    with _named(path):
         variables = _read(path)
         size = _size(variables)
         state = {name: torch.from_numpy(value) for name, value in _renamed(variables, size)}
+    if variables.get("decoder/projection/weight") is not variables["decoder/embeddings/weight"]:
+        raise UsageError(f"model.weights={path}: its output matrix is not its embedding, as a Whisper's is")
+    return size, state
+
+
+def read_size(folder: Path) -> WhisperArchitecture:
+    """Sizes alone. Raises ``UsageError`` naming the file."""
+    path = folder / MODEL_FILE
+    with _named(path):
+        return _size(_stored(path)[0])
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Whatever is wrong with a file is wrong with ``path``."""
+    try:
+        yield
     except (KeyError, ValueError, struct.error, UnicodeDecodeError) as error:
         raise UsageError(
             f"model.weights={path}: not a Whisper of CTranslate2, or cut short ({error}); convert it again "
             "with ct2-transformers-converter"
         ) from error
-    if variables.get("decoder/projection/weight") is not variables["decoder/embeddings/weight"]:
-        raise UsageError(f"model.weights={path}: its output matrix is not its embedding, as a Whisper's is")
-    return size, state
 
 
 # ---------------------------------------------------------------- the file
@@ -55,6 +70,13 @@ def read_ctranslate2(folder: Path) -> tuple[WhisperArchitecture, dict[str, torch
 
 def _read(path: Path) -> Variables:
     """Every variable as float32, scales applied; one that stands for another is that one."""
+    stored, aliases = _stored(path)
+    variables = {key: _scaled(key, value, stored) for key, value in stored.items()}
+    return variables | {alias: variables[name] for alias, name in aliases}
+
+
+def _stored(path: Path) -> tuple[Variables, list[tuple[str, str]]]:
+    """Variables as they are in the file, and which names stand for others."""
     with path.open("rb") as file:
         (version,) = _unpack(file, "<I")
         name, (_revision, count) = _text(file), _unpack(file, "<II")
@@ -62,9 +84,7 @@ def _read(path: Path) -> Variables:
             raise ValueError(f"version {version}, {name!r}; read are versions 5 and 6 of WhisperSpec")
         stored = dict(_variable(file) for _ in range(count))
         (count,) = _unpack(file, "<I")
-        aliases = [(_text(file), _text(file)) for _ in range(count)]
-    variables = {key: _scaled(key, value, stored) for key, value in stored.items()}
-    return variables | {alias: variables[name] for alias, name in aliases}
+        return stored, [(_text(file), _text(file)) for _ in range(count)]
 
 
 def _unpack(file: BinaryIO, layout: str) -> tuple[Any, ...]:

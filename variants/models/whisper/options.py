@@ -31,3 +31,7 @@ class WhisperOptions:
     last timestamp was, as openai-whisper reads a whole recording (frontend=whole)."""
     condition_on_previous_text: bool = True
     """``sequential``: the text so far is the prompt of the next window."""
+
+    def no_text(self, no_speech: float, mean_log_probability: float) -> bool:
+        """Whether a window is taken to be without speech, by the rule of ``whisper.transcribe``."""
+        return no_speech > self.no_speech_threshold and mean_log_probability <= self.logprob_threshold

@@ -15,7 +15,7 @@ from variants.models.whisper.architecture import WhisperArchitecture, openai_whi
 from variants.models.whisper.options import WhisperOptions
 
 TIMESTAMPS = 1501  # 0.00 to 30.00 s in steps of 20 ms, the last ids of every vocabulary
-_MAX_INITIAL_TIMESTAMP = 50  # 1 s
+FIRST_TIMESTAMPS = 50  # 1 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class WhisperTokenizer:
             suppressed_first=(*inner.encode(" "), inner.eot),
             languages=tuple(sorted(inner.all_language_tokens)) if heard else (),
             timestamp_begin=size.n_vocab - TIMESTAMPS,
-            last_first_timestamp=size.n_vocab - TIMESTAMPS + _MAX_INITIAL_TIMESTAMP,
+            last_first_timestamp=size.n_vocab - TIMESTAMPS + FIRST_TIMESTAMPS,
             timestamps=options.timestamps,
             max_tokens=options.max_tokens,
             context=size.n_text_ctx,
