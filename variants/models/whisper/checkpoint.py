@@ -98,8 +98,8 @@ def _of_name(name: str) -> WhisperWeights:
             f"model.weights={name}: openai-whisper cannot fetch it ({error}); fetch it where there is a "
             "network, and give the file"
         ) from error
-    # Its loader has held the file to the digest that is part of the address.
-    return WhisperWeights(modules, size_of(asdict(modules.dims)), {"weights": name, "weights_hash": name})
+    digest = whisper._MODELS[name].split("/")[-2]  # of the file, to which its loader has held it
+    return WhisperWeights(modules, size_of(asdict(modules.dims)), {"weights": name, "weights_hash": digest})
 
 
 def size_of(dims: Mapping[str, Any]) -> WhisperArchitecture:

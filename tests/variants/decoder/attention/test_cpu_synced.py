@@ -157,7 +157,7 @@ def test_five_languages_through_the_real_base(tmp_path: Path, heard: bool) -> No
     texts = {
         "en": ("en-us", "the weather is good today"),
         "de": ("de", "das wetter ist heute sehr schön"),
-        "fr": ("fr-fr", "le temps est très beau aujourd'hui"),
+        "fr": ("fr", "le temps est très beau aujourd'hui"),
         "es": ("es", "hoy hace muy buen tiempo"),
         "it": ("it", "oggi il tempo è molto bello"),
     }
