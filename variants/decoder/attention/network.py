@@ -80,12 +80,17 @@ class Network:
         ``reach``: as much of the cache is read."""
         x = (self._embedding[tokens] + self._positions[positions]).to(self._dtype)  # [B, N, D]
         rows = torch.arange(len(tokens), device=self._device)[:, None]
-        mask = self._columns[:reach] <= positions[:, None, :, None]  # [B, 1, N, reach]
+        mask = self._mask(positions, reach)  # [B, 1, N, reach]
         for layer, own, cross in zip(self._layers, caches.own, caches.cross, strict=True):
             x = x + self._attend_own(layer, x, rows, positions, mask, own)
             x = x + self._attend_cross(layer, x, cross)
             x = x + layer.mlp_out(gelu(layer.mlp_in(layer.mlp_norm(x))))
         return self._norm(x)
+
+    def _mask(self, positions: torch.Tensor, reach: int) -> torch.Tensor:
+        """What is added to scores, once for all layers: nothing may look at what comes later."""
+        later = self._columns[:reach] > positions[:, None, :, None]
+        return torch.zeros_like(later, dtype=self._dtype).masked_fill(later, float("-inf"))
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Of final states ``[..., D]``, float32 ``[..., V]``."""
