@@ -37,13 +37,13 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Caches:
-    """Keys and values of some rows. ``slice`` is a view: steps of fewer rows write into the same memory."""
+    """Keys and values of some rows. ``rows`` is a view: fewer rows and states are in the same memory."""
 
     own: torch.Tensor  # [layers, B, S, 2, H, D / H], of the tokens so far
     cross: torch.Tensor  # [layers, B, A, 2, H, D / H], of the encoder's states
 
-    def rows(self, count: int) -> Caches:
-        return Caches(self.own[:, :count], self.cross[:, :count])
+    def rows(self, count: int, states: int) -> Caches:
+        return Caches(self.own[:, :count], self.cross[:, :count, :states])
 
 
 class Network:

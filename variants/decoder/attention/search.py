@@ -56,6 +56,7 @@ class Search:
         self._caches = self._network.caches(rows)
         self._rows = self._choice.rows(rows)
         self.capacity = rows
+        self._states = model.size.n_audio_ctx  # of each window of the batch
         device = model.device
         self._tokens = torch.zeros((rows, model.size.n_text_ctx), dtype=torch.int64, device=device)
         self._count = torch.zeros((), dtype=torch.int64, device=device)
@@ -67,8 +68,7 @@ class Search:
     def begin(self, states: torch.Tensor, prompt: Prompt) -> None:
         """Take in the windows ``[B, A, D]`` and choose each row's first token."""
         count, length = len(states), len(prompt.tokens)
-        caches, rows = self._caches.rows(count), self._rows.first(count)
-        self._network.attend_to(states, caches)
+        caches, rows = self._caches_for(states), self._rows.first(count)
         tokens = prompt.tokens.repeat(count, 1)  # [B, P]
         if prompt.hear_language:
             self._languages[:count] = self._heard(tokens[:, prompt.start_at], caches)
@@ -83,9 +83,15 @@ class Search:
 
     def hear_languages(self, states: torch.Tensor) -> torch.Tensor:
         """The likeliest language of each window ``[B, A, D]``, int64 ``[B]``."""
-        caches = self._caches.rows(len(states))
+        start = torch.full((len(states),), self._rules.start[0], device=states.device)
+        return self._heard(start, self._caches_for(states))
+
+    def _caches_for(self, states: torch.Tensor) -> Caches:
+        """Of these rows and as many states as they have, which are in them now."""
+        self._states = states.shape[1]
+        caches = self._caches.rows(len(states), self._states)
         self._network.attend_to(states, caches)
-        return self._heard(torch.full((len(states),), self._rules.start[0], device=states.device), caches)
+        return caches
 
     def _heard(self, start: torch.Tensor, caches: Caches) -> torch.Tensor:
         """What follows the start of transcript alone."""
@@ -95,7 +101,7 @@ class Search:
     def step(self, count: int, reach: int) -> None:
         """Choose the next token of the first ``count`` rows; ``reach`` is more than its position. Touches
         the host nowhere."""
-        caches, rows = self._caches.rows(count), self._rows.first(count)
+        caches, rows = self._caches.rows(count, self._states), self._rows.first(count)
         final = self._network(rows.last[:, None], self._position.expand(count, 1), reach, caches)
         tokens = self._choice.next(self._network.logits(final[:, 0]), rows)
         self._tokens[:count].index_copy_(1, self._count[None], tokens[:, None])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.errors import UnavailableError
+from harness.errors import UnavailableError, UsageError
 from harness.protocols import Decoded
 from variants.decoder.attention.capture import CudaGraphs, Recorder, Work
 from variants.decoder.attention.search import Found, Prompt, Search, decoded, pieces, prompt_of
@@ -95,6 +95,11 @@ class StepGraphDecoder:
     def _piece(self, states: torch.Tensor, prompt: Prompt) -> list[Found]:
         """Windows ``[B, A, D]`` in the smallest batch that was captured for them."""
         count = len(states)
+        if states.shape[1:] != self._states.shape[1:]:
+            raise UsageError(
+                f"decoder=step_graph is captured for windows of {self._states.shape[1]} states, not "
+                f"{states.shape[1]}: use decoder=cpu_synced with encoder=trimmed"
+            )
         batch = next(size for size in self._batches if size >= count)
         self._states[:count].copy_(states)
         self._begin(batch, prompt)

@@ -33,7 +33,7 @@ class Weights:
 
 
 class FusedEncoder:
-    """Windows ``[B, F, 3000]`` to states ``[B, 1500, D]``."""
+    """Features ``[B, F, T]`` of windows or of their beginnings to states ``[B, T / 2, D]``."""
 
     def __init__(self, model: AttentionModel, compile: Compile) -> None:
         encoder = model.modules.encoder
@@ -47,7 +47,8 @@ class FusedEncoder:
         self._last = (last.weight, last.bias)
 
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
-        x = self._stem(features, *self._convolutions, self._positions)  # [B, 1500, D]
+        positions = self._positions[: features.shape[-1] // 2]
+        x = self._stem(features, *self._convolutions, positions)  # [B, T / 2, D]
         for layer in self._layers:
             x = self._block(
                 x,

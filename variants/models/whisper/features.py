@@ -2,7 +2,8 @@
 
 Formulas of ``whisper.audio.log_mel_spectrogram``: a periodic Hann window of 25 ms every 10 ms, reflected at
 the edges; decibels/10 clamped to eight below the loudest, then shifted and scaled to about [-1, 1].
-A window is padded with silence before that, so that every one is ``[F, 3000]``, however short its speech.
+A window is padded with silence before that, so that every one is ``[F, 3000]``, however short its speech; the
+lengths of a batch are the frames before that silence, not zero beyond them but what silence sounds like.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ class WindowLogMel:
         self._mel = mel_filterbank(SAMPLE_RATE, N_FFT, bins).T.copy()  # [n_fft / 2 + 1, F]
 
     def frames(self, samples: int) -> int:
-        return WINDOW_FRAMES if samples else 0
+        return frames(samples)
 
     def __call__(self, segments: Sequence[Segment]) -> FeatureBatch:
         values = np.empty((len(segments), self._mel.shape[1], WINDOW_FRAMES), np.float32)
         for row, segment in enumerate(segments):
             values[row] = self.of(check_length(segment).samples, WINDOW_SAMPLES)
-        return FeatureBatch(values, np.full(len(segments), WINDOW_FRAMES, np.int64))
+        return FeatureBatch(values, _lengths(segments))
 
     def of(self, samples: np.ndarray, padded: int) -> np.ndarray:
         """``[F, padded // 160]`` of ``[n]`` followed by silence up to ``padded`` samples."""
@@ -80,7 +81,7 @@ class DeviceWindowLogMel:
         self._copied = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def frames(self, samples: int) -> int:
-        return WINDOW_FRAMES if samples else 0
+        return frames(samples)
 
     def __call__(self, segments: Sequence[Segment]) -> FeatureBatch:
         waveforms = self._rows(len(segments))
@@ -91,7 +92,7 @@ class DeviceWindowLogMel:
         samples = waveforms.to(self._device, non_blocking=True)
         if self._copied is not None:
             self._copied.record()
-        return FeatureBatch(self.of(samples), np.full(len(segments), WINDOW_FRAMES, np.int64))
+        return FeatureBatch(self.of(samples), _lengths(segments))
 
     def of(self, samples: torch.Tensor) -> torch.Tensor:
         """``[B, F, 3000]`` of padded windows ``[B, 480000]``."""
@@ -111,6 +112,15 @@ class DeviceWindowLogMel:
         if len(self._staged) < rows:
             self._staged = torch.zeros(rows, WINDOW_SAMPLES, pin_memory=self._copied is not None)
         return self._staged[:rows]
+
+
+def frames(samples: int) -> int:
+    """That hold so many samples; the others of a window are silence."""
+    return min(WINDOW_FRAMES, -(-samples // HOP))
+
+
+def _lengths(segments: Sequence[Segment]) -> np.ndarray:
+    return np.array([frames(len(segment.samples)) for segment in segments], np.int64)
 
 
 def check_length(segment: Segment) -> Segment:

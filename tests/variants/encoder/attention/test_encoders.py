@@ -12,11 +12,16 @@ from harness.errors import InvalidMeasurementError, UnavailableError, UsageError
 from harness.protocols import FeatureBatch, ShapePlan, silent
 from tests.variants.encoder.parts import DirectCall, DirectRecorder
 from tests.variants.models.whisper.parts import SMALL, model
+from variants.decoder.attention.capture import Uncaptured
+from variants.decoder.attention.cpu_synced import CpuSyncedDecoder
+from variants.decoder.attention.step_graph import StepGraphDecoder
+from variants.decoder.options import StepGraph
 from variants.encoder.attention.compiled import CompiledEncoder, build, forward_of, probe
 from variants.encoder.attention.eager import EagerEncoder
 from variants.encoder.attention.fused import FusedEncoder
+from variants.encoder.attention.trimmed import TrimmedEncoder
 from variants.encoder.compiled import Forward
-from variants.encoder.options import Compiled
+from variants.encoder.options import Compiled, Trimmed
 
 
 def test_the_eager_encoder_is_openai_whisper_s() -> None:
@@ -70,6 +75,35 @@ def test_what_it_cannot_do_is_said() -> None:
         build(model(), Compiled(), ShapePlan((30.0,), 1))
     with pytest.raises(UsageError, match="choose graph, inductor or fused"):
         forward_of(model(), Compiled(backend="best"))
+
+
+@pytest.mark.parametrize(("sound_s", "frames"), [(0.5, 300), (3.0, 500), (3.01, 600), (29.0, 3000)])
+def test_a_trimmed_window_keeps_its_sound_and_a_margin(sound_s: float, frames: int) -> None:
+    made = model()
+    encoder = TrimmedEncoder(made, Trimmed(margin_s=2.0, granule_s=1.0))
+    values = np.asarray(probe(2, 80).values)
+    found = encoder.encode(FeatureBatch(values, np.array([10, round(100 * sound_s)])))
+    assert found.values.shape == (2, frames // 2, made.size.n_audio_state)
+    assert found.lengths.tolist() == [frames // 2] * 2
+    evidence = encoder.evidence()
+    assert evidence["frames"] == {str(frames): 1}
+    assert (evidence["not_engaged"] is None) == (frames < 3000)
+    untrimmed = EagerEncoder(made).encode(FeatureBatch(values, np.array([10, 10]))).values
+    if frames == 3000:
+        torch.testing.assert_close(found.values, untrimmed, atol=1e-4, rtol=1e-4)
+
+
+def test_a_decoder_hears_trimmed_windows_of_any_length_one_after_another() -> None:
+    made = model(max_tokens=8)
+    encoder, decoder = TrimmedEncoder(made, Trimmed()), CpuSyncedDecoder(made, 2)
+    values = np.asarray(probe(1, 80).values)
+    batches = [FeatureBatch(values, np.array([frames])) for frames in (900, 100, 900)]
+    long, short, again = (decoder.search(encoder.encode(batch)) for batch in batches)
+    assert long == again
+    assert short == CpuSyncedDecoder(made, 2).search(encoder.encode(batches[1]))
+    captured = StepGraphDecoder(made, StepGraph(), 1, Uncaptured(), silent)
+    with pytest.raises(UsageError, match="decoder=cpu_synced with encoder=trimmed"):
+        captured.search(encoder.encode(batches[0]))
 
 
 @pytest.mark.gpu
