@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import UnavailableError, UsageError
-from harness.protocols import Segment
+from harness.protocols import Segment, Transcript
 from harness.spans import SpanRecorder
 from tests.harness.audio.recordings import RATE
-from tests.variants.models.whisper.parts import EXTRA, tiny_en
+from tests.variants.models.whisper.parts import EXTRA, model, tiny_en
 from tests.variants.models.whisper.test_features import sound
+from tests.variants.models.whisper.test_windows import inference
 from variants import registry
 from variants.batching.types import Inference
 from variants.models.options import ModelOptions
+from variants.models.whisper.architecture import TINY_EN
 from variants.models.whisper.options import WhisperOptions
 
 pytest.importorskip("whisper", reason="needs the extra whisper")
@@ -28,14 +30,25 @@ def peer(name: str, weights: str, **options: object) -> Inference:
     return built
 
 
+HALVES = [Segment(sound(2.6), RATE, 0.0), Segment(sound(5.2)[round(2.6 * RATE) :], RATE, 2.6)]
+
+
+@pytest.fixture(scope="module")
+def ours() -> Transcript:
+    """A second of the real model, and another in each peer: nothing smaller is read by all."""
+    (transcript,) = inference(model(str(tiny_en()), TINY_EN)).transcribe([HALVES], SpanRecorder())
+    return transcript
+
+
 @pytest.mark.parametrize("name", PEERS)
-def test_a_peer_transcribes_the_real_tiny_en_in_stages_of_its_own(name: str) -> None:
-    """Two seconds of the real encoder: nothing smaller is read by both."""
+def test_a_peer_says_of_the_real_tiny_en_what_we_say_in_stages_of_its_own(
+    name: str, ours: Transcript
+) -> None:
     engine = peer(name, str(tiny_en()), max_tokens=60)
     assert isinstance(engine, Inference)
-    halves = [Segment(sound(2.6), RATE, 0.0), Segment(sound(5.2)[round(2.6 * RATE) :], RATE, 2.6)]
     spans = SpanRecorder()
-    (found, nothing) = engine.transcribe([halves, []], spans)
+    (found, nothing) = engine.transcribe([HALVES, []], spans)
+    assert found == ours
     assert "quick brown fox" in found.text and "lazy dog" in found.text
     assert nothing.text == ""
     assert [span.name for span in spans.spans] == ["segment", "features", "encoder", "decoder", "text"]
