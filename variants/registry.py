@@ -1,7 +1,9 @@
 """The only door from the harness to the variants: choices by name, and the service made of them.
 
 A choice ``NAME`` of axis ``AXIS`` is the module ``variants.AXIS.NAME`` with a callable ``build`` and,
-where it has options, a frozen dataclass ``Options``.
+where it has options, a frozen dataclass ``Options``. An encoder or a decoder of a family that has a folder
+on its axis is the module ``variants.AXIS.FAMILY.NAME`` instead: models of different families share names and
+options of choices, not code.
 Nothing outside the package ``variants`` can be reached from a configuration, and a new choice
 needs no entry anywhere: its module and its configuration leaf are the registration.
 """
@@ -44,16 +46,19 @@ AXES = MappingProxyType(
 #: Where the options of choices are declared whose own modules import torch.
 _OPTIONS = MappingProxyType({"encoder": encoder_options, "decoder": decoder_options})
 
+#: Families whose encoders and decoders are in folders of their own; those of ``tdt`` are the axis' modules.
+_FOLDERS = frozenset({"attention"})
+
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
-def load(axis: str, name: str) -> Callable[..., Any]:
-    """The ``build`` function of a choice.
+def load(axis: str, name: str, family: str = "") -> Callable[..., Any]:
+    """The ``build`` function of a choice, as it serves models of ``family``.
 
     Raises ``UsageError`` for an axis or a name that does not exist. An error inside the module
     itself (a missing dependency, say) is not swallowed.
     """
-    module = _module(axis, name)
+    module = _module(axis, name, family)
     build = getattr(module, "build", None)
     if not callable(build):
         raise UsageError(f"{axis}.name={name}: {module.__name__} offers no build()")
@@ -85,9 +90,9 @@ def options(axis: str, name: str, given: Mapping[str, Any]) -> Any:
     return convert(options_type(axis, name), given, place(axis))
 
 
-def make(axis: str, name: str, given: Mapping[str, Any], *parts: Any, **more: Any) -> Any:
+def make(axis: str, name: str, given: Mapping[str, Any], *parts: Any, family: str = "", **more: Any) -> Any:
     """What a choice's ``build`` makes of ``parts``, its options as they were ``given``, and ``more``."""
-    return load(axis, name)(*parts, options(axis, name, given), **more)
+    return load(axis, name, family)(*parts, options(axis, name, given), **more)
 
 
 def on_device(name: str, given: Mapping[str, Any], model: Any) -> Any:
@@ -136,14 +141,15 @@ def serve(plan: ServerPlan, control: Connection) -> None:
     serve(plan, control)
 
 
-def _module(axis: str, name: str) -> ModuleType:
+def _module(axis: str, name: str, family: str = "") -> ModuleType:
     if axis not in AXES:
         raise UsageError(f"no variant axis {axis!r}; axes are {', '.join(AXES)}")
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"{axis}.name={name!r} is not the name of a choice: use lower-case letters, digits and _"
         )
-    module_name = f"{AXES[axis]}.{name}"
+    folder = f".{family}" if family in _FOLDERS else ""
+    module_name = f"{AXES[axis]}{folder}.{name}"
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -12,12 +12,17 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from harness.errors import UsageError
 from harness.nvml import open_nvml
 
 _COMPARISON = re.compile(r"(?P<what>[a-z_]+)>=(?P<version>\d+(?:\.\d+)*)")
+#: What is to be installed, where a package is imported under another name.
+_DISTRIBUTIONS = MappingProxyType(
+    {"whisper": "openai-whisper", "faster_whisper": "faster-whisper", "cuda.bindings": "cuda-python"}
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def _check(need: str, machine: Machine) -> tuple[str, str | None]:
         package = need.removeprefix("package:")
         if machine.has_package(package):
             return need, None
-        return need, f"the Python package {package!r} is not installed"
+        return need, f"the Python package {_DISTRIBUTIONS.get(package, package)!r} is not installed"
     if match := _COMPARISON.fullmatch(need):
         return need, _check_version(match["what"], match["version"], machine)
     raise UsageError(

@@ -42,7 +42,7 @@ class ChoiceConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     name: str = MISSING
-    family: Literal["tdt", "external"] = "tdt"
+    family: Literal["tdt", "attention", "external"] = "tdt"
     """What its encoder and decoder have to serve; ``external`` is an engine with its own."""
     needs: list[str] = field(default_factory=list)
     weights: str = "synthetic"

@@ -32,6 +32,8 @@ PACKAGES = (
     "cuda-bindings",
     "triton",
     "openai-whisper",
+    "faster-whisper",
+    "ctranslate2",
     "pyzmq",
     "uvloop",
 )

@@ -17,6 +17,12 @@ class Nemo:
 
 
 @dataclass(frozen=True, slots=True)
+class StepGraph:
+    poll_every: Positive = 8
+    """Steps between two looks of the host at which windows have ended; up to as many are in vain."""
+
+
+@dataclass(frozen=True, slots=True)
 class Kernels:
     """What the decoders of our own kernels take."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from harness.errors import UsageError
-from harness.protocols.options import NoOptions, Positive, PositiveSeconds, Share
+from harness.protocols.options import NoOptions, Positive, PositiveSeconds, Seconds, Share
 
 Eager = NoOptions
 
@@ -75,3 +75,11 @@ class SingleProfile(Prepared):
 class MultiProfile(SingleProfile):
     profiles: Positive = 5
     """At most; placed by the planner over the audio set's lengths."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    margin_s: Seconds = 2.0
+    """Silence that is kept after the last sound of a batch."""
+    granule_s: PositiveSeconds = 1.0
+    """Windows are cut to a multiple of it, so that there are few shapes."""

@@ -99,7 +99,7 @@ def build_modules(architecture: TdtArchitecture, *, initialize: bool = True) -> 
     one slow core): every parameter then has to be filled by the caller.
     """
     user_home()
-    with _random_initialization(initialize):
+    with random_initialization(initialize):
         return _build_encoder(architecture), *build_transducer(architecture)
 
 
@@ -183,7 +183,7 @@ def check_parameter_count(modules: Modules, expected: int) -> None:
 
 
 @contextmanager
-def _random_initialization(enabled: bool) -> Iterator[None]:
+def random_initialization(enabled: bool) -> Iterator[None]:
     """Let ``torch.nn.init`` fill tensors, or turn each of its functions into a no-op."""
     if enabled:
         yield

@@ -162,13 +162,18 @@ def _draw_tensor(name: str, tensor: torch.Tensor, architecture: TdtArchitecture,
     elif "bias" in name:
         tensor.zero_()
     else:
-        digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-        bound = math.sqrt(3.0) * _deviation(name, tensor, architecture)
-        # Uniform and not normal: its bits are the same on every processor.
-        tensor.uniform_(-bound, bound, generator=generator)
+        draw_uniform(tensor, name, seed, _deviation(name, tensor, architecture))
     if name == "prednet.prediction.embed.weight":
         tensor[architecture.blank_id] = 0.0
+
+
+def draw_uniform(tensor: torch.Tensor, name: str, seed: int, deviation: float) -> None:
+    """Fill a tensor, the same whatever else was drawn before it."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    bound = math.sqrt(3.0) * deviation
+    # Uniform and not normal: its bits are the same on every processor.
+    tensor.uniform_(-bound, bound, generator=generator)
 
 
 def _deviation(name: str, tensor: torch.Tensor, architecture: TdtArchitecture) -> float:

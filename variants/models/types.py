@@ -14,6 +14,9 @@ from variants.serving.window import RollingStream, StreamingOptions
 if TYPE_CHECKING:
     import torch
 
+    from variants.batching.types import Inference
+    from variants.serving.inference import EncoderDecoder
+
 SAMPLE_RATE = 16_000
 """In hertz: what the models here were trained on."""
 
@@ -53,6 +56,10 @@ class Model(Protocol):
 
     def synchronize(self) -> None:
         """Wait until the device has finished."""
+        ...
+
+    def hearing(self, parts: EncoderDecoder) -> Inference:
+        """``parts``, or what makes of a recording's segments that which they can take."""
         ...
 
 
@@ -100,6 +107,10 @@ class TdtModel:
         from variants.models.device_features import DeviceLogMel
 
         return DeviceLogMel(config, self.sample_rate, self.device)
+
+    def hearing(self, parts: EncoderDecoder) -> Inference:
+        """Segments of any length, one by one."""
+        return parts
 
     def open_stream(self, encoder: Encoder, decoder: Decoder) -> Stream:
         """A rolling window with the contexts of ``model.options`` (see ``variants.serving.window``)."""

@@ -108,11 +108,12 @@ def _parts(
 
     plan = ShapePlan(tuple(chosen["buckets_s"]), chosen["max_batch"], tuple(pieces_s), progress=progress)
     progress(f"encoder {encoder['name']}")
-    states = _made("encoder", encoder, model, plan=plan)
+    states = _made("encoder", encoder, model, family=model.family, plan=plan)
     progress(f"decoder {decoder['name']}")
-    tokens = _made("decoder", decoder, model, plan=plan)
+    tokens = _made("decoder", decoder, model, family=model.family, plan=plan)
     stages = registry.on_device(frontend["name"], _beside_name(frontend), model)
-    return EncoderDecoder(model, states, tokens, plan, stages)
+    inference: Inference = model.hearing(EncoderDecoder(model, states, tokens, plan, stages))
+    return inference
 
 
 def _made(axis: str, choice: Choice, *parts: Any, **more: Any) -> Any:

@@ -29,6 +29,13 @@ def test_a_missing_package_is_named() -> None:
     assert "no_such_package" in lack.message
 
 
+def test_a_missing_package_is_named_as_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another project owns the name under which Whisper is imported."""
+    monkeypatch.setattr(Machine, "has_package", lambda _machine, _name: False)
+    (lack,) = missing(["package:whisper"], MachineOf())
+    assert "'openai-whisper' is not installed" in lack.message
+
+
 @pytest.mark.parametrize(
     ("need", "capability", "met"),
     [

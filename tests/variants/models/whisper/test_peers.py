@@ -1,0 +1,81 @@
+"""Other engines over the same windows: their transcripts, and what they cannot be asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.errors import UnavailableError, UsageError
+from harness.protocols import Segment, Transcript
+from harness.spans import SpanRecorder
+from tests.harness.audio.recordings import RATE
+from tests.variants.models.whisper.parts import EXTRA, model, tiny_en
+from tests.variants.models.whisper.test_features import sound
+from tests.variants.models.whisper.test_windows import inference
+from variants import registry
+from variants.batching.types import Inference
+from variants.models.options import ModelOptions
+from variants.models.whisper.architecture import TINY_EN
+from variants.models.whisper.options import WhisperOptions
+
+pytest.importorskip("whisper", reason="needs the extra whisper")
+
+PEERS = ("openai_whisper", "faster_whisper")
+
+
+def peer(name: str, weights: str, **options: object) -> Inference:
+    pytest.importorskip("faster_whisper" if name == "faster_whisper" else "whisper", reason=EXTRA)
+    asked = WhisperOptions(**options)  # type: ignore[arg-type]
+    given = ModelOptions(name=name, weights=weights, device="cpu", options=asked)
+    built: Inference = registry.load("model", name)(given)
+    return built
+
+
+HALVES = [Segment(sound(2.6), RATE, 0.0), Segment(sound(5.2)[round(2.6 * RATE) :], RATE, 2.6)]
+
+
+@pytest.fixture(scope="module")
+def ours() -> Transcript:
+    """A second of the real model, and another in each peer: nothing smaller is read by all."""
+    (transcript,) = inference(model(str(tiny_en()), TINY_EN)).transcribe([HALVES], SpanRecorder())
+    return transcript
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_says_of_the_real_tiny_en_what_we_say_in_stages_of_its_own(
+    name: str, ours: Transcript
+) -> None:
+    engine = peer(name, str(tiny_en()), max_tokens=60)
+    assert isinstance(engine, Inference)
+    spans = SpanRecorder()
+    (found, nothing) = engine.transcribe([HALVES, []], spans)
+    assert found == ours
+    assert "quick brown fox" in found.text and "lazy dog" in found.text
+    assert nothing.text == ""
+    assert [span.name for span in spans.spans] == ["segment", "features", "encoder", "decoder", "text"]
+    evidence = engine.evidence()
+    assert (evidence["windows"], evidence["windows_at_once"]) == (1, 1)
+    assert evidence["tokens"] == len(found.hypotheses[0].tokens) > 5
+    assert len(evidence["model"]["weights_hash"]) == 64
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_what_a_peer_cannot_do_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=f"model={name} needs real weights"):
+        peer(name, "synthetic")
+    with pytest.raises(UsageError, match=f"model={name} is given windows"):
+        peer(name, "large-v3", long_form="sequential")
+
+
+def test_faster_whisper_says_what_it_reads(tmp_path) -> None:
+    with pytest.raises(UsageError, match=r"in which there is a model\.bin"):
+        peer("faster_whisper", str(tmp_path))
+    (tmp_path / "model.bin").write_bytes(b"nothing")
+    with pytest.raises(UsageError, match=r"not a Whisper of CTranslate2"):
+        peer("faster_whisper", str(tmp_path))
+    with pytest.raises(UsageError, match="give faster_whisper the language"):
+        peer("faster_whisper", str(tmp_path), language=None)
+
+
+def test_a_peer_has_no_live_streams() -> None:
+    with pytest.raises(UnavailableError, match="no live streams"):
+        peer("openai_whisper", str(tiny_en())).open_stream()

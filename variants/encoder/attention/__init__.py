@@ -1,0 +1,1 @@
+"""Encoders of family ``attention``: windows of thirty seconds, all of one length."""

@@ -1,0 +1,22 @@
+"""Whisper base: 99 languages, 72 million parameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from variants.models.whisper.architecture import BASE
+from variants.models.whisper.assemble import assemble, preload
+from variants.models.whisper.options import WhisperOptions
+
+if TYPE_CHECKING:
+    from variants.models.options import ModelOptions
+    from variants.models.whisper.model import AttentionModel
+
+__all__ = ["Options", "build", "preload"]
+
+Options = WhisperOptions
+
+
+def build(options: ModelOptions) -> AttentionModel:
+    """The model with synthetic weights or those that ``options.weights`` names."""
+    return assemble(BASE, options)

@@ -1,0 +1,22 @@
+"""Whisper tiny.en: English alone, 37 million parameters, quick on any machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from variants.models.whisper.architecture import TINY_EN
+from variants.models.whisper.assemble import assemble, preload
+from variants.models.whisper.options import WhisperOptions
+
+if TYPE_CHECKING:
+    from variants.models.options import ModelOptions
+    from variants.models.whisper.model import AttentionModel
+
+__all__ = ["Options", "build", "preload"]
+
+Options = WhisperOptions
+
+
+def build(options: ModelOptions) -> AttentionModel:
+    """The model with synthetic weights or those that ``options.weights`` names."""
+    return assemble(TINY_EN, options)
