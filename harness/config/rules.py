@@ -48,6 +48,11 @@ RULES = (
         "live streams arrive over sockets: set io=epoll, io=asyncio_loop or io=threads",
     ),
     Rule(
+        ("workload", "io"),
+        lambda c: c.workload.mode == "streaming" and c.io.name == "http",
+        "live streams need a door that stays open: set io=epoll, io=asyncio_loop or io=threads",
+    ),
+    Rule(
         ("workload.mode", "workload.search"),
         lambda c: c.workload.mode != "streaming" and c.workload.search != "none",
         "only live streams are searched: set workload=streaming",
