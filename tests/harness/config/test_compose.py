@@ -30,6 +30,7 @@ LEAVES = sorted(
         "ipc",
         "io",
         "gc",
+        "target",
         "workload",
         "runner",
         "profiler",
