@@ -1,7 +1,8 @@
 """HTTP: the endpoint of OpenAI's API, ``POST /v1/audio/transcriptions``, on uvicorn and libuv's loop.
 
 What every client library speaks, at the price of a form, a header and often a connection for each
-recording. Beside it: ``/health``, ``/ready``, ``/metrics`` (Prometheus), ``/v1/models`` and a page at ``/``.
+recording. Live sound comes over a websocket, ``/v1/realtime``. Beside them: ``/health``, ``/ready``,
+``/metrics`` (Prometheus), ``/v1/models`` and a page at ``/``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, cast
 
+import h11
 import uvicorn
 import uvloop
 from msgspec import Meta
@@ -23,13 +25,18 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from harness.protocols import Evidence
 from harness.protocols.options import Count, Positive, PositiveSeconds, Seconds
 from harness.protocols.sockets import Address, listen, raise_open_files
+from harness.protocols.wire import Limits as WireLimits
+from variants.io.conversation import Shared
 from variants.io.http_answers import Refused, refusal
 from variants.io.http_app import App, Rules
+from variants.io.http_jobs import Jobs
+from variants.io.http_realtime import Patience
 from variants.io.http_upload import UploadLimits
 from variants.io.types import Budget, Switches, Traffic, Visits, evidence_of
-from variants.topology.types import Backend, CompletionQueue
+from variants.topology.types import Backend
 
 _SPARE_FILES = 64
+_MAX_EVENT_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +56,12 @@ class Options:
     to the others."""
     max_queued: Positive = 256
     """Recordings that the backend may hold; one more is answered 429."""
+    max_jobs: Positive = 64
+    """Chunks of one websocket that the backend may hold at once; meanwhile it is not read."""
+    sample_rate: Positive = 16_000
+    """The rate of the engine, to which live sound is resampled."""
     idle_timeout_s: PositiveSeconds = 60.0
-    """Silence between two requests after which a connection is closed."""
+    """Silence between two requests, or two events of a websocket, after which a connection is closed."""
     slow_peer_timeout_s: PositiveSeconds = 10.0
     """For a request's headers to arrive, and for each piece of its body."""
     upload_timeout_s: PositiveSeconds = 300.0
@@ -65,18 +76,28 @@ def build(backend: Backend, options: Options) -> HttpServer:
     return HttpServer(backend, options)
 
 
+def _rules(options: Options, upload_bytes: int) -> Rules:
+    slow_s = options.slow_peer_timeout_s
+    return Rules(
+        UploadLimits(upload_bytes, slow_s, options.upload_timeout_s),
+        Patience(options.idle_timeout_s, slow_s),
+        options.max_queued,
+        options.model,
+    )
+
+
 class HttpServer:
     """See ``variants.io.types.Server``."""
 
     def __init__(self, backend: Backend, options: Options) -> None:
         self._options = options
         self._budget = Budget(options.max_buffered_bytes)
-        self._completions = CompletionQueue()
+        self._jobs = Jobs(backend)
         self._stop_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         upload = min(options.max_upload_bytes, options.max_buffered_bytes // 2)
-        limits = UploadLimits(upload, options.slow_peer_timeout_s, options.upload_timeout_s)
-        rules = Rules(limits, options.max_queued, options.model)
-        self._app = App(backend, rules, self._budget, self._completions)
+        limits = WireLimits(max_session_bytes=upload)
+        self._shared = Shared(backend, limits, options.sample_rate, self._budget, options.max_jobs)
+        self._app = App(self._jobs, self._shared, _rules(options, upload))
         self._guests = Guests(options)
         self._listener: socket.socket | None = None
         self._started_switches = Switches.now()
@@ -103,20 +124,23 @@ class HttpServer:
         counts = self._app.counts
         statuses = {f"{route} {status}": n for (route, status), n in sorted(counts.requests.items())}
         defects = {f"internal_{name}": n for name, n in counts.defects.items()}
-        traffic = Traffic(counts.bytes_in, counts.bytes_out, recordings=sum(counts.seconds.counts))
+        recordings = sum(counts.seconds.counts)
+        traffic = Traffic(
+            counts.bytes_in, counts.bytes_out, recordings=recordings, streams=counts.conversations
+        )
         traffic.errors.update(defects | dict(self._guests.errors))
         visits = Visits(self._guests.accepted, self._guests.peak, 1, self._guests.peak)
         own = {"loop": "uvloop", "server": f"uvicorn {uvicorn.__version__}", "answers": statuses}
         return evidence_of("http", visits, self._started_switches, traffic, self._budget, **own)
 
     def close(self) -> None:
-        self._completions.close()
+        self._jobs.close()
         os.close(self._stop_fd)
 
     async def _serve(self) -> None:
         server = _Uvicorn(self._config())
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._completions.fileno(), self._app.complete)
+        loop.add_reader(self._jobs.fileno(), self._complete)
         loop.add_reader(self._stop_fd, self._stop_requested, server)
         try:
             await server.serve(sockets=[cast(socket.socket, self._listener)])
@@ -124,6 +148,10 @@ class HttpServer:
             for connection in list(server.server_state.connections):
                 if connection.transport is not None:
                     connection.transport.abort()
+
+    def _complete(self) -> None:
+        self._jobs.complete()
+        self._shared.retry()
 
     def _stop_requested(self, server: uvicorn.Server) -> None:
         os.eventfd_read(self._stop_fd)
@@ -134,7 +162,9 @@ class HttpServer:
         return uvicorn.Config(
             cast(Any, self._app),
             http=cast(type[asyncio.Protocol], partial(_Connection, self._guests)),
-            ws="none",
+            ws="websockets-sansio",
+            ws_max_size=_MAX_EVENT_BYTES,
+            ws_per_message_deflate=False,  # a small message that unfolds into a large one costs memory
             lifespan="off",
             log_config=None,
             log_level="critical",  # what clients do wrong is counted, not printed
@@ -176,6 +206,7 @@ class _Connection(H11Protocol):
         super().__init__(*arguments, **named)
         self._guests = guests
         self._deadline: asyncio.TimerHandle | None = None
+        self._upgraded = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -191,6 +222,11 @@ class _Connection(H11Protocol):
             super().data_received(data)
             self._watch()
 
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """The connection is the websocket's from here on, which counts and times it itself."""
+        super().handle_websocket_upgrade(event)
+        self._upgraded = True
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.conn.trailing_data[0]:  # the next request has begun
@@ -205,7 +241,7 @@ class _Connection(H11Protocol):
     def _watch(self) -> None:
         """What has begun has to become a request in time; from then on the application keeps the time."""
         answering = self.cycle is not None and not self.cycle.response_complete
-        if answering or self.transport.is_closing():
+        if answering or self._upgraded or self.transport.is_closing():
             self._forget_deadline()
         elif self._deadline is None:
             self._deadline = self.loop.call_later(self._guests.headers_s, self._overdue)

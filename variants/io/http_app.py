@@ -1,4 +1,4 @@
-"""The service's ASGI application: OpenAI's transcription endpoint, its health, its metrics and its page.
+"""The service's ASGI application: OpenAI's endpoints, the service's health and metrics, and a page.
 
 It runs on one loop. A request reads its form, is handed to the backend without waiting for it, and is
 answered when the backend has called back.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -16,14 +16,16 @@ from typing import Any
 
 from harness.protocols import Reply, Request
 from harness.spans import Span, now_ns
+from variants.io.conversation import Shared
 from variants.io.http_answers import FORMATS, Answer, Refused, as_json, as_text, refusal, transcript
+from variants.io.http_jobs import Jobs
 from variants.io.http_metrics import Counts
-from variants.io.http_upload import Body, Form, Receive, Share, UploadLimits, read_form
-from variants.io.types import Budget
-from variants.topology.types import Backend, Busy, Completion, CompletionQueue, Transcribe
+from variants.io.http_realtime import Conversation, Patience, Receive, Send
+from variants.io.http_upload import Body, Form, Share, UploadLimits, read_form
+from variants.topology.types import Busy, Transcribe
 
 Scope = Mapping[str, Any]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+REALTIME = "/v1/realtime"
 _PAGE_POLICY = (
     "content-security-policy",
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'",
@@ -38,6 +40,7 @@ class Rules:
     """What the application takes. ``max_queued`` recordings may be in the backend at once."""
 
     upload: UploadLimits
+    patience: Patience
     max_queued: int
     model: str
 
@@ -45,11 +48,11 @@ class Rules:
 class App:
     """See the module. ``counts`` is what it has done; ``draining`` has it refuse what is new."""
 
-    def __init__(self, backend: Backend, rules: Rules, budget: Budget, completions: CompletionQueue) -> None:
-        self._backend = backend
+    def __init__(self, jobs: Jobs, shared: Shared, rules: Rules) -> None:
+        self._jobs = jobs
+        self._shared = shared
         self._rules = rules
-        self._budget = budget
-        self._completions = completions
+        self._budget = shared.budget
         self._queued = 0
         self.counts = Counts()
         self.draining = False
@@ -64,8 +67,9 @@ class App:
         self._paths = {path for _, path in self._routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            raise ValueError(f"this application does not speak {scope['type']}")
+        if scope["type"] == "websocket":
+            await self._converse(scope, receive, send)
+            return
         body = Body(receive, self._rules.upload)
         answer = await self._answer(scope, body)
         self.counts.note(scope["path"] if scope["path"] in self._paths else "other", answer.status)
@@ -91,6 +95,23 @@ class App:
             raise Refused(405, f"{path} does not take {method:.20}")
         return self._routes[method, path]
 
+    # ------------------------------------------------------------ live sound
+
+    async def _converse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] != REALTIME or self.draining:
+            await send({"type": "websocket.close", "code": 1013})  # not accepted: 403
+            return
+        self.counts.conversations += 1
+        try:
+            await Conversation(self._jobs, self._shared, self._rules.patience, receive, send).run()
+        except TimeoutError:
+            self.counts.note(REALTIME, 408)  # it does not take what it is told
+        except OSError:
+            self.counts.note(REALTIME, 499)  # it left in the middle
+        except Exception as error:
+            self.counts.defects[type(error).__name__] += 1
+            raise
+
     # ------------------------------------------------------------ a recording
 
     async def _transcriptions(self, scope: Scope, body: Body) -> Answer:
@@ -112,14 +133,15 @@ class App:
 
     async def _transcribed(self, payload: bytes) -> Reply:
         """Hand the recording to the backend and wait for it, whatever its client does meanwhile."""
-        answered: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
+        request = Request("http", payload)
         try:
-            self._backend.submit(Transcribe(Request("http", payload), answered), self._completions.put)
+            answered = self._jobs.submit(lambda token: Transcribe(request, token))
         except Busy:
             raise self._full() from None
         except Exception as error:  # a backend that is down must not look like a defect of the door
             raise Refused(503, f"cannot serve: {error}", retry_after_s=5) from error
         self._queued += 1
+        answered.add_done_callback(self._dequeue)
         completion = await answered
         if completion.reply is None:
             raise Refused(503, completion.error or "the service gave no answer", retry_after_s=5)
@@ -127,12 +149,8 @@ class App:
             raise Refused(422, completion.reply.error)
         return completion.reply
 
-    def complete(self) -> None:
-        """Called by the loop when the backend has finished something."""
-        for completion in self._completions.drain():
-            self._queued -= 1
-            if not completion.job.token.done():  # cancelled, where the server goes down
-                completion.job.token.set_result(completion)
+    def _dequeue(self, _answered: object) -> None:
+        self._queued -= 1
 
     def _refuse_if_full(self) -> None:
         if self.draining:

@@ -44,6 +44,8 @@ class Counts:
     seconds: Histogram = field(default_factory=Histogram)
     """Of transcribed recordings, from the request's first line to its answer."""
     speech_s: float = 0.0
+    conversations: int = 0
+    """Websockets that were accepted."""
     bytes_in: int = 0
     bytes_out: int = 0
     defects: Counter[str] = field(default_factory=Counter)
@@ -63,6 +65,7 @@ class Counts:
         yield from self.seconds.lines("asr_transcription_seconds")
         for name, kind, text, value in (
             ("asr_speech_seconds_total", "counter", "Speech transcribed.", f"{self.speech_s:.3f}"),
+            ("asr_conversations_total", "counter", "Websockets accepted.", str(self.conversations)),
             ("asr_received_bytes_total", "counter", "Of request bodies.", str(self.bytes_in)),
             ("asr_queued_recordings", "gauge", "Recordings in the backend.", str(queued)),
             ("asr_buffered_bytes", "gauge", "Of uploads held in memory.", str(buffered_bytes)),

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from variants.io.http_answers import Refused
+from variants.io.http_realtime import Receive
 from variants.io.types import Budget
 
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _FILE = "file"
 _MAX_PARTS = 32
 _MAX_FIELD_BYTES = 64 << 10

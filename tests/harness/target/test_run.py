@@ -10,15 +10,21 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
+import numpy as np
 import pytest
 
 from harness.config.load import compose_run, to_dict
 from harness.config.rules import check
+from harness.config.schema import TargetConfig
 from harness.errors import UsageError
+from harness.protocols import Request
 from harness.record import Model, RunWriter, Status, StoredRun, VerdictStatus, read_run
 from harness.run.judge import judge
 from harness.run.service import server_plan
 from harness.same_ground import comparability_of
+from harness.spans import now_ns
+from harness.target.service import TargetService
 from harness.workload.server_process import ServerProcess
 from tests.harness.runs import Recipe, process_record, provenance, samples, unmeasured
 from tests.harness.target.servers import response, saying, sends, serving, silent
@@ -202,3 +208,25 @@ def test_another_server_or_model_is_another_ground() -> None:
     keys = [comparability_of(each, provenance()).key for each in (config, held, other)]
     assert keys[0] == keys[1] != keys[2]
     assert comparability_of(config, newer).key != keys[0]
+
+
+@pytest.mark.slow  # half a minute of requests, and it compares times
+def test_its_latency_is_that_of_a_plain_httpx_script() -> None:
+    config = compose_run(
+        ["io=http", "model=fixed_cost", "frontend=webrtc", "model.options.per_request_s=0.05"]
+    )
+    sound, ours, theirs = tone_wav(2.0), [], []
+    with ServerProcess(server_plan(config, [2.0], [2.0])) as server:
+        url = f"http://{server.address}/v1"
+        service = TargetService(TargetConfig(name="openai", url=url))
+        with httpx.Client(trust_env=False, timeout=30.0) as plain:
+            for _ in range(220):
+                reply = service.handle(Request("r", sound))
+                ours.append((reply.finished_ns - reply.started_ns) * 1e-9)
+                began_ns = now_ns()
+                form = {"file": ("x.wav", sound)}
+                answer = plain.post(f"{url}/audio/transcriptions", files=form, data={"model": "whisper-1"})
+                assert answer.json()["text"] == (reply.transcript.text if reply.transcript else "")
+                theirs.append((now_ns() - began_ns) * 1e-9)
+        service.close()
+    assert np.median(ours[20:]) == pytest.approx(np.median(theirs[20:]), rel=0.03)
