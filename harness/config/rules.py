@@ -74,6 +74,11 @@ RULES = (
         "this endpoint takes whole recordings: set workload=closed or workload=open",
     ),
     Rule(
+        ("target", "workload"),
+        lambda c: c.target.name == "realtime" and c.workload.mode != "streaming",
+        "this protocol is spoken live: set workload=streaming",
+    ),
+    Rule(
         ("target", "io"),
         lambda c: c.target.is_foreign and c.io.name != "none",
         "a foreign server has its own door: leave io=none",

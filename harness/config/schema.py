@@ -105,13 +105,15 @@ class WorkloadConfig:
 class TargetConfig:
     """What is measured: the service that the variant's parts make, or any server at an address."""
 
-    name: Literal["in_house", "openai"] = "in_house"
+    name: Literal["in_house", "openai", "realtime"] = "in_house"
     url: str = ""
     """Base URL of a foreign server, such as http://127.0.0.1:8000/v1; written to results."""
     model: str = "whisper-1"
     """The name that the server knows its model by."""
     key_variable: str = ""
     """The environment variable that holds the API key. The key itself is never written anywhere."""
+    codec: Literal["pcm16", "g711_ulaw", "g711_alaw"] = "pcm16"
+    """How live sound is sent (realtime): 16 bits at 24 kHz, or a telephone's code at 8 kHz."""
     response_format: Literal["json", "text", "verbose_json"] = "json"
     stream: bool = False
     """Ask for the transcript as server-sent events."""
