@@ -46,12 +46,7 @@ RULES = (
     Rule(
         ("workload", "io"),
         lambda c: c.workload.mode == "streaming" and c.io.name == "none" and not c.target.is_foreign,
-        "live streams arrive over sockets: set io=epoll, io=asyncio_loop or io=threads",
-    ),
-    Rule(
-        ("workload", "io"),
-        lambda c: c.workload.mode == "streaming" and c.io.name == "http",
-        "live streams need a door that stays open: set io=epoll, io=asyncio_loop or io=threads",
+        "live streams arrive over sockets: set io=epoll, io=asyncio_loop, io=threads or io=http",
     ),
     Rule(
         ("workload.mode", "workload.search"),

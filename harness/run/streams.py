@@ -25,7 +25,7 @@ from harness.record import MEASURED, Memory, ProcessRecord, Sample
 from harness.run.messages import Reporter
 from harness.run.service import server_plan
 from harness.spans import now_ns
-from harness.target.realtime import RealtimeTarget
+from harness.target.realtime import foreign_server, own_server
 from harness.workload.server_process import ServerProcess
 from harness.workload.streaming import (
     SloStep,
@@ -65,18 +65,24 @@ class StreamRun:
     ) -> None:
         """Raises ``UsageError`` where no recording can be decoded."""
         self._config = config
-        self._foreign = RealtimeTarget(config.target) if config.target.is_foreign else None
+        self._foreign = foreign_server(config.target) if config.target.is_foreign else None
         self._server = server_plan(config, lengths_s, warm_up_s)
         self._edges_s = audio.bucket_edges_s
-        own = {} if self._foreign is None else self._foreign.plan()
         self._plan = StreamingPlan(
-            **{**config.workload.options, **own},
+            **{**config.workload.options, **self._of_the_protocol()},
             connections=config.workload.requests,
             lag_budget_s=config.workload.lag_budget_s,
             seed=seed,
         )
         spoken = Target(sample_rate=self._plan.sample_rate, quality=config.frontend["resample_quality"])
         self._recordings, self._items, self.refused = _audible(audio.items, spoken)
+
+    def _of_the_protocol(self) -> dict[str, Any]:
+        """OpenAI's events acknowledge no chunk and carry 16-bit samples. A foreign server is held to the
+        transcripts of its recordings, which are therefore spoken once."""
+        if self._foreign is not None:
+            return {"acknowledged": False, "encoding": "s16le", "whole": True}
+        return {"acknowledged": False, "encoding": "s16le"} if self._server.io == "http" else {}
 
     def measure(self, reporter: Reporter, memory_of: Callable[[int], Memory]) -> StreamOutcome:
         """Stream once, after searching the largest load where ``workload.search`` says so.
@@ -178,7 +184,9 @@ class StreamRun:
             return result, Memory(rss_bytes=None), self._foreign.evidence(result)
         with closing(ServerProcess(self._server, self._config.runner.silence_timeout_s)) as server:
             server.start(reporter.building)
-            result = stream_load(server.address, self._recordings, plan, begin, reporter.counting)
+            own = self._server.io == "http"
+            to = own_server(server.address, plan.sample_rate) if own else server.address
+            result = stream_load(to, self._recordings, plan, begin, reporter.counting)
             return result, memory_of(server.pid), server.stop()
 
 

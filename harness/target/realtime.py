@@ -1,4 +1,4 @@
-"""Live streams to a server that speaks OpenAI's realtime transcription events, on our own absolute schedule.
+"""Live streams to a server that speaks OpenAI's realtime transcription events, on an absolute schedule.
 
 Chunks are due when their last sample has been spoken and are encoded before the first one is. The protocol
 acknowledges no chunk: what is measured of a stream is from the end of its speech, which a commit follows, to
@@ -12,7 +12,7 @@ import base64
 import gc
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
@@ -27,7 +27,7 @@ from harness.config.schema import TargetConfig
 from harness.errors import HarnessError
 from harness.protocols.children import when_closed
 from harness.protocols.server import ServerEvidence
-from harness.protocols.sockets import raise_open_files
+from harness.protocols.sockets import Address, raise_open_files
 from harness.spans import now_ns
 from harness.target import address
 from harness.target.g711 import a_law, mu_law
@@ -36,26 +36,40 @@ from harness.workload.streaming import Share, StreamingResult
 
 PATH = "/realtime?intent=transcription"
 _TEXT = "conversation.item.input_audio_transcription"
-_RATES = {"pcm16": 24_000, "g711_ulaw": 8000, "g711_alaw": 8000}
-_TYPES = {"pcm16": "audio/pcm", "g711_ulaw": "audio/pcmu", "g711_alaw": "audio/pcma"}
 _SPARE_FILES = 64
 _MAX_EVENT_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
+class Sound:
+    """How samples travel: the protocol's name of the format, its rate in Hz, and 16-bit samples to bytes."""
+
+    kind: str
+    rate: int
+    encode: Callable[[npt.NDArray[np.int16]], bytes]
+
+
+def _as_it_is(samples: npt.NDArray[np.int16]) -> bytes:
+    return samples.tobytes()
+
+
+_SOUNDS = {
+    "pcm16": Sound("audio/pcm", 24_000, _as_it_is),
+    "g711_ulaw": Sound("audio/pcmu", 8000, mu_law),
+    "g711_alaw": Sound("audio/pcma", 8000, a_law),
+}
+
+
+@dataclass(frozen=True)
 class RealtimeTarget:
-    """A ``harness.workload.streaming.Wire`` to a foreign server."""
+    """A ``harness.workload.streaming.Wire`` to a server at an address. No chunk is acknowledged there."""
 
     target: TargetConfig
+    sound: Sound
     main: str = "harness.target.realtime:run_client"
 
-    def plan(self) -> dict[str, Any]:
-        """What this protocol makes of a plan: recordings are spoken once, because they are held to their
-        transcripts, and no chunk is acknowledged."""
-        return {"whole": True, "acknowledged": False, "encoding": "s16le"}
-
     def script(self, share: Share) -> RealtimeScript:
-        return RealtimeScript(self.target, share)
+        return RealtimeScript(self.target, self.sound, share)
 
     def evidence(self, result: StreamingResult) -> ServerEvidence:
         seen = {"host": address.host(self.target), "model": self.target.model, "codec": self.target.codec}
@@ -63,9 +77,20 @@ class RealtimeTarget:
         return ServerEvidence({"target": {**seen, "answers": answered, "versions": {}, "retries": 0}}, ())
 
 
+def foreign_server(target: TargetConfig) -> RealtimeTarget:
+    return RealtimeTarget(target, _SOUNDS[target.codec])
+
+
+def own_server(at: Address, sample_rate: int) -> RealtimeTarget:
+    """Our own, behind its HTTP door: it takes samples at the model's rate as they are."""
+    url = f"ws://{at}"
+    return RealtimeTarget(TargetConfig(name="realtime", url=url), Sound("audio/pcm", sample_rate, _as_it_is))
+
+
 @dataclass(frozen=True)
 class RealtimeScript:
     target: TargetConfig
+    sound: Sound
     share: Share
 
 
@@ -101,6 +126,7 @@ class _Client:
 
     def __init__(self, script: RealtimeScript, control: Connection) -> None:
         self._target = script.target
+        self._sound = script.sound
         self._plan = script.share.plan
         self._control = control
         self._key = address.key(script.target)
@@ -146,7 +172,7 @@ class _Client:
                     open_timeout=None,
                     close_timeout=1.0,
                 )
-                await stream.connection.send(json.dumps(_configuration(self._target)))
+                await stream.connection.send(json.dumps(_configuration(self._target, self._sound)))
         except (OSError, TimeoutError, WebSocketException) as error:
             stream.error = self._why("it could not connect", error)
 
@@ -240,37 +266,31 @@ class _Client:
         )
 
 
-def _configuration(target: TargetConfig) -> dict[str, Any]:
+def _configuration(target: TargetConfig, sound: Sound) -> dict[str, Any]:
     transcription = {"model": target.model} | ({"language": target.language} if target.language else {})
-    sound = {
-        "format": {"type": _TYPES[target.codec], "rate": _RATES[target.codec]},
+    heard = {
+        "format": {"type": sound.kind, "rate": sound.rate},
         "transcription": transcription,
         "turn_detection": None,
     }
-    return {"type": "session.update", "session": {"type": "transcription", "audio": {"input": sound}}}
+    return {"type": "session.update", "session": {"type": "transcription", "audio": {"input": heard}}}
 
 
-def _messages(
-    recording: npt.NDArray[np.generic], script: RealtimeScript
-) -> tuple[list[str], npt.NDArray[np.int64]]:
+def _messages(recording: npt.NDArray[Any], script: RealtimeScript) -> tuple[list[str], npt.NDArray[np.int64]]:
     """The events that carry a recording (the wire's 16-bit samples ``[n]``), and when each is due."""
-    plan, codec = script.share.plan, script.target.codec
-    rate = _RATES[codec]
-    samples = soxr.resample(recording.astype(np.float32) / 32768, plan.sample_rate, rate)
-    coded = _CODERS[codec](np.clip(np.rint(samples * 32768), -32768, 32767).astype("<i2"))
+    plan, rate = script.share.plan, script.sound.rate
+    if rate != plan.sample_rate:
+        samples = soxr.resample(recording.astype(np.float32) / 32768, plan.sample_rate, rate)
+        recording = np.clip(np.rint(samples * 32768), -32768, 32767).astype("<i2")
     chunk = max(1, round(plan.chunk_s * rate))
-    starts = range(0, len(samples), chunk)
-    size = len(coded) // max(1, len(samples))
-    pieces = (coded[start * size : (start + chunk) * size] for start in starts)
+    starts = range(0, len(recording), chunk)
+    pieces = (script.sound.encode(recording[start : start + chunk]) for start in starts)
     events = [
         json.dumps({"type": "input_audio_buffer.append", "audio": base64.b64encode(piece).decode()})
         for piece in pieces
     ]
-    ends = np.minimum(np.array(starts, np.int64) + chunk, len(samples))
+    ends = np.minimum(np.array(starts, np.int64) + chunk, len(recording))
     return events, np.rint(ends / rate * 1e9).astype(np.int64)
-
-
-_CODERS = {"pcm16": lambda samples: samples.tobytes(), "g711_ulaw": mu_law, "g711_alaw": a_law}
 
 
 def _event(message: str | bytes) -> tuple[str | None, dict[str, Any]]:

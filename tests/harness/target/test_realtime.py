@@ -25,7 +25,7 @@ from harness.errors import UsageError
 from harness.record import VerdictStatus, read_run
 from harness.run.service import server_plan
 from harness.target.g711 import a_law, mu_law
-from harness.target.realtime import RealtimeTarget
+from harness.target.realtime import foreign_server
 from harness.workload.server_process import ServerProcess
 from harness.workload.streaming import StreamingPlan, StreamingResult, stream_load
 from variants.io.http_sound import Ear, Format
@@ -52,10 +52,9 @@ def serving(act: Act) -> Iterator[str]:
 
 
 def streamed(url: str, *lengths_s: float, **options: object) -> StreamingResult:
-    target = RealtimeTarget(TargetConfig(name="realtime", url=url, timeout_s=5.0, **options))
-    plan = StreamingPlan(
-        connections=3, chunk_s=0.1, final_timeout_s=1.0, lag_budget_s=1.0, seed=1, **target.plan()
-    )
+    target = foreign_server(TargetConfig(name="realtime", url=url, timeout_s=5.0, **options))
+    own = {"whole": True, "acknowledged": False, "lag_budget_s": 1.0}
+    plan = StreamingPlan(connections=3, chunk_s=0.1, final_timeout_s=1.0, seed=1, **own)
     rng = np.random.default_rng(0)
     recordings = [rng.uniform(-0.5, 0.5, round(s * 16_000)).astype(np.float32) for s in lengths_s or (0.45,)]
     return stream_load(target, recordings, plan)
