@@ -19,8 +19,12 @@ VARIANT_AXES = ("variant", "encoder", "decoder", "batching", "topology", "ipc", 
 """Subjects of any comparison: the variant's name and the choices it is made of."""
 
 _GROUND_GROUPS = ("model", "frontend", "workload", "runner")
+_FOREIGN_GROUPS = ("variant", "target", "workload", "runner")
+"""Of a server that is none of ours: no part of the variant, the model or the front end is what ran."""
 _IGNORED = frozenset(
     {
+        "target.key_variable",
+        "target.max_wer",
         "model.weights",  # a path; weights_hash says what was in it
         "runner.results_dir",
         "runner.cache_dir",
@@ -53,7 +57,10 @@ class Difference:
 def comparability_of(config: Mapping[str, Any], provenance: Provenance) -> Comparability:
     """The fields of a run, and a key that is equal for runs which differ in nothing but the variant."""
     fields = {**_machine(provenance), **_configured(config)}
-    fields["model.weights_hash"] = provenance.model.weights_hash
+    if is_foreign(config):
+        fields["target.versions"] = dict(provenance.model.details)
+    else:
+        fields["model.weights_hash"] = provenance.model.weights_hash
     fields["dataset.content_hash"] = provenance.dataset.content_hash
     ground = {name: value for name, value in fields.items() if not is_under(name, VARIANT_AXES)}
     return Comparability(content_hash(ground)[:16], dict(sorted(fields.items())))
@@ -107,11 +114,18 @@ def _machine(origin: Provenance) -> dict[str, Any]:
     return fields | {f"library.{name}": version for name, version in origin.packages.items()}
 
 
+def is_foreign(config: Mapping[str, Any]) -> bool:
+    """Whether a run measured a server that is none of ours. Runs before there were any do not say so."""
+    return bool(config.get("target", {}).get("name", "in_house") != "in_house")
+
+
 def _configured(config: Mapping[str, Any]) -> dict[str, Any]:
-    flat = _flat({key: config[key] for key in (*VARIANT_AXES, *_GROUND_GROUPS) if key in config})
+    groups = _FOREIGN_GROUPS if is_foreign(config) else (*VARIANT_AXES, *_GROUND_GROUPS)
+    flat = _flat({key: config[key] for key in groups if key in config})
+    implied = {} if is_foreign(config) else _IMPLIED
     return {
         name: value
-        for name, value in {**_IMPLIED, **flat}.items()
+        for name, value in {**implied, **flat}.items()
         if name not in _IGNORED and not _IGNORED_LEAVES & set(name.split("."))
     }
 

@@ -32,7 +32,7 @@ def test_every_data_file_is_in_the_wheel(wheel: Path) -> None:
             if path.is_file():
                 assert f"{target}/{path.relative_to(source)}" in packed
     for path in (ROOT / "variants").rglob("*"):
-        if path.suffix in {".cu", ".cuh", ".safetensors", ".model", ".npz"}:
+        if path.suffix in {".cu", ".cuh", ".safetensors", ".model", ".npz", ".html"}:
             assert str(path.relative_to(ROOT)) in packed
     assert not [name for name in packed if name.startswith(("tests/", "datasets/"))]
 

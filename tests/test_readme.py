@@ -58,6 +58,9 @@ TRIALS = {
     "harness.claims": Trial("--quick --claims 7", "reports/claims/*.md", "claim 7", slow=True),
     "harness.publish": Trial(writes="results/reference/NAME/*/run.json", says="published 1 runs"),
     "harness.options": Trial(says="io.options.port"),
+    "harness.doctor": Trial(says="can run"),
+    "harness.serve": Trial("--help", says="Serve one variant"),  # tests/harness/test_serve.py has it serve
+    "harness.target": Trial("--help", says="Send one recording"),  # tests/harness/target, with servers to ask
     "harness.gate --of": Trial(f"{_SHORT.replace('--rounds 1', '--rounds 3')}", "gate.xml", slow=True),
     "harness.gate --baseline": Trial(says="same"),
     "harness.corpus list": Trial(says="voice_agent"),

@@ -56,6 +56,8 @@ def from_node(node: DictConfig) -> RunConfig:
     except OmegaConfBaseException as error:
         raise UsageError(one_line(error)) from error
     config = from_dict(values)  # type: ignore[arg-type]
+    if config.target.is_foreign:  # none of the variant's parts is what runs there
+        config = replace(config, variant=config.target.name)
     if config.dataset.manifest is not None:
         # The user's recordings replace the set that the defaults name.
         return replace(config, dataset=replace(config.dataset, name=None))

@@ -9,6 +9,7 @@ from harness.config.needs import Machine, missing
 from harness.config.schema import RunConfig
 from harness.errors import UnavailableError, UsageError
 from harness.files import expanded, open_regular
+from harness.target.address import base_url, key
 
 _AXES = ("model", "encoder", "decoder", "batching", "topology", "ipc", "io", "gc")
 _REMEDY = {
@@ -48,8 +49,8 @@ RULES = (
     ),
     Rule(
         ("workload", "io"),
-        lambda c: c.workload.mode == "streaming" and c.io.name == "none",
-        "live streams arrive over sockets: set io=epoll, io=asyncio_loop or io=threads",
+        lambda c: c.workload.mode == "streaming" and c.io.name == "none" and not c.target.is_foreign,
+        "live streams arrive over sockets: set io=epoll, io=asyncio_loop, io=threads or io=http",
     ),
     Rule(
         ("workload.mode", "workload.search"),
@@ -78,6 +79,26 @@ RULES = (
         "half precision on a CPU is emulated and slow: set model.precision=fp32 or bf16",
     ),
     Rule(
+        ("target", "workload"),
+        lambda c: c.target.name == "openai" and c.workload.mode == "streaming",
+        "this endpoint takes whole recordings: set workload=closed or workload=open",
+    ),
+    Rule(
+        ("target", "workload"),
+        lambda c: c.target.name == "realtime" and c.workload.mode != "streaming",
+        "this protocol is spoken live: set workload=streaming",
+    ),
+    Rule(
+        ("target", "io"),
+        lambda c: c.target.is_foreign and c.io.name != "none",
+        "a foreign server has its own door: leave io=none",
+    ),
+    Rule(
+        ("target", "profiler"),
+        lambda c: c.target.is_foreign and c.profiler.name != "none",
+        "a profiler sees this side alone: leave profiler=none",
+    ),
+    Rule(
         ("dataset.name", "dataset.manifest"),
         lambda c: c.dataset.name is None and c.dataset.manifest is None,
         "there is nothing to transcribe: set dataset=smoke, or dataset.manifest=PATH",
@@ -99,6 +120,10 @@ def check(config: RunConfig, machine: Machine | None = None) -> None:
             raise UsageError(
                 f"{first}={_value(config, first)} with {second}={_value(config, second)}: {rule.remedy}"
             )
+    if config.target.is_foreign:
+        base_url(config.target)
+        key(config.target)
+        return
     _check_families(config)
     _check_needs(config, machine or Machine())
 

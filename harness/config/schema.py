@@ -106,6 +106,38 @@ class WorkloadConfig:
 
 
 @dataclass(frozen=True)
+class TargetConfig:
+    """What is measured: the service that the variant's parts make, or any server at an address."""
+
+    name: Literal["in_house", "openai", "realtime"] = "in_house"
+    url: str = ""
+    """Base URL of a foreign server, such as http://127.0.0.1:8000/v1; written to results."""
+    model: str = "whisper-1"
+    """The name that the server knows its model by."""
+    key_variable: str = ""
+    """The environment variable that holds the API key. The key itself is never written anywhere."""
+    codec: Literal["pcm16", "g711_ulaw", "g711_alaw"] = "pcm16"
+    """How live sound is sent (realtime): 16 bits at 24 kHz, or a telephone's code at 8 kHz."""
+    response_format: Literal["json", "text", "verbose_json"] = "json"
+    stream: bool = False
+    """Ask for the transcript as server-sent events."""
+    language: str = ""
+    """ISO 639-1; empty: not stated."""
+    timeout_s: PositiveSeconds = 120.0
+    """For a whole request, connecting included. One that takes longer has failed."""
+    max_answer_bytes: Positive = 16 << 20
+    """An answer that is longer has failed."""
+    max_wer: Share | None = None
+    """The word error rate against the set's transcripts that the server is held to. A foreign server has no
+    eager reference: without a limit its run is UNVERIFIED."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether nothing of ours is built, and so no part of the variant means anything."""
+        return self.name != "in_house"
+
+
+@dataclass(frozen=True)
 class WarmupConfig:
     min_passes: Positive = 2
     max_passes: Positive = 12
@@ -175,6 +207,7 @@ class RunConfig:
     ipc: ChoiceConfig = field(default_factory=ChoiceConfig)
     io: ChoiceConfig = field(default_factory=ChoiceConfig)
     gc: ChoiceConfig = field(default_factory=ChoiceConfig)
+    target: TargetConfig = field(default_factory=TargetConfig)
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     workload: WorkloadConfig = field(default_factory=WorkloadConfig)
     runner: RunnerConfig = field(default_factory=RunnerConfig)

@@ -46,6 +46,10 @@ SPAN_COLORS = {
     "decoder": "#EDAE49",
     "text": "#F3D08B",
     "reply": "#C9B79C",
+    "connect": "#E3D9C6",
+    "upload": "#7F6A4F",
+    "wait": "#4A4A4A",
+    "download": "#B08D57",
 }
 
 

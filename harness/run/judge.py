@@ -33,9 +33,15 @@ from harness.record import (
     read_journal,
     samples_frame_of,
 )
+from harness.run.foreign import against_transcripts
+from harness.same_ground import is_foreign
 
 #: A variant that finds that it did not do its work says so under this key of its evidence.
 NOT_ENGAGED = "not_engaged"
+_FAILED_REMEDY = {
+    False: "mend the recordings, or mark them with expect_failure in the manifest",
+    True: "the server's log may say more, and workload.clients ask it less at once",
+}
 
 
 def judge(run: Run, samples: pd.DataFrame, folder: Path, warnings: Sequence[str], itself: bool) -> Run:
@@ -47,18 +53,18 @@ def judge(run: Run, samples: pd.DataFrame, folder: Path, warnings: Sequence[str]
     measured = samples[samples["phase"] == MEASURED]
     served = measured[measured["error"].isna()]
     reference = samples if itself else _reference(folder)
-    parity = None if reference is None or served.empty else _parity(run, served, reference, itself)
+    parity = _outcome(run, served, reference, itself)
     broken = [
         *_failures(run, measured, served, reference),
         *_ledger(run, served),
-        *_evidence(run.processes),
+        *_evidence(run),
         *_weights(run),
         *_outputs(parity),
         *_lag(run, measured),
         *_backlog(run, served),
         *_streams(run.processes),
     ]
-    unverified = list(_unverified(reference))
+    unverified = list(_unverified(run, reference))
     reasons = [*broken, *unverified, *_unfinished(run, measured)]
     judged = replace(
         run,
@@ -93,8 +99,11 @@ def _unfinished(run: Run, measured: pd.DataFrame) -> Iterator[Reason]:
         yield Reason("finished", message)
 
 
-def _unverified(reference: pd.DataFrame | None) -> Iterator[Reason]:
-    if reference is None:
+def _unverified(run: Run, reference: pd.DataFrame | None) -> Iterator[Reason]:
+    if is_foreign(run.config):
+        if _max_wer(run) is None:
+            yield Reason("reference", "nothing says how many errors its text may have; state target.max_wer")
+    elif reference is None:
         yield Reason(
             "reference", "the output was not compared with the eager reference; set runner.reference=true"
         )
@@ -140,7 +149,7 @@ def _too_many(run: Run, failed: pd.DataFrame, requests: int) -> Iterator[Reason]
         yield Reason(
             "requests",
             f"{len(failed)} of {requests} requests failed (at most {limit:.0%}, runner.max_failed_share): "
-            f"{first_errors(failed)}; mend the recordings, or mark them with expect_failure in the manifest",
+            f"{first_errors(failed)}; {_FAILED_REMEDY[is_foreign(run.config)]}",
         )
 
 
@@ -159,11 +168,12 @@ def _ledger(run: Run, served: pd.DataFrame) -> Iterator[Reason]:
         yield reason
 
 
-def _evidence(processes: Sequence[ProcessRecord]) -> Iterator[Reason]:
-    for process in processes:
+def _evidence(run: Run) -> Iterator[Reason]:
+    parts = ("target",) if is_foreign(run.config) else ("topology", "engine")
+    for process in run.processes:
         if not process.finished:
             continue
-        for part in ("topology", "engine"):
+        for part in parts:
             if not process.evidence.get(part):
                 yield Reason(
                     "evidence", f"process {process.index}: the {part} left no evidence of what it did"
@@ -229,6 +239,21 @@ def _reference(folder: Path) -> pd.DataFrame | None:
         return None
     content = read_journal(journal)
     return samples_frame_of(() if content is None else content.rows)
+
+
+def _outcome(run: Run, served: pd.DataFrame, reference: pd.DataFrame | None, itself: bool) -> Parity | None:
+    """None where there is nothing to compare, or nothing to compare it with."""
+    max_wer = _max_wer(run)
+    if served.empty:
+        return None
+    if max_wer is not None:
+        return against_transcripts(served, max_wer)
+    return None if reference is None else _parity(run, served, reference, itself)
+
+
+def _max_wer(run: Run) -> float | None:
+    """What a foreign server is held to; None for any other, and where it is not stated."""
+    return run.config["target"]["max_wer"] if is_foreign(run.config) else None
 
 
 def _parity(run: Run, served: pd.DataFrame, reference: pd.DataFrame, itself: bool) -> Parity:

@@ -1,4 +1,4 @@
-"""The service under test, as a configuration names it: in this process, or a server behind sockets."""
+"""The service under test, as a configuration names it: in this process, behind sockets, or foreign."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from harness.config.schema import RunConfig
 from harness.protocols import Service, ServiceSpec
 from harness.protocols.server import ServerPlan
 from harness.run.markers import make_recorder
+from harness.target.service import TargetService
 from harness.workload.remote import RemoteService
 from variants import registry
 
@@ -17,6 +18,8 @@ from variants import registry
 def make_service(config: RunConfig, lengths_s: Sequence[float], warm_up_s: Sequence[float]) -> Service:
     """The service, not yet started. ``lengths_s`` are the audio set's lengths, ``warm_up_s`` those to
     warm a server up with."""
+    if config.target.is_foreign:
+        return TargetService(config.target)
     if config.io.name != "none":
         return RemoteService(server_plan(config, lengths_s, warm_up_s), config.runner.silence_timeout_s)
     service: Service = registry.load("topology", config.topology.name)(make_spec(config, lengths_s))

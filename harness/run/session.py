@@ -50,7 +50,7 @@ from harness.run.judge import judge
 from harness.run.process import Launch, run_jobs
 from harness.run.progress import Progress
 from harness.run.tracing import nsys_command
-from harness.same_ground import comparability_of
+from harness.same_ground import comparability_of, is_foreign
 from variants import registry
 
 #: Keys that say where a run is kept, not what it measures.
@@ -145,7 +145,9 @@ class RunSession:
 
     @property
     def _needs_reference(self) -> bool:
-        return self.config.runner.reference and not is_reference(self.config)
+        """A foreign server is held to the transcripts (``target.max_wer``)."""
+        foreign = self.config.target.is_foreign
+        return self.config.runner.reference and not foreign and not is_reference(self.config)
 
     def _measured_reference(self, of_others: Sequence[RunSession]) -> RunSession | None:
         """An eager session that is sent every recording of this one's."""
@@ -254,7 +256,7 @@ class RunSession:
             packages=provenance.package_versions(),
             dataset=_dataset(self.audio),
             # The weights are known once a process has built them; see finish().
-            model=Model(self.config.model.label, self.config.model.weights, weights_hash=""),
+            model=_model(self.config),
             gpus=provenance.gpus(),
             command=provenance.command_line(),
         )
@@ -371,9 +373,19 @@ def _dataset(audio: AudioSet) -> Dataset:
     )
 
 
+def _model(config: RunConfig) -> Model:
+    if config.target.is_foreign:
+        return Model(config.target.model, "foreign", weights_hash="")
+    return Model(config.model.label, config.model.weights, weights_hash="")
+
+
 def _with_model(run: Run, processes: Sequence[ProcessRecord]) -> Run:
-    """Fill in the weights, which are known once a process has built them."""
-    found = [p.evidence.get("engine", {}).get("model", {}) for p in processes]
+    """Fill in the weights, which are known once a process has built them, or what a foreign server's
+    headers say of its version."""
+    if is_foreign(run.config):
+        found = [p.evidence.get("target", {}).get("versions", {}) for p in processes]
+    else:
+        found = [p.evidence.get("engine", {}).get("model", {}) for p in processes]
     details = next((dict(model) for model in found if model), {})
     model = replace(
         run.provenance.model,

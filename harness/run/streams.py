@@ -25,6 +25,7 @@ from harness.record import MEASURED, Memory, ProcessRecord, Sample
 from harness.run.messages import Reporter
 from harness.run.service import server_plan
 from harness.spans import now_ns
+from harness.target.realtime import foreign_server, own_server
 from harness.workload.server_process import ServerProcess
 from harness.workload.streaming import (
     SloStep,
@@ -64,16 +65,24 @@ class StreamRun:
     ) -> None:
         """Raises ``UsageError`` where no recording can be decoded."""
         self._config = config
+        self._foreign = foreign_server(config.target) if config.target.is_foreign else None
         self._server = server_plan(config, lengths_s, warm_up_s)
         self._edges_s = audio.bucket_edges_s
         self._plan = StreamingPlan(
-            **config.workload.options,
+            **{**config.workload.options, **self._of_the_protocol()},
             connections=config.workload.requests,
             lag_budget_s=config.workload.lag_budget_s,
             seed=seed,
         )
         spoken = Target(sample_rate=self._plan.sample_rate, quality=config.frontend["resample_quality"])
         self._recordings, self._items, self.refused = _audible(audio.items, spoken)
+
+    def _of_the_protocol(self) -> dict[str, Any]:
+        """OpenAI's events acknowledge no chunk and carry 16-bit samples. A foreign server is held to the
+        transcripts of its recordings, which are therefore spoken once."""
+        if self._foreign is not None:
+            return {"acknowledged": False, "encoding": "s16le", "whole": True}
+        return {"acknowledged": False, "encoding": "s16le"} if self._server.io == "http" else {}
 
     def measure(self, reporter: Reporter, memory_of: Callable[[int], Memory]) -> StreamOutcome:
         """Stream once, after searching the largest load where ``workload.search`` says so.
@@ -122,16 +131,17 @@ class StreamRun:
     ) -> Sample:
         """``times_ns``: when the final text was due and when it came."""
         due_s, final_s = ((at_ns - record.epoch_ns) * 1e-9 for at_ns in times_ns)
+        audio_s = (item.duration_s or 0.0) if self._plan.whole else self._plan.duration_s
         return Sample(
             process=record.index,
             phase=MEASURED,
             index=index,
             request_id=item.item_id,
-            bucket=bucket_label(self._plan.duration_s, self._edges_s),
+            bucket=bucket_label(audio_s, self._edges_s),
             container=item.container,
             sample_rate=item.sample_rate or 0,
             channels=item.channels or 0,
-            audio_s=self._plan.duration_s,
+            audio_s=audio_s,
             speech_s=0.0,
             segments=1,
             scheduled_s=due_s,
@@ -141,6 +151,7 @@ class StreamRun:
             unaccounted_s=0.0,
             spans={},
             text=text,
+            reference_text=item.text if self._plan.whole else None,
             error=error,
         )
 
@@ -168,9 +179,14 @@ class StreamRun:
         def begin() -> None:
             reporter.stage(f"{plan.connections} live streams for {plan.duration_s:.0f} s")
 
+        if self._foreign is not None:
+            result = stream_load(self._foreign, self._recordings, plan, begin, reporter.counting)
+            return result, Memory(rss_bytes=None), self._foreign.evidence(result)
         with closing(ServerProcess(self._server, self._config.runner.silence_timeout_s)) as server:
             server.start(reporter.building)
-            result = stream_load(server.address, self._recordings, plan, begin, reporter.counting)
+            own = self._server.io == "http"
+            to = own_server(server.address, plan.sample_rate) if own else server.address
+            result = stream_load(to, self._recordings, plan, begin, reporter.counting)
             return result, memory_of(server.pid), server.stop()
 
 
@@ -185,11 +201,12 @@ def figures_text(figures: Mapping[str, Any]) -> str:
             return f"{value['value'] * 1e3:.2f} [{value['low'] * 1e3:.2f}, {value['high'] * 1e3:.2f}] ms"
         return "n too small" if value is None else f"{value * 1e3:.2f} ms"
 
+    answered = "chunk latency" if figures.get("acknowledged", True) else "final text"
     rows = [
         ("streams", f"{figures['connections']}, of {figures['chunks']} chunks {figures['lost_chunks']} lost"),
-        ("chunk latency p50", ms(figures["p50"])),
-        ("chunk latency p95", ms(figures["p95"])),
-        ("chunk latency p99", ms(figures["p99"])),
+        (f"{answered} p50", ms(figures["p50"])),
+        (f"{answered} p95", ms(figures["p95"])),
+        (f"{answered} p99", ms(figures["p99"])),
         ("jitter p50, p95", f"{ms(figures['jitter_p50_s'])}, {ms(figures['jitter_p95_s'])}"),
         ("first text p50, p95", f"{ms(figures['first_text_p50_s'])}, {ms(figures['first_text_p95_s'])}"),
         ("final text p50, p95", f"{ms(figures['final_p50_s'])}, {ms(figures['final_p95_s'])}"),

@@ -155,8 +155,7 @@ class Worker:
                 self._record = replace(self._record, cpu=meter.read())
                 energy_j = energy.read_j()
             telemetry = self._telemetry(sampler)
-            pid = service.pid if isinstance(service, RemoteService) else None
-            memory = peak_memory(pid, telemetry, self._meter)  # asking a server for evidence ends it
+            memory = self._memory(service, telemetry)  # asking a server for evidence ends it
             evidence: dict[str, Any] = {**service.evidence(), "warmup": asdict(report), "energy_j": energy_j}
             pauses: Iterable[Any] = ()
             if self._search:
@@ -167,6 +166,13 @@ class Worker:
             elif isinstance(service, RemoteService):
                 pauses = service.pauses()
             self._finish(journal, evidence, memory, telemetry, _pauses(pauses, measured_from_ns))
+
+    def _memory(self, service: Service, telemetry: tuple[Telemetry, ...]) -> Memory:
+        """Of the processes that serve: those of a foreign server are out of sight."""
+        if self._config.target.is_foreign:
+            return Memory(rss_bytes=None)
+        pid = service.pid if isinstance(service, RemoteService) else None
+        return peak_memory(pid, telemetry, self._meter)
 
     def _stream(self, journal: Journal) -> None:
         """Live streams from clients in processes of their own."""
@@ -223,7 +229,10 @@ class Worker:
 
     @contextlib.contextmanager
     def _service(self) -> Iterator[Service]:
-        self._reporter.stage(f"building {self._config.model.label} ({self._config.model.weights} weights)")
+        if not self._config.target.is_foreign:
+            self._reporter.stage(
+                f"building {self._config.model.label} ({self._config.model.weights} weights)"
+            )
         service = make_service(self._config, self._lengths_s, self._shapes_s())
         try:
             service.start(self._reporter.building)
@@ -233,7 +242,8 @@ class Worker:
 
     @property
     def _serves_itself(self) -> bool:
-        return self._config.topology.name == "inprocess" and self._config.io.name == "none"
+        foreign = self._config.target.is_foreign
+        return not foreign and self._config.topology.name == "inprocess" and self._config.io.name == "none"
 
     @property
     def _lengths_s(self) -> list[float]:

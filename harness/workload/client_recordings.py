@@ -166,11 +166,17 @@ def _reply(answer: _Answer, request_id: str, asked_ns: int) -> Reply:
             raise ValueError(message)
         return _failed(request_id, f"{code.name.lower()}: {message}", asked_ns)
     reply = decode_final(frame.payload, request_id)
+    return both_sides(reply, asked_ns, answer.sent_ns, answer.found_ns, answer.core_wait_ns)
+
+
+def both_sides(reply: Reply, asked_ns: int, sent_ns: int, found_ns: int, core_wait_ns: int) -> Reply:
+    """The server's ``reply`` with the client's part in it: sending until ``sent_ns``, waiting for a core
+    before the answer was noticed at ``found_ns``, and reading it until now."""
     read_ns = now_ns()
-    spans = _sending(asked_ns, answer.sent_ns, reply.spans)
-    woken_ns = max(spans[-1].end_ns, answer.found_ns - answer.core_wait_ns)
-    waiting = Span("queue", min(woken_ns, answer.found_ns), answer.found_ns)
-    reading = Span("reply", answer.found_ns, read_ns)
+    spans = _sending(asked_ns, sent_ns, reply.spans)
+    woken_ns = max(spans[-1].end_ns, found_ns - core_wait_ns)
+    waiting = Span("queue", min(woken_ns, found_ns), found_ns)
+    reading = Span("reply", found_ns, read_ns)
     return replace(reply, spans=(*spans, waiting, reading), started_ns=asked_ns, finished_ns=read_ns)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from harness.protocols import BuildProgress, Evidence, Reply, Request, silent
 from harness.protocols.server import CollectorPause, ServerEvidence, ServerPlan
+from harness.target.own_server import HttpRecordings
 from harness.workload.client_recordings import RecordingClient
 from harness.workload.server_process import ServerProcess
 
@@ -17,12 +18,13 @@ class RemoteService:
 
     def __init__(self, plan: ServerPlan, silence_s: float) -> None:
         self._server = ServerProcess(plan, silence_s)
-        self._client: RecordingClient | None = None
+        self._make_client = HttpRecordings if plan.io == "http" else RecordingClient
+        self._client: HttpRecordings | RecordingClient | None = None
         self._ended: ServerEvidence | None = None
 
     def start(self, progress: BuildProgress = silent) -> None:
         self._server.start(progress)
-        self._client = RecordingClient(self._server.address, _REQUEST_TIMEOUT_S)
+        self._client = self._make_client(self._server.address, _REQUEST_TIMEOUT_S)
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:
         """Nothing: the server warms itself up before it listens (``ServerPlan.warm_up_s``)."""

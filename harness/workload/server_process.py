@@ -54,6 +54,10 @@ class ServerProcess:
     def alive(self) -> bool:
         return self._child is not None and self._child.alive
 
+    def wait(self) -> None:
+        """Until the calling thread is interrupted. Raises what ended the server, should it end first."""
+        self._running.hear()
+
     def stop(self, timeout_s: float = 30.0) -> ServerEvidence:
         """SIGTERM, wait for the drain, and what the process then said. Raises ``HarnessError``."""
         os.kill(self.pid, signal.SIGTERM)

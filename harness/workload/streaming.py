@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -45,13 +45,63 @@ class StreamingPlan(StreamingOptions):
     lag_budget_s: float = 0.005
     """The p99 lag of the clients above which the run is INVALID."""
     sample_rate: int = 16_000
+    whole: bool = False
+    """Every recording is spoken once, as long as it is, rather than repeated or cut to ``duration_s``."""
+    acknowledged: bool = True
+    """Whether the protocol acknowledges chunks. One that does not answers the end of speech alone: then that
+    chunk's latency, until the final text, is all that is known."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one client process speaks: see ``harness.workload.client.Script``."""
+
+    recordings: tuple[npt.NDArray[np.generic], ...]
+    assigned: tuple[int, ...]
+    offsets_s: tuple[float, ...]
+    plan: StreamingPlan
+
+
+class Wire(Protocol):
+    """How clients reach a server: the main of their processes, and what it is told."""
+
+    @property
+    def main(self) -> str:
+        """``"module:function"`` of a process that answers ``StreamRecords`` (``client.run_client``)."""
+        ...
+
+    def script(self, share: Share) -> Any:
+        """Picklable."""
+        ...
+
+
+@dataclass(frozen=True)
+class OwnWire:
+    """The protocol of ``harness.protocols.wire``."""
+
+    address: Address
+    main: str = "harness.workload.client:run_client"
+
+    def script(self, share: Share) -> Script:
+        plan = share.plan
+        return Script(
+            address=self.address,
+            recordings=share.recordings,
+            assigned=share.assigned,
+            offsets_s=share.offsets_s,
+            chunk_s=plan.chunk_s,
+            sample_rate=plan.sample_rate,
+            encoding=Encoding[plan.encoding.upper()],
+            ack_every=plan.ack_every,
+            final_timeout_s=plan.final_timeout_s,
+        )
 
 
 # ---------------------------------------------------------------- the load
 
 
 def stream_load(
-    address: Address,
+    to: Address | Wire,
     recordings: Sequence[Samples],
     plan: StreamingPlan,
     begin: Callable[[], None] = lambda: None,
@@ -63,27 +113,15 @@ def stream_load(
     Blocks until every stream has ended. Raises ``HarnessError`` when a client process fails, and
     ``StreamsInterrupted`` with what was seen until then; what happens to single streams is in the result.
     """
-    wire = tuple(to_wire(fit(recording, plan), plan) for recording in recordings)
-    if not wire:
+    own = tuple(to_wire(fit(recording, plan), plan) for recording in recordings)
+    if not own:
         raise UsageError("no recording to stream: the audio set is empty")
-    assigned, offsets_s = schedule(plan, len(wire))
-    shares = [slice(n, None, plan.client_processes) for n in range(plan.client_processes)]
-    scripts = [
-        Script(
-            address=address,
-            recordings=wire,
-            assigned=tuple(assigned[share]),
-            offsets_s=tuple(offsets_s[share]),
-            chunk_s=plan.chunk_s,
-            sample_rate=plan.sample_rate,
-            encoding=Encoding[plan.encoding.upper()],
-            ack_every=plan.ack_every,
-            final_timeout_s=plan.final_timeout_s,
-        )
-        for share in shares
-    ]
-    order = np.concatenate([np.arange(plan.connections)[share] for share in shares])
-    with _clients(scripts) as clients:
+    assigned, offsets_s = schedule(plan, len(own))
+    slices = [slice(n, None, plan.client_processes) for n in range(plan.client_processes)]
+    shares = [Share(own, tuple(assigned[part]), tuple(offsets_s[part]), plan) for part in slices]
+    order = np.concatenate([np.arange(plan.connections)[part] for part in slices])
+    wire = OwnWire(to) if isinstance(to, Address) else to
+    with _clients(wire, shares) as clients:
         for client in clients:
             client.answer()  # connected
         begin()
@@ -135,7 +173,7 @@ def schedule(plan: StreamingPlan, recordings: int) -> tuple[npt.NDArray[np.int64
 def fit(recording: Samples, plan: StreamingPlan) -> Samples:
     """What the server hears of a recording: repeated or cut to the plan's duration, in the steps of the
     wire's encoding."""
-    length = round(plan.duration_s * plan.sample_rate)
+    length = len(recording) if plan.whole else round(plan.duration_s * plan.sample_rate)
     if recording.ndim != 1 or len(recording) == 0:
         raise UsageError(f"a stream needs mono samples [n]; this recording has shape {recording.shape}")
     step = _STEP[plan.encoding.upper()]
@@ -159,12 +197,12 @@ def to_wire(samples: Samples, plan: StreamingPlan) -> npt.NDArray[np.generic]:
 
 
 @contextmanager
-def _clients(scripts: Sequence[Script]) -> Iterator[list[Child]]:
-    """A process for each script; none is left behind."""
+def _clients(wire: Wire, shares: Sequence[Share]) -> Iterator[list[Child]]:
+    """A process for each share; none is left behind."""
     clients: list[Child] = []
     try:
-        for number, script in enumerate(scripts):
-            clients.append(Child("harness.workload.client:run_client", script, f"client {number}"))
+        for number, share in enumerate(shares):
+            clients.append(Child(wire.main, wire.script(share), f"client {number}"))
         yield clients
     finally:
         for client in clients:
@@ -211,8 +249,11 @@ class StreamingResult:
 
     @property
     def lost_chunks(self) -> int:
-        """Chunks of the schedule that were not acknowledged, sent or not."""
-        return int(np.sum((self.records.scheduled_ns > 0) & ~self.answered))
+        """Chunks of the schedule that were to be acknowledged and were not, sent or not."""
+        due = self.records.scheduled_ns > 0
+        if not self.plan.acknowledged:
+            due = due & (self.records.scheduled_ns == self.records.scheduled_ns.max(axis=1, keepdims=True))
+        return int(np.sum(due & ~self.answered))
 
     @property
     def latencies_s(self) -> npt.NDArray[np.float64]:
@@ -304,6 +345,7 @@ class StreamingResult:
             worst_connection_p95_s=float(self.connection_percentile_s(0.95).max(initial=0.0)),
             client_cpu_s=self.records.cpu_s,
             late=lag_p99 > self.plan.lag_budget_s,
+            acknowledged=self.plan.acknowledged,
             reasons=tuple(reasons),
         )
 
@@ -345,6 +387,8 @@ class StreamingSummary:
     client_cpu_s: float
     late: bool = False
     """The clients were late: nothing is known about the server."""
+    acknowledged: bool = True
+    """Whether latencies are those of chunks; else they are those from the end of speech to the final text."""
     reasons: tuple[str, ...] = ()
 
     @property

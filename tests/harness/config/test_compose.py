@@ -30,6 +30,7 @@ LEAVES = sorted(
         "ipc",
         "io",
         "gc",
+        "target",
         "workload",
         "runner",
         "profiler",
@@ -92,7 +93,7 @@ def test_own_recordings_replace_the_set(tmp_path: Path) -> None:
         ("workload.requests=many", "many"),
         ("frontend.vad=ears", "ears"),
         ("frontend.vda=silero", "did you mean frontend.vad"),
-        ("io.options.port=1", "io=asyncio_loop, epoll, threads"),
+        ("io.options.port=1", "io=asyncio_loop, epoll, http, threads"),
         (
             "profiler=torch profiler.options.record_shapes=3",
             "profiler.options.record_shapes=3 has to be true",

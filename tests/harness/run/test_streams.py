@@ -43,6 +43,18 @@ def test_live_streams_lose_nothing(tmp_path: Path, variant: str) -> None:
     assert "chunk latency p50" in done.stdout
 
 
+def test_streams_over_a_websocket_get_the_reference_s_text(tmp_path: Path) -> None:
+    """The protocol acknowledges no chunk: latency is from the end of speech to the final text."""
+    done, run = measure(tmp_path, "variant=http", "workload=streaming", *PATIENT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert run.run.parity is not None
+    assert run.run.parity.status is ParityStatus.SAME
+    figures = run.run.processes[0].evidence["streaming"]
+    assert (figures["chunks"], figures["lost_chunks"], figures["acknowledged"]) == (20 * 20, 0, False)
+    assert run.run.processes[0].evidence["io"]["streams"] == 20
+    assert "final text p50" in done.stdout
+
+
 def test_the_search_records_every_step(tmp_path: Path) -> None:
     search = ("workload.search=slo", "workload.options.slo_p95_s=5", "workload.options.slo_most=40")
     done, run = measure(tmp_path, "variant=epoll", "workload=streaming", *PATIENT, *search)

@@ -13,7 +13,7 @@ from harness.workload.remote import RemoteService
 from variants.topology.warmup import tone_wav
 
 
-@pytest.fixture(params=["epoll", "threads", "asyncio_loop"])
+@pytest.fixture(params=["epoll", "threads", "asyncio_loop", "http"])
 def remote(request: pytest.FixtureRequest) -> Iterator[RemoteService]:
     config = compose_run([f"io={request.param}", "model=fixed_cost", "frontend=webrtc"])
     service = make_service(config, [1.0], [1.0])

@@ -1,0 +1,1 @@
+"""What this machine has, which variants it can run, and what makes timing unsteady on it."""

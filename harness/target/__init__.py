@@ -1,0 +1,1 @@
+"""What is measured over the network: any server that speaks a known protocol, ours among them."""

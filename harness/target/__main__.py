@@ -1,0 +1,93 @@
+"""``python -m harness.target``: one request to a target, and what was understood of its answer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from harness.command import command, end_on_signals, guarded
+from harness.config.load import compose_run
+from harness.config.rules import check
+from harness.config.schema import RunConfig
+from harness.corpus.load import load_audio_set
+from harness.corpus.manifest import AudioItem
+from harness.errors import ExitCode, InvalidMeasurementError, RequestError, UsageError
+from harness.measure.text import seconds
+from harness.measure.wer import count_errors
+from harness.paths import datasets_dir
+from harness.target.exchange import Exchange
+from harness.target.openai import PATH, Heard
+from harness.target.service import TargetService, fields_of, server_timing
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.target",
+        description="Send one recording to a target and say what was understood: before a run is made of it.",
+    )
+    parser.add_argument(
+        "overrides", nargs="+", metavar="key=value", help="target=openai target.url=http://HOST:PORT/v1 …"
+    )
+    options = parser.parse_args(arguments)
+    end_on_signals()
+    return guarded(lambda: _try(options.overrides))
+
+
+def _try(overrides: Sequence[str]) -> int:
+    config = compose_run(overrides)
+    if not config.target.is_foreign:
+        raise UsageError("target=in_house has no address to ask; set target=openai target.url=…")
+    check(config)
+    item = _recording(config)
+    with closing(TargetService(config.target)) as service:
+        print(f"asked    {config.target.url} ({PATH}): {_asked(config)}")
+        try:
+            exchange, heard = service.ask(item.read())
+        except RequestError as error:
+            raise InvalidMeasurementError(f"{item.item_id}: {error}") from error
+    for line in _understood(item, exchange, heard):
+        print(line)
+    return int(ExitCode.DONE)
+
+
+def _recording(config: RunConfig) -> AudioItem:
+    """The first of the set that can be read."""
+    audio = load_audio_set(
+        config.dataset.name,
+        Path(config.dataset.manifest) if config.dataset.manifest else None,
+        specs_dir=datasets_dir(),
+        cache_dir=Path(config.runner.cache_dir),
+        items=config.dataset.items,
+        seed=config.dataset.seed,
+    )
+    found = next((item for item in audio.items if not item.expect_failure), None)
+    if found is None:
+        raise UsageError("every recording of the set is expected to fail: there is none to try")
+    return found
+
+
+def _asked(config: RunConfig) -> str:
+    return ", ".join(f"{name}={value}" for name, value in fields_of(config.target).items())
+
+
+def _understood(item: AudioItem, exchange: Exchange, heard: Heard) -> Iterator[str]:
+    yield f"answer   HTTP {exchange.status}, {exchange.headers.get('content-type', 'no content type')}"
+    yield f"server   {exchange.headers.get('server', 'it does not say')}"
+    yield "time     " + ", ".join(f"{span.name} {seconds(span.duration_s)}" for span in exchange.spans)
+    if timing := list(server_timing(exchange.headers.get("server-timing", ""))):
+        yield "its own  " + ", ".join(f"{name} {seconds(value)}" for name, value in timing)
+    if heard.extra:
+        yield f"beside   {', '.join(heard.extra)}"
+    if item.text is not None:
+        errors = count_errors(item.text, heard.text)
+        yield f"said     {item.text}"
+        yield f"heard    {heard.text}   ({errors.total} of {errors.words} words wrong)"
+    else:
+        yield f"heard    {heard.text}"
+
+
+if __name__ == "__main__":
+    sys.exit(command(main))

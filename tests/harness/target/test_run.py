@@ -1,0 +1,218 @@
+"""Foreign servers through the front door: measured, judged and compared as the rest is."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from harness.config.load import compose_run, to_dict
+from harness.config.rules import check
+from harness.config.schema import TargetConfig
+from harness.errors import UsageError
+from harness.protocols import Request
+from harness.record import Model, RunWriter, Status, StoredRun, VerdictStatus, read_run
+from harness.run.judge import judge
+from harness.run.service import server_plan
+from harness.same_ground import comparability_of
+from harness.spans import now_ns
+from harness.target.service import TargetService
+from harness.workload.server_process import ServerProcess
+from tests.harness.runs import Recipe, process_record, provenance, samples, unmeasured
+from tests.harness.target.servers import response, saying, sends, serving, silent
+from variants.topology.warmup import tone_wav
+
+QUICK = ("runner.processes=1", "workload.requests=24", "runner.warmup.max_passes=2")
+
+
+def measured(
+    folder: Path, manifest: Path, url: str, *overrides: str
+) -> tuple[subprocess.CompletedProcess[str], StoredRun]:
+    places = (
+        f"runner.results_dir={folder}",
+        f"dataset.manifest={manifest}",
+        f"runner.cache_dir={folder}/cache",
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "harness",
+        "target=openai",
+        f"target.url={url}",
+        *QUICK,
+        *places,
+        *overrides,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    (path,) = folder.glob("*/run.json")
+    return done, read_run(path.parent)
+
+
+def right(sock: socket.socket, _request: bytes) -> None:
+    sock.sendall(saying("One, two, three, four, five.", "server: other/3\r\n"))
+
+
+def test_a_good_server_s_run_is_valid_and_says_nothing_of_the_key(
+    tmp_path: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "s3cret-of-mine")
+    with serving(right) as url:
+        done, stored = measured(
+            tmp_path, manifest, url, "target.max_wer=0.05", "target.key_variable=SOME_KEY"
+        )
+    assert done.returncode == 0, done.stderr
+    run = stored.run
+    assert run.verdict.status is VerdictStatus.VALID
+    assert run.variant == "openai"
+    assert run.provenance.model == Model("whisper-1", "foreign", "", details={"server": ["other/3"]})
+    assert run.memory is not None
+    assert run.memory.rss_bytes is None
+    assert run.comparability.fields["target.url"] == url
+    assert not [name for name in run.comparability.fields if name.startswith(("model.", "encoder."))]
+    rows = stored.measured
+    assert len(rows) == 24
+    assert (rows["span_wait_s"] > 0).all()
+    assert (rows["span_encoder_s"] == 0).all()
+    assert "target.max_wer is 5.00%" in done.stdout
+    written = [path for path in stored.folder.rglob("*") if path.is_file()]
+    assert written
+    assert not [path for path in written if b"s3cret" in path.read_bytes()]
+    assert "s3cret" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "max_wer", "status", "why"),
+    [
+        ("one two three four five", 0.05, VerdictStatus.VALID, None),
+        ("one two three four five", None, VerdictStatus.UNVERIFIED, "target.max_wer"),
+        ("one two three", 0.1, VerdictStatus.INVALID, "WER 40.00%"),
+        (None, 0.1, VerdictStatus.INVALID, "no request was answered"),
+    ],
+    ids=["right", "no limit", "wrong", "failed"],
+)
+def test_what_a_run_is_worth(
+    tmp_path: Path, text: str | None, max_wer: float | None, status: VerdictStatus, why: str | None
+) -> None:
+    run = replace(unmeasured(Recipe()), status=Status.COMPLETE)
+    target = {**to_dict(compose_run(["target=openai"]))["target"], "max_wer": max_wer}
+    run = replace(run, config={**run.config, "runner": {"max_failed_share": 0.05}, "target": target})
+    writer = RunWriter.open(tmp_path, run)
+    record = replace(process_record(0), evidence={"target": {"host": "a"}})
+    with writer.journal(record) as journal:
+        for row in samples(Recipe(processes=1, requests=60, noise=0.0), 0):
+            error = "it broke" if text is None else None
+            said = {"text": text or "", "token_ids": (), "reference_text": "one two three four five"}
+            journal.append(replace(row, error=error, **said))
+        journal.finish(record)
+    merged = writer.merge()
+    judged = judge(replace(run, processes=merged.processes), merged.samples, writer.folder, (), False)
+    assert judged.verdict.status is status, judged.verdict
+    if why is not None:
+        assert why in judged.verdict.reasons[0].message
+
+
+def test_bad_answers_cost_their_rows_and_the_run_ends(tmp_path: Path, manifest: Path) -> None:
+    bad = (sends(response(b"no", "503 Busy")), silent)
+    open_loop = ("workload=open", "workload.rate_per_s=50", "workload.clients=4", "target.timeout_s=1")
+    with serving(*[right] * 4, *bad, right) as url:
+        done, stored = measured(
+            tmp_path, manifest, url, "target.max_wer=0.05", "workload.requests=24", *open_loop
+        )
+    errors = stored.samples["error"].dropna().tolist()
+    assert len(errors) == 2
+    assert any("HTTP 503" in error for error in errors)
+    assert any("timed out" in error for error in errors)
+    assert done.returncode == 4
+    assert "2 of 24 requests failed" in stored.run.verdict.reasons[0].message
+
+
+@pytest.fixture
+def own_server() -> Iterator[str]:
+    config = compose_run(["io=http", "model=fixed_cost", "frontend=webrtc"])
+    with ServerProcess(server_plan(config, [1.0], [1.0])) as server:
+        yield f"http://{server.address}/v1"
+
+
+def test_one_request_says_what_was_understood(own_server: str, manifest: Path) -> None:
+    command = [sys.executable, "-m", "harness.target", "target=openai", f"target.url={own_server}"]
+    done = subprocess.run(
+        [*command, f"dataset.manifest={manifest}"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    for line in (
+        "HTTP 200, application/json",
+        "connect ",
+        "decode ",
+        "said     one two three",
+        "words wrong",
+    ):
+        assert line in done.stdout
+
+
+def test_one_request_to_a_bad_server_says_why(manifest: Path) -> None:
+    with serving(sends(response(b"", "404 Not Found"))) as url:
+        command = [sys.executable, "-m", "harness.target", "target=openai", f"target.url={url}"]
+        done = subprocess.run(
+            [*command, f"dataset.manifest={manifest}"], capture_output=True, text=True, timeout=60
+        )
+    assert done.returncode == 4
+    assert "HTTP 404" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        (["workload=streaming"], "takes whole recordings"),
+        (["io=epoll"], "has its own door"),
+        (["profiler=torch"], "sees this side alone"),
+    ],
+)
+def test_what_a_foreign_server_cannot_do_is_refused(overrides: list[str], why: str) -> None:
+    config = compose_run(["target=openai", "target.url=http://host", *overrides])
+    with pytest.raises(UsageError, match=why):
+        check(config)
+
+
+def test_a_run_from_before_there_were_targets_compares_with_one_of_our_own() -> None:
+    now = to_dict(compose_run([]))
+    before = {key: value for key, value in now.items() if key != "target"}
+    assert comparability_of(now, provenance()) == comparability_of(before, provenance())
+
+
+def test_another_server_or_model_is_another_ground() -> None:
+    config = to_dict(compose_run(["target=openai", "target.url=http://a"]))
+    other = {**config, "target": {**config["target"], "model": "other"}}
+    held = {**config, "target": {**config["target"], "max_wer": 0.1, "key_variable": "X"}}
+    newer = replace(provenance(), model=Model("m", "foreign", "", details={"server": ["2"]}))
+    keys = [comparability_of(each, provenance()).key for each in (config, held, other)]
+    assert keys[0] == keys[1] != keys[2]
+    assert comparability_of(config, newer).key != keys[0]
+
+
+@pytest.mark.slow  # half a minute of requests, and it compares times
+def test_its_latency_is_that_of_a_plain_httpx_script() -> None:
+    config = compose_run(
+        ["io=http", "model=fixed_cost", "frontend=webrtc", "model.options.per_request_s=0.05"]
+    )
+    sound, ours, theirs = tone_wav(2.0), [], []
+    with ServerProcess(server_plan(config, [2.0], [2.0])) as server:
+        url = f"http://{server.address}/v1"
+        service = TargetService(TargetConfig(name="openai", url=url))
+        with httpx.Client(trust_env=False, timeout=30.0) as plain:
+            for _ in range(220):
+                reply = service.handle(Request("r", sound))
+                ours.append((reply.finished_ns - reply.started_ns) * 1e-9)
+                began_ns = now_ns()
+                form = {"file": ("x.wav", sound)}
+                answer = plain.post(f"{url}/audio/transcriptions", files=form, data={"model": "whisper-1"})
+                assert answer.json()["text"] == (reply.transcript.text if reply.transcript else "")
+                theirs.append((now_ns() - began_ns) * 1e-9)
+        service.close()
+    assert np.median(ours[20:]) == pytest.approx(np.median(theirs[20:]), rel=0.03)
