@@ -144,9 +144,6 @@ class Builder:
         if not network.strongly_typed:
             self._logger.log(Severity.ERROR, "weak types are not supported here")
             return None
-        if config.builder_optimization_level == 0:
-            self._logger.log(Severity.ERROR, "no kernel found for layers.0.conv")
-            return None
         config.progress_monitor.phase_start("Building", None, 1)
         config.progress_monitor.step_complete("Building", 0)
         config.progress_monitor.phase_finish("Building")
