@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -13,12 +13,13 @@ from harness.compare import effect_cells, notes
 from harness.errors import InvalidMeasurementError, NotComparableError
 from harness.files import explained, write_atomically, write_text
 from harness.measure.metrics import ALL, metric
-from harness.measure.text import duration, number, seconds
+from harness.measure.text import NOTHING, duration, number, seconds
 from harness.measure.wer import normalize
 from harness.record import StoredRun
 from harness.record.codec import to_json
-from harness.report.charts import charts
+from harness.report.charts import PART_COLORS, UNACCOUNTED, charts
 from harness.report.content import (
+    EDITS,
     HEADER,
     WITHHELD,
     Entry,
@@ -34,6 +35,10 @@ from harness.report.content import (
 from harness.side_by_side import compare_runs
 
 PAGE = "report.html"
+ANSWERS = ("run", "verdict", "p50", "p95", "RTFx")
+DETAILS = ("run", "requests", "p90", "p99", "RTF p50", "WER", EDITS, "memory")
+_VISIBLE = 0.02
+"""Share of a request from which on a part is in the legend."""
 _WITH_INTERVAL = re.compile(r"(?P<value>\S+) (?P<interval>\[.*\])(?P<unit>.*)")
 _ALT = {
     "latency.png": "Share of requests answered within a time, per run",
@@ -74,9 +79,10 @@ def page(shown: Sequence[Entry], images: dict[str, bytes]) -> str:
     title = ", ".join(entry.label for entry in shown)
     sections = [
         _top(shown),
-        _headline_table(shown),
+        _answers(shown),
         _warnings(shown),
         "".join(_image(name, png) for name, png in images.items()),
+        _details_table(shown),
         _comparisons(shown),
         _buckets(shown),
         _transcripts(shown),
@@ -98,16 +104,67 @@ def _top(shown: Sequence[Entry]) -> str:
     return f"<h1>{escape(title)}</h1>" + "".join(f'<p class="quiet">{escape(line)}</p>' for line in lines)
 
 
-def _headline_table(shown: Sequence[Entry]) -> str:
-    body = ""
-    for entry in shown:
-        label, verdict, *figures = headline(entry)
-        body += _row([escape(label), _badge(verdict), *map(_figure, figures)])
-    note = (
-        "Latency from the scheduled arrival; percentiles by nearest rank with 95 % intervals. RTF is "
-        "processing over audio, of one request; RTFx is audio over wall time, of the whole run."
+def _answers(shown: Sequence[Entry]) -> str:
+    """What the first screen says: may it be quoted, how fast is it, where does the time go."""
+    means_s = [sum(_parts(entry).values()) for entry in shown]
+    body = "".join(
+        _row([*_cells(entry, ANSWERS), _bar(_parts(entry), max(means_s, default=0.0))]) for entry in shown
     )
-    return f'<div class="scroll">{_table(HEADER, body)}</div><p class="quiet">{note}</p>'
+    note = (
+        "Latency from the scheduled arrival; percentiles by nearest rank with 95 % intervals. RTFx is audio "
+        "over wall time, of the whole run. Bars: the mean request, all to one scale."
+    )
+    header = (*ANSWERS, "where the time goes")
+    return f'<div class="answers">{_table(header, body)}</div>{_legend(shown)}<p class="quiet">{note}</p>'
+
+
+def _details_table(shown: Sequence[Entry]) -> str:
+    body = "".join(_row(_cells(entry, DETAILS)) for entry in shown)
+    note = "RTF is processing over audio, of one request."
+    return (
+        f'<h2>More figures</h2><div class="scroll">{_table(DETAILS, body)}</div><p class="quiet">{note}</p>'
+    )
+
+
+def _cells(entry: Entry, names: Sequence[str]) -> list[str]:
+    found = dict(zip(HEADER, headline(entry), strict=True))
+    return [_badge(found[name]) if name == "verdict" else _figure(found[name]) for name in names]
+
+
+def _parts(entry: Entry) -> dict[str, float]:
+    """Mean seconds of each span of a request, and what no span explains; empty where it may not be told."""
+    overall = entry.summary.overall
+    if overall is None or not entry.drawable or not entry.has_ledger:
+        return {}
+    spans = {name: value for name, value in overall.spans.items() if value > 0}
+    return {**spans, UNACCOUNTED: max(0.0, overall.unaccounted_s)}
+
+
+def _bar(parts: Mapping[str, float], longest_s: float) -> str:
+    if not parts:
+        return NOTHING
+    pieces = "".join(
+        f'<i style="width:{value / longest_s:.2%};background:{PART_COLORS[name]}" '
+        f'title="{escape(name)} {escape(seconds(value))}"></i>'
+        for name, value in parts.items()
+    )
+    return f'<div class="bar">{pieces}</div>'
+
+
+def _legend(shown: Sequence[Entry]) -> str:
+    """The parts that somebody can see, in the order of a request."""
+    seen = {
+        name
+        for entry in shown
+        for name, value in _parts(entry).items()
+        if value > _VISIBLE * sum(_parts(entry).values())
+    }
+    named = (
+        f'<span><i style="background:{color}"></i>{escape(name)}</span>'
+        for name, color in PART_COLORS.items()
+        if name in seen
+    )
+    return f'<p class="legend">{"".join(named)}</p>' if seen else ""
 
 
 def _warnings(shown: Sequence[Entry]) -> str:
