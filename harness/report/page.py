@@ -75,13 +75,12 @@ def write_report(runs: Sequence[StoredRun], out: Path) -> Path:
 
 def page(shown: Sequence[Entry], images: dict[str, bytes]) -> str:
     """The page as text; ``images`` are embedded."""
-    css = (Path(__file__).parent / "style.css").read_text()
     title = ", ".join(entry.label for entry in shown)
     sections = [
         _top(shown),
         _answers(shown),
         _warnings(shown),
-        "".join(_image(name, png) for name, png in images.items()),
+        "".join(image(_ALT[name], png) for name, png in images.items()),
         _details_table(shown),
         _comparisons(shown),
         _buckets(shown),
@@ -89,6 +88,12 @@ def page(shown: Sequence[Entry], images: dict[str, bytes]) -> str:
         _provenance(shown),
         _evidence(shown),
     ]
+    return document(title, sections)
+
+
+def document(title: str, sections: Iterable[str]) -> str:
+    """A page of the sections that are not empty, with its style."""
+    css = (Path(__file__).parent / "style.css").read_text()
     return (
         '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -108,27 +113,27 @@ def _answers(shown: Sequence[Entry]) -> str:
     """What the first screen says: may it be quoted, how fast is it, where does the time go."""
     means_s = [sum(_parts(entry).values()) for entry in shown]
     body = "".join(
-        _row([*_cells(entry, ANSWERS), _bar(_parts(entry), max(means_s, default=0.0))]) for entry in shown
+        row([*_cells(entry, ANSWERS), _bar(_parts(entry), max(means_s, default=0.0))]) for entry in shown
     )
     note = (
         "Latency from the scheduled arrival; percentiles by nearest rank with 95 % intervals. RTFx is audio "
         "over wall time, of the whole run. Bars: the mean request, all to one scale."
     )
     header = (*ANSWERS, "where the time goes")
-    return f'<div class="answers">{_table(header, body)}</div>{_legend(shown)}<p class="quiet">{note}</p>'
+    return f'<div class="answers">{table_of(header, body)}</div>{_legend(shown)}<p class="quiet">{note}</p>'
 
 
 def _details_table(shown: Sequence[Entry]) -> str:
-    body = "".join(_row(_cells(entry, DETAILS)) for entry in shown)
+    body = "".join(row(_cells(entry, DETAILS)) for entry in shown)
     note = "RTF is processing over audio, of one request."
     return (
-        f'<h2>More figures</h2><div class="scroll">{_table(DETAILS, body)}</div><p class="quiet">{note}</p>'
+        f'<h2>More figures</h2><div class="scroll">{table_of(DETAILS, body)}</div><p class="quiet">{note}</p>'
     )
 
 
 def _cells(entry: Entry, names: Sequence[str]) -> list[str]:
     found = dict(zip(HEADER, headline(entry), strict=True))
-    return [_badge(found[name]) if name == "verdict" else _figure(found[name]) for name in names]
+    return [_badge(found[name]) if name == "verdict" else figure_cell(found[name]) for name in names]
 
 
 def _parts(entry: Entry) -> dict[str, float]:
@@ -193,10 +198,10 @@ def _comparison(base: Entry, other: Entry) -> str:
         return f'{title}<p class="quiet">no ratios: {escape(str(error))}</p>'
     header = ("metric", "scope", base.label, other.label, "ratio", "95 % interval", "verdict")
     told = [e for e in compared.effects if e.scope == ALL or e.metric.name.startswith("latency")]
-    rows = "".join(_row(map(escape, effect_cells(effect))) for effect in told)
+    rows = "".join(row(map(escape, effect_cells(effect))) for effect in told)
     withheld = f"<p>speed withheld: {escape(compared.withheld)}</p>" if compared.withheld else ""
     remarks = "".join(f'<p class="quiet">{escape(note)}</p>' for note in notes(compared))
-    return f'{title}{withheld}<div class="scroll">{_table(header, rows)}</div>{remarks}'
+    return f'{title}{withheld}<div class="scroll">{table_of(header, rows)}</div>{remarks}'
 
 
 def _buckets(shown: Sequence[Entry]) -> str:
@@ -209,20 +214,20 @@ def _buckets(shown: Sequence[Entry]) -> str:
             blocks.append(f"<h3>{escape(entry.label)}</h3><p>{WITHHELD}</p>")
             continue
         rows = "".join(
-            _row(
+            row(
                 [
                     escape(scope.name),
                     str(scope.requests),
                     seconds(scope.audio_s),
-                    *(_figure(duration(figure)) for figure in scope.latency.values()),
-                    _figure(number(scope.rtf["p50"])),
+                    *(figure_cell(duration(figure)) for figure in scope.latency.values()),
+                    figure_cell(number(scope.rtf["p50"])),
                 ]
             )
             for scope in entry.summary.scopes
         )
         share = f'<p class="quiet">unaccounted: {unaccounted_text(entry)}</p>' if entry.has_ledger else ""
         blocks.append(
-            f'<h3>{escape(entry.label)}</h3><div class="scroll">{_table(header, rows)}</div>{share}'
+            f'<h3>{escape(entry.label)}</h3><div class="scroll">{table_of(header, rows)}</div>{share}'
         )
     remark = "“weighted” gives each bucket its share of the audio set, however often it was served."
     note = f'<p class="quiet">{remark}</p>'
@@ -234,7 +239,7 @@ def _transcripts(shown: Sequence[Entry]) -> str:
     for entry in shown:
         spoken = transcripts(entry, count=6)
         if spoken:
-            body = "".join(_row([escape(line.request_id), *_said_and_heard(line)]) for line in spoken)
+            body = "".join(row([escape(line.request_id), *_said_and_heard(line)]) for line in spoken)
             title = f"<h3>{escape(entry.label)}</h3>" if len(shown) > 1 else ""
             blocks.append(
                 f'{title}<table class="words">{_head(("recording", "said", "heard"))}{body}</table>'
@@ -256,7 +261,7 @@ def _said_and_heard(line: Spoken) -> tuple[str, str]:
 def _provenance(shown: Sequence[Entry]) -> str:
     blocks = []
     for entry in shown:
-        facts = "".join(_row([escape(name), escape(value)]) for name, value in _facts(entry.stored))
+        facts = "".join(row([escape(name), escape(value)]) for name, value in _facts(entry.stored))
         blocks.append(f'<h3>{escape(entry.label)}</h3><table class="facts">{facts}</table>')
     return f"<h2>Where it comes from</h2>{''.join(blocks)}"
 
@@ -300,12 +305,12 @@ def _details(title: str, document: object) -> str:
     return f"<details><summary>{escape(title)}</summary><pre>{text}</pre></details>"
 
 
-def _image(name: str, png: bytes) -> str:
+def image(alt: str, png: bytes) -> str:
     data = base64.b64encode(png).decode()
-    return f'<figure><img alt="{_ALT[name]}" src="data:image/png;base64,{data}"></figure>'
+    return f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{data}"></figure>'
 
 
-def _figure(cell: str) -> str:
+def figure_cell(cell: str) -> str:
     """A figure above its interval, so that a table of many figures fits the page."""
     match = _WITH_INTERVAL.fullmatch(cell)
     if match is None:
@@ -317,7 +322,7 @@ def _badge(verdict: str) -> str:
     return f'<span class="badge {escape(verdict.split()[0])}">{escape(verdict)}</span>'
 
 
-def _table(header: Sequence[str], body: str) -> str:
+def table_of(header: Sequence[str], body: str) -> str:
     return f"<table>{_head(header)}{body}</table>"
 
 
@@ -325,5 +330,5 @@ def _head(header: Sequence[str]) -> str:
     return "<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in header) + "</tr>"
 
 
-def _row(cells: Iterable[str]) -> str:
+def row(cells: Iterable[str]) -> str:
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
