@@ -17,7 +17,7 @@ from pathlib import Path
 
 from harness.command import command, guarded
 from harness.errors import ExitCode, HarnessError, UsageError
-from harness.measure.figure import figure_of
+from harness.measure.figure import Figures
 from harness.measure.metrics import ALL, Kind, Metric, metric
 from harness.measure.stats import CONFIDENCE, Estimate, nearest_rank
 from harness.measure.steps import FALSE_ALARM, Step, find_steps
@@ -103,7 +103,8 @@ def quotable(folders: Iterable[Path]) -> Iterator[StoredRun | str]:
 
 
 def point_of(stored: StoredRun, metrics: Sequence[Metric], scope: str = ALL) -> Point:
-    found = {each: figure_of(stored, each, scope) for each in metrics}
+    figures = Figures(stored)
+    found = {each: figures.of(each, scope) for each in metrics}
     return Point(stored.run, {m: figure for m, figure in found.items() if isinstance(figure, Estimate)})
 
 

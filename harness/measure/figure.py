@@ -1,71 +1,88 @@
-"""One figure of a run by its metric's name, with its interval: what a history and an export are made of."""
+"""Figures of a run by their metrics' names, with intervals: what a history and an export are made of."""
 
 from __future__ import annotations
+
+from functools import cached_property
+
+import pandas as pd
 
 from harness.measure.contrast import wilson
 from harness.measure.effects import memory_peaks
 from harness.measure.metrics import ALL, WEIGHTED, Kind, Metric, mix_weights
 from harness.measure.rounds import figures
 from harness.measure.stats import CONFIDENCE, Estimate, Floats, Measured, Resampled, nearest_rank
-from harness.measure.summary import QUANTILES, figures_of
+from harness.measure.summary import QUANTILES, Summary, figures_of
 from harness.record import StoredRun
 
 _RECORDED = {"latency_s": "latency", "rtf": "rtf"}
 
 
-def figure_of(stored: StoredRun, metric: Metric, scope: str = ALL) -> Measured | None:
-    """``metric`` in ``scope`` (all, weighted or a bucket), or None where the run does not have it.
+class Figures:
+    """Of one run. What several of them are made of is drawn once."""
 
-    Of memory and of figures by process the interval is their range: the largest peak, the median figure.
-    """
-    match metric.kind:
-        case Kind.PERCENTILE:
-            return _recorded(stored, metric, scope) or _percentile(stored, metric, scope)
-        case _ if scope != ALL:
+    def __init__(self, stored: StoredRun) -> None:
+        self._stored = stored
+        self._drawn: dict[str, Resampled] = {}
+
+    @cached_property
+    def _summary(self) -> Summary:
+        return figures_of(self._stored)
+
+    def of(self, metric: Metric, scope: str = ALL) -> Measured | None:
+        """``metric`` in ``scope`` (all, weighted or a bucket), or None where the run does not have it.
+
+        Of memory and of figures by process the interval is their range: the largest peak, the median figure.
+        """
+        if metric.kind is Kind.PERCENTILE:
+            return self._recorded(metric, scope) or self._percentile(metric, scope)
+        if scope != ALL:
             return None
-        case Kind.RTFX:
-            return figures_of(stored).rtfx
-        case Kind.WER:
-            wer = figures_of(stored).wer
-            return None if wer is None else wer.rate
-        case Kind.FAILURES:
-            return _failures(stored)
-        case Kind.MEMORY:
-            return _range_of(memory_peaks(stored, metric.column), at=1.0)
-        case _:
-            return _range_of(figures(stored, metric.name), at=0.5)
+        match metric.kind:
+            case Kind.RTFX:
+                return self._summary.rtfx
+            case Kind.WER:
+                return None if self._summary.wer is None else self._summary.wer.rate
+            case Kind.FAILURES:
+                return self._failures()
+            case Kind.MEMORY:
+                return _range_of(memory_peaks(self._stored, metric.column), at=1.0)
+            case _:
+                return _range_of(figures(self._stored, metric.name), at=0.5)
 
-
-def _recorded(stored: StoredRun, metric: Metric, scope: str) -> Measured | None:
-    """What the run's record holds of the usual percentiles, so that its samples need not be drawn again."""
-    name = next((name for name, q in QUANTILES.items() if q == metric.q), None)
-    if name is None or metric.column not in _RECORDED:
-        return None
-    found = next((s for s in figures_of(stored).scopes if s.name == scope), None)
-    return None if found is None else getattr(found, _RECORDED[metric.column]).get(name)
-
-
-def _percentile(stored: StoredRun, metric: Metric, scope: str) -> Measured | None:
-    rows = stored.measured
-    weights: Floats | None = None
-    if scope == WEIGHTED:
-        weights = mix_weights(rows, stored.run.provenance.dataset.mix)
-        if weights is None:
+    def _recorded(self, metric: Metric, scope: str) -> Measured | None:
+        """What the summary holds: the usual percentiles of latency and RTF."""
+        name = next((name for name, q in QUANTILES.items() if q == metric.q), None)
+        found = next((each for each in self._summary.scopes if each.name == scope), None)
+        if found is None or name is None or metric.column not in _RECORDED:
             return None
-    elif scope != ALL:
-        rows = rows[rows["bucket"] == scope]
-    known = rows[metric.column].notna().to_numpy()
-    if not known.any():
-        return None
-    rows, weights = rows[known], None if weights is None else weights[known]
-    (found,) = Resampled.of(rows["process"]).percentiles(rows[metric.column], [metric.q], weights=weights)
-    return found
+        measured: Measured | None = getattr(found, _RECORDED[metric.column]).get(name)
+        return measured
 
+    def _percentile(self, metric: Metric, scope: str) -> Measured | None:
+        rows = self._stored.measured
+        weights: Floats | None = None
+        if scope == WEIGHTED:
+            weights = mix_weights(rows, self._stored.run.provenance.dataset.mix)
+        elif scope != ALL:
+            rows = rows[rows["bucket"] == scope]
+        known = rows[metric.column].notna().to_numpy()
+        if not known.any() or (scope == WEIGHTED and weights is None):
+            return None
+        values, shares = rows[metric.column][known], None if weights is None else weights[known]
+        sample = self._sample(rows["process"], scope) if known.all() else Resampled.of(rows["process"][known])
+        (found,) = sample.percentiles(values, [metric.q], weights=shares)
+        return found
 
-def _failures(stored: StoredRun) -> Estimate | None:
-    failed = len(stored.failed)
-    n = failed + len(stored.measured)
-    return Estimate(failed / n, *wilson(failed, n, CONFIDENCE), n, len(stored.run.processes)) if n else None
+    def _sample(self, process: pd.Series, scope: str) -> Resampled:
+        where = ALL if scope == WEIGHTED else scope
+        if where not in self._drawn:
+            self._drawn[where] = Resampled.of(process)
+        return self._drawn[where]
+
+    def _failures(self) -> Estimate | None:
+        failed, processes = len(self._stored.failed), len(self._stored.run.processes)
+        n = failed + len(self._stored.measured)
+        return Estimate(failed / n, *wilson(failed, n, CONFIDENCE), n, processes) if n else None
 
 
 def _range_of(values: list[float], at: float) -> Estimate | None:
