@@ -10,11 +10,11 @@ the same way (binary segmentation, Scott & Knott 1974), at half the level each.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from harness.measure.contrast import Student, mean_difference
 from harness.measure.stats import SEED, Floats
@@ -36,7 +36,7 @@ class Step:
     p: float
 
 
-def find_steps(figures: Sequence[float], level: float = FALSE_ALARM) -> list[Step]:
+def find_steps(figures: npt.ArrayLike, level: float = FALSE_ALARM) -> list[Step]:
     """Steps in the order of the figures. The chance of one or more where nothing changed is ``level``.
 
     Give logarithms of what is compared as ratios.
