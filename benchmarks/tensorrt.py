@@ -42,7 +42,7 @@ from variants.encoder.tensorrt.versions import Capability, Runtime, choose
 MODULE = "benchmarks.tensorrt"
 ENGINES = ("single", "single_own", "multi")
 META = "meta.json"
-TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp8": "float8"}
 
 Case = Mapping[str, np.ndarray]
 """Features ``[1, F, T]``, lengths ``[1]``, and what PyTorch makes of them: states, their lengths."""
@@ -60,15 +60,15 @@ def export_probes(options: argparse.Namespace) -> int:
     from variants.encoder.tensorrt.export import export
     from variants.models.options import ModelOptions, resolve_device
 
-    chosen = ModelOptions(
-        options.model, precision=options.precision, seed=options.seed, layers=options.layers
-    )
+    fp8 = options.precision == "fp8"
+    precision = "fp16" if fp8 else options.precision
+    chosen = ModelOptions(options.model, precision=precision, seed=options.seed, layers=options.layers)
     model = random_model(chosen, resolve_device(chosen))
     encoder: Any = model.encoder
     frames = [_frames(seconds) for seconds in options.lengths]
     graph = Path(options.output) / "graph"
     graph.mkdir(parents=True, exist_ok=True)
-    export(model, graph, max(frames))
+    export(model, graph, max(frames), fp8=fp8)
     for seconds, count in zip(options.lengths, frames, strict=True):
         batch = probe(1, count, count, model.feature_bins, seed=count)
         found = reference(model, batch)
@@ -347,7 +347,9 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "--model", default="parakeet_tdt_0_6b_v3", choices=("parakeet_tdt_0_6b_v3", "parakeet_tiny")
     )
     parser.add_argument("--layers", type=positive_integer, help="the first so many layers (default: all)")
-    parser.add_argument("--precision", default="fp16", choices=tuple(TYPES))
+    parser.add_argument(
+        "--precision", default="fp16", choices=tuple(TYPES), help="fp8: the large products of a model in fp16"
+    )
     parser.add_argument(
         "--lengths", nargs="+", type=positive_seconds, default=[1.0, 2.0, 5.0, 10.0, 30.0], help="seconds"
     )

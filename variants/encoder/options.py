@@ -59,6 +59,8 @@ class SingleProfile(Prepared):
     """``profile``: to the profile's maximum; ``none``: every request at its own length."""
     runtime: Literal["auto", "tensorrt", "tensorrt_rtx"] = "auto"
     """``tensorrt_rtx`` serves compute capabilities 7.5, 8.x, 12.x; ``auto``: TensorRT, if installed."""
+    precision: Literal["model", "fp8"] = "model"
+    """``fp8``: the layers' large products in e4m3, from compute capability 8.9 and TensorRT 10 on."""
     cuda_graphs: bool = True
     """Capture each padded shape; without padding there are too many."""
     captured_by: Literal["harness", "runtime"] = "harness"

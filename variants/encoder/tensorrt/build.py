@@ -62,6 +62,7 @@ def identify(spec: EngineSpec) -> dict[str, Any]:
     trt = versions.load(spec.runtime)
     target = _target(spec)
     versions.require_capability(trt, target)
+    versions.require_precision(trt, target, spec.precision)
     return {"tensorrt": str(trt.__version__), "gpu": _gpu(trt, target)}
 
 

@@ -42,6 +42,7 @@ def require(name: str, model: TdtModel, chosen: SingleProfile) -> None:
         raise UnavailableError(f"encoder={name} runs TensorRT and the model is on {model.device}: use a GPU")
     trt = versions.load(versions.choose(chosen.runtime))
     versions.require_capability(trt, Gpu().capability())
+    versions.require_precision(trt, Gpu().capability(), chosen.precision)
     if chosen.captured_by == "runtime" and not versions.is_rtx(trt):
         raise UsageError(
             "encoder.options.captured_by=runtime: TensorRT does not capture by itself; use "
@@ -63,7 +64,8 @@ def build_encoder(
     extend_positions(model, (grid.longest + 1) * model.hop_s)
     root = Path(chosen.cache_dir) if chosen.cache_dir else user_cache("tensorrt")
     progress("exporting the encoder to ONNX")
-    onnx = exported(model, grid.longest, ContentCache(root / "onnx"))
+    fp8 = chosen.precision == "fp8"
+    onnx = exported(model, grid.longest, ContentCache(root / "onnx"), fp8)
     spec = make_spec(model, chosen, grid, onnx)
     built = EngineStore(root / "engines", progress=progress).get(spec)
     encoder = _assemble(model, chosen, grid, built, spec.runtime, progress)
@@ -77,14 +79,14 @@ def build_encoder(
     return encoder
 
 
-def exported(model: TdtModel, longest_frames: int, cache: ContentCache) -> Path:
+def exported(model: TdtModel, longest_frames: int, cache: ContentCache, fp8: bool = False) -> Path:
     """The ONNX graph, exported unless weights of that hash have been before."""
-    key = export_key(model, longest_frames)
+    key = export_key(model, longest_frames, fp8)
     folder = cache.get(key) if key else None
     if folder is None:
         key = key or f"unnamed-{uuid.uuid4().hex}"  # never taken for another's
         with cache.create(key) as unfinished:
-            export(model, unfinished, longest_frames)
+            export(model, unfinished, longest_frames, fp8=fp8)
         folder = cache.get(key)
     if folder is None:
         raise UnavailableError("the exported graph was damaged while it was written: is the disk full?")
@@ -99,7 +101,7 @@ def make_spec(model: TdtModel, chosen: SingleProfile, grid: ShapeGrid, onnx: Pat
         onnx=str(onnx),
         onnx_sha256=hash_onnx(onnx),
         bins=model.feature_bins,
-        precision=PRECISIONS[model.dtype],
+        precision="fp8" if chosen.precision == "fp8" else PRECISIONS[model.dtype],
         profiles=tuple(ShapeRange(batch, (p.min, p.opt, p.max)) for p in grid.profiles),
         optimization_level=chosen.optimization_level,
         workspace_bytes=chosen.workspace_mib << 20,
@@ -139,7 +141,9 @@ def _assemble(
             "memory": memory,
         }
 
-    return BucketedEncoder(model, grid, inputs, calls, describe)
+    return BucketedEncoder(
+        model, grid, inputs, calls, describe, "float8" if chosen.precision == "fp8" else None
+    )
 
 
 @dataclass(frozen=True)

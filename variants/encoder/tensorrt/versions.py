@@ -80,6 +80,20 @@ def require_capability(trt: Any, gpu: Capability) -> None:
     )
 
 
+def require_precision(trt: Any, gpu: Capability | None, precision: str) -> None:
+    """Raises ``UnavailableError`` for FP8 where the release or the GPU has none; what a half-precision graph
+    needs of a release, ``allow_precision`` says."""
+    if precision != "fp8":
+        return
+    if not _types_strongly(trt):
+        raise UnavailableError(f"{name(trt)} quantizes no graph of explicit types: fp8 needs TensorRT 10")
+    if gpu is not None and gpu < (8, 9):
+        raise UnavailableError(
+            f"compute capability {dotted(gpu)} has no FP8, which begins with 8.9: use "
+            "encoder.options.precision=model"
+        )
+
+
 def aim(trt: Any, config: Any, target: Capability) -> None:
     """Build for GPUs of that compute capability alone; TensorRT always builds for the GPU that is there."""
     require_capability(trt, target)
@@ -118,6 +132,7 @@ def allow_precision(trt: Any, config: Any, precision: str) -> None:
 
     Raises ``UnavailableError`` for a number type that the release lacks.
     """
+    require_precision(trt, None, precision)
     if _types_strongly(trt) or precision == "fp32":
         return
     flag = getattr(trt.BuilderFlag, precision.upper(), None)

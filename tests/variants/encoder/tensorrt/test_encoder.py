@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,8 +27,11 @@ from variants.encoder import eager, multi_profile, single_profile
 from variants.encoder.bucketed import BucketedEncoder
 from variants.encoder.options import MultiProfile, SingleProfile
 from variants.encoder.parity import LIMITS, States, compare, probe
+from variants.encoder.tensorrt.build import build as build_engine
 from variants.encoder.tensorrt.encoder import build_encoder, require
+from variants.encoder.tensorrt.export import FILE_NAME
 from variants.encoder.tensorrt.run import EngineRunner, to_float32
+from variants.encoder.tensorrt.spec import EngineSpec, ShapeRange, hash_onnx
 from variants.models.types import TdtModel
 
 STANDIN = Path(__file__).parent / "standin"
@@ -92,6 +96,25 @@ def test_engines_answer_as_the_model_does(choice: Any, padding: str, cuda_graphs
 def test_half_precision_stays_half(cache: Path) -> None:
     encoder = build(multi_profile, cache, model(torch.float16))
     assert encoder.encode(probe(1, 50, 50, 32)).values.dtype == torch.float16
+
+
+def test_fp8_is_held_to_limits_of_its_own(cache: Path) -> None:
+    evidence = build(multi_profile, cache, model(torch.float16), precision="fp8").evidence()
+    assert evidence["dtype"] == "float8"
+    assert evidence["not_engaged"] is None
+    assert all(0.99 <= agreement["cosine"] < 0.99999 for agreement in evidence["parity"].values())
+
+
+def test_an_interrupted_build_keeps_what_it_has_timed(tmp_path: Path) -> None:
+    """So that the next one begins with it; TensorRT ends a build where its monitor says so."""
+    graph = exported(tmp_path, "0.5") / "graph" / FILE_NAME
+    spec = EngineSpec(str(graph), hash_onnx(graph), 80, "fp32", (ShapeRange((1, 1, 1), (1, 50, 50)),))
+    plan, timings = tmp_path / "plan", tmp_path / "timings.bin"
+    for interrupted in (True, True, False):
+        with pytest.raises(HarnessError, match="interrupted") if interrupted else nullcontext():
+            build_engine(spec, plan, timings, lambda _message: None, lambda stop=interrupted: stop)
+        assert plan.exists() is not interrupted
+    assert timings.read_bytes() == b"ttt"  # each build adds to the timings of the one before
 
 
 def test_profiles_are_chosen_counted_and_never_switched_inside_a_context(cache: Path) -> None:
