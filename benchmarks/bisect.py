@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from variants.encoder.parity import LIMITS, Agreement, Limits, States, compare, 
 from variants.encoder.shapes import output_frames
 from variants.encoder.tensorrt.export import FILE_NAME, ExportedEncoder, export
 from variants.encoder.tensorrt.spec import INPUTS, OUTPUTS, EngineSpec, ShapeRange, hash_onnx
+from variants.encoder.tensorrt.versions import Runtime
 from variants.models.options import PRECISIONS, ModelOptions
 from variants.models.types import TdtModel
 
@@ -97,15 +98,17 @@ def onnxruntime_run(graph: Path) -> Run:
     return run
 
 
-def tensorrt_run(graph: Path, model: TdtModel, precision: str, batch: FeatureBatch, cache: Path) -> Run:
+def tensorrt_run(
+    graph: Path, model: TdtModel, precision: str, batch: FeatureBatch, cache: Path, runtime: Runtime
+) -> Run:
     """One engine for the shape of ``batch``, built under ``cache``."""
     from variants.encoder.tensorrt.process import EngineStore
     from variants.encoder.tensorrt.run import EngineRunner, to_float32
 
     rows, bins, frames = batch.values.shape
     profile = ShapeRange((rows, rows, rows), (frames, frames, frames))
-    spec = EngineSpec(str(graph), hash_onnx(graph), bins, precision, (profile,))
-    runner = EngineRunner(EngineStore(cache).get(spec).plan, bins)
+    spec = EngineSpec(str(graph), hash_onnx(graph), bins, precision, (profile,), runtime=runtime)
+    runner = EngineRunner(EngineStore(cache).get(spec).plan, bins, runtime)
     shapes = _output_shapes(model, rows, frames)
 
     def run(given: FeatureBatch) -> Mapping[str, np.ndarray]:
@@ -147,7 +150,12 @@ def _main(options: argparse.Namespace) -> ExitCode:
             onnxruntime_run(graph)
             if options.runtime == "onnxruntime"
             else tensorrt_run(
-                graph, model, options.precision, batch, options.cache or Path(folder) / "engines"
+                graph,
+                model,
+                options.precision,
+                batch,
+                options.cache or Path(folder) / "engines",
+                options.runtime,
             )
         )
         layers = bisect(model, run, batch)
@@ -182,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", default="synthetic", help="synthetic, embedded, or a checkpoint's path")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--precision", default="fp32", choices=tuple(PRECISIONS))
-    parser.add_argument("--runtime", default="tensorrt", choices=("onnxruntime", "tensorrt"))
+    parser.add_argument("--runtime", default="tensorrt", choices=("onnxruntime", *get_args(Runtime)))
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--frames", type=int, default=500, help="feature frames of the longest row")
     parser.add_argument("--cache", type=Path, help="keep the engine here (default: build and discard)")

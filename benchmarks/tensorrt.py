@@ -2,9 +2,11 @@
 TensorRT's bindings. First, where torch and NeMo are, then, where TensorRT, NumPy and cuda-bindings are:
 
     python -m benchmarks.tensorrt export --layers 4 --precision fp16 --output probes
+    python -m benchmarks.tensorrt build probes --runtime tensorrt_rtx --target 8.9
     python -m benchmarks.tensorrt time probes --engines single single_own multi --json times.json
 
 ``export`` writes the graph, and for each length features with the states that PyTorch computes from them.
+``build`` says what each engine weighs; TensorRT-RTX needs no GPU for it.
 ``time`` builds or finds the engines, holds each length to those states, and times what passed: from
 features on the device to states on the device, waiting for the device after each call. Build first and time
 later on a quiet machine: engines come out of the cache the second time.
@@ -19,7 +21,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -32,14 +34,15 @@ from harness.protocols import Evidence
 from variants.encoder.parity import LIMITS, States, compare, probe, require
 from variants.encoder.planner import HOP_S, AffineCost, histogram, plan, seconds_to_frames
 from variants.encoder.shapes import output_frames
-from variants.encoder.tensorrt.process import EngineStore
+from variants.encoder.tensorrt.process import BuiltEngine, EngineStore
 from variants.encoder.tensorrt.run import CapturedCall, EngineRunner, Shape, to_float32
 from variants.encoder.tensorrt.spec import INPUTS, OUTPUTS, EngineSpec, ShapeRange, hash_onnx
+from variants.encoder.tensorrt.versions import Capability, Runtime, choose
 
 MODULE = "benchmarks.tensorrt"
 ENGINES = ("single", "single_own", "multi")
 META = "meta.json"
-TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp8": "float8"}
 
 Case = Mapping[str, np.ndarray]
 """Features ``[1, F, T]``, lengths ``[1]``, and what PyTorch makes of them: states, their lengths."""
@@ -57,15 +60,15 @@ def export_probes(options: argparse.Namespace) -> int:
     from variants.encoder.tensorrt.export import export
     from variants.models.options import ModelOptions, resolve_device
 
-    chosen = ModelOptions(
-        options.model, precision=options.precision, seed=options.seed, layers=options.layers
-    )
+    fp8 = options.precision == "fp8"
+    precision = "fp16" if fp8 else options.precision
+    chosen = ModelOptions(options.model, precision=precision, seed=options.seed, layers=options.layers)
     model = random_model(chosen, resolve_device(chosen))
     encoder: Any = model.encoder
     frames = [_frames(seconds) for seconds in options.lengths]
     graph = Path(options.output) / "graph"
     graph.mkdir(parents=True, exist_ok=True)
-    export(model, graph, max(frames))
+    export(model, graph, max(frames), fp8=fp8)
     for seconds, count in zip(options.lengths, frames, strict=True):
         batch = probe(1, count, count, model.feature_bins, seed=count)
         found = reference(model, batch)
@@ -203,7 +206,7 @@ def trials(options: argparse.Namespace, results: core.Results) -> Iterator[core.
     meta = _read_meta(folder)
     results.note(meta=meta, cuda_graphs=options.cuda_graphs)
     engines, missing = _engines(options, folder, meta, results)
-    title = f"TensorRT {engines[0].runner.evidence()['tensorrt']} at level {options.optimization_level}"
+    title = f"{engines[0].runner.evidence()['runtime']} at level {options.optimization_level}"
     for seconds in meta["lengths_s"]:
         case = dict(np.load(folder / f"{seconds:g}.npz"))
         yield core.Trial(
@@ -252,6 +255,8 @@ def _spec(options: argparse.Namespace, folder: Path, meta: Mapping[str, Any]) ->
         profiles=(),
         optimization_level=options.optimization_level,
         tactic_sources=None if options.tactic_sources is None else tuple(options.tactic_sources),
+        runtime=choose(options.runtime),
+        target=options.target,
     )
 
 
@@ -259,19 +264,36 @@ def _build(
     name: str, spec: EngineSpec, options: argparse.Namespace, meta: Mapping[str, Any]
 ) -> tuple[Engine, dict[str, Any]]:
     ranges = _ranges(name, meta["lengths_s"], options.profiles)
-    built = EngineStore(options.cache, progress=core.tell).get(replace(spec, profiles=ranges))
-    runner = EngineRunner(built.plan, meta["bins"])
-    version = runner.evidence()["tensorrt"]
+    built = _stored(name, replace(spec, profiles=ranges), options.cache)
+    runner = EngineRunner(built.plan, meta["bins"], spec.runtime)
+    said = runner.evidence()
     note = {
         **built.note(),
         "memory": runner.memory,
-        "tensorrt": version,
+        "runtime": said["runtime"],
+        "tensorrt": said["tensorrt"],
         "optimization_level": options.optimization_level,
         "profiles_frames": [each.frames for each in ranges],
     }
-    when = "built before, in" if built.found else "built in"
-    print(f"{name}: {len(ranges)} profiles, TensorRT {version}, {when} {built.build_s:.0f} s", flush=True)
     return Engine(name, runner, meta, ranges), note
+
+
+def _stored(name: str, spec: EngineSpec, cache: Path) -> BuiltEngine:
+    built = EngineStore(cache, progress=core.tell).get(spec)
+    when = "built before, in" if built.found else "built in"
+    weighs = f"{built.plan.stat().st_size / 1e6:.1f} MB"
+    print(f"{name}: {len(spec.profiles)} profiles, {weighs}, {when} {built.build_s:.0f} s", flush=True)
+    return built
+
+
+def build_engines(options: argparse.Namespace) -> int:
+    """Into the cache, for the GPU that is here or for ``--target``, and what each weighs."""
+    meta = _read_meta(options.probes)
+    spec = _spec(options, options.probes, meta)
+    for name in dict.fromkeys(name.removesuffix("_own") for name in options.engines):
+        ranges = _ranges(name, meta["lengths_s"], options.profiles)
+        _stored(name, replace(spec, profiles=ranges), options.cache)
+    return int(ExitCode.DONE)
 
 
 def _ranges(name: str, lengths_s: Sequence[float], profiles: int) -> tuple[ShapeRange, ...]:
@@ -306,6 +328,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(given)
     if options.command == "export":
         return guarded(lambda: export_probes(options))
+    if options.command == "build":
+        return guarded(lambda: build_engines(options))
     return core.run_parsed(MODULE, options, trials, given)
 
 
@@ -313,7 +337,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description="Time TensorRT engines alone.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     _add_export(commands.add_parser("export", help="graph and reference states; needs torch and NeMo"))
-    _add_time(commands.add_parser("time", help="build, compare, time; needs tensorrt and cuda-bindings"))
+    _add_build(commands.add_parser("build", help="build; TensorRT-RTX needs no GPU for it"))
+    _add_time(commands.add_parser("time", help="build, compare, time; needs TensorRT and cuda-bindings"))
     return parser
 
 
@@ -322,7 +347,9 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "--model", default="parakeet_tdt_0_6b_v3", choices=("parakeet_tdt_0_6b_v3", "parakeet_tiny")
     )
     parser.add_argument("--layers", type=positive_integer, help="the first so many layers (default: all)")
-    parser.add_argument("--precision", default="fp16", choices=tuple(TYPES))
+    parser.add_argument(
+        "--precision", default="fp16", choices=tuple(TYPES), help="fp8: the large products of a model in fp16"
+    )
     parser.add_argument(
         "--lengths", nargs="+", type=positive_seconds, default=[1.0, 2.0, 5.0, 10.0, 30.0], help="seconds"
     )
@@ -330,7 +357,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True)
 
 
-def _add_time(parser: argparse.ArgumentParser) -> None:
+def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("probes", type=Path, help="the folder that export wrote")
     parser.add_argument(
         "--engines",
@@ -350,9 +377,6 @@ def _add_time(parser: argparse.ArgumentParser) -> None:
         help="where engines are kept (default: .cache/engines)",
     )
     parser.add_argument(
-        "--no-cuda-graphs", dest="cuda_graphs", action="store_false", help="launch each kernel anew"
-    )
-    parser.add_argument(
         "--optimization-level",
         type=int,
         default=3,
@@ -360,6 +384,30 @@ def _add_time(parser: argparse.ArgumentParser) -> None:
         help="how long the builder searches for kernels (default: 3)",
     )
     parser.add_argument("--tactic-sources", nargs="*", help="only these of TensorRT's TacticSource names")
+    parser.add_argument(
+        "--runtime",
+        default="auto",
+        choices=("auto", *get_args(Runtime)),
+        help="auto: TensorRT, or TensorRT-RTX where that alone is installed",
+    )
+    parser.add_argument(
+        "--target",
+        type=_capability,
+        metavar="X.Y",
+        help="compute capability to build for (default: of the GPU here; TensorRT knows no other)",
+    )
+
+
+def _capability(text: str) -> Capability:
+    major, minor = text.split(".")
+    return int(major), int(minor)
+
+
+def _add_time(parser: argparse.ArgumentParser) -> None:
+    _add_build(parser)
+    parser.add_argument(
+        "--no-cuda-graphs", dest="cuda_graphs", action="store_false", help="launch each kernel anew"
+    )
     parser.add_argument(
         "--layers-json", type=result_file, help="write each engine's layers here, with the kernels chosen"
     )

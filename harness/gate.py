@@ -2,7 +2,8 @@
 
 Measures both side by side, in rounds of one process each, and looks after some of the rounds whether
 every required rule is decided; if not, it measures on, until it is or the budget ends. With ``--baseline``
-and ``--candidate`` it judges two runs that were measured before. ``harness.gate_decision`` says how.
+and ``--candidate`` it judges two runs that were measured before, with ``--against`` one by the history of its
+command (``harness.gate_history``). ``harness.gate_decision`` says how.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from harness.errors import HarnessError, UsageError
 from harness.files import write_atomically, write_text
 from harness.gate_decision import judge_runs
 from harness.gate_files import junit, markdown
+from harness.gate_history import judge_against
 from harness.gate_result import GateResult, Rule
 from harness.gate_rules import read_rules
 from harness.interleave import Budget, add_budget_options, interleaved, overrides_of
@@ -31,6 +33,7 @@ _EXAMPLES = """examples:
   python -m harness.gate --of variant=gc_default --of variant=gc_frozen dataset=voice_agent
   python -m harness.gate --of variant=eager --of variant=compiled --rounds 64 --minutes 120
   python -m harness.gate --baseline results/main --candidate results/branch
+  python -m harness.gate --against results --candidate results/NEWEST
   python -m harness.gate --baseline B --candidate C --thresholds my.yaml --markdown g.md --junit g.xml
 
 exit codes:
@@ -72,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _gate(options: argparse.Namespace) -> int:
     _check_sides(options)
-    sides = options.of or [str(options.baseline), str(options.candidate)]
+    sides = options.of or [str(options.against or options.baseline), str(options.candidate)]
     try:
         result = _result(options)
     except HarnessError as error:
@@ -88,11 +91,12 @@ def _gate(options: argparse.Namespace) -> int:
 
 
 def _check_sides(options: argparse.Namespace) -> None:
-    stored = [side for side in (options.baseline, options.candidate) if side is not None]
-    if (len(options.of), len(stored)) not in ((2, 0), (0, 2)):
+    baselines = [side for side in (options.baseline, options.against) if side is not None]
+    stored = [*baselines, *([] if options.candidate is None else [options.candidate])]
+    if (len(options.of), len(baselines), len(stored)) not in ((2, 0, 0), (0, 1, 2)):
         raise UsageError(
-            "name two sides: --of OVERRIDES twice to measure them, or --baseline and --candidate to "
-            "judge runs that were measured before"
+            "name two sides: --of OVERRIDES twice to measure them, or --candidate with --baseline or "
+            "--against to judge runs that were measured before"
         )
     if stored and options.common:
         raise UsageError(f"{options.common[0]}: overrides are for measuring; these runs have been measured")
@@ -101,6 +105,8 @@ def _check_sides(options: argparse.Namespace) -> None:
 def _result(options: argparse.Namespace) -> GateResult:
     rules = read_rules(options.thresholds)
     how = {"subjects": options.subject, "tolerance": tolerance_of(options)}
+    if options.against is not None:
+        return judge_against([options.against], read_run(options.candidate), rules, **how)
     if not options.of:
         return run_gate(options.baseline, options.candidate, rules, **how)
     configurations = [[*options.common, *overrides_of(own)] for own in options.of]
@@ -123,6 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_budget_options(parser, rounds=ROUNDS, minutes=MINUTES)
     parser.add_argument("--baseline", type=Path, metavar="B", help="folder of the run to hold to")
+    parser.add_argument(
+        "--against", type=Path, metavar="RUNS", help="folder of earlier runs of the candidate's command"
+    )
     parser.add_argument("--candidate", type=Path, metavar="C", help="folder of the run to judge")
     parser.add_argument(
         "--thresholds",

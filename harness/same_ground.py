@@ -7,7 +7,7 @@ are not comparable.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -37,6 +37,7 @@ _IGNORED = frozenset(
         "runner.processes",  # more processes narrow the interval, they do not move it
     }
 )
+_NAMED = 4
 _IGNORED_LEAVES = frozenset({"needs", "tolerance", "max_wer_difference", "family", "families"})
 _IMPLIED = MappingProxyType({"frontend.name": "host"})
 """What runs of earlier schema versions do not state, because there was no other."""
@@ -85,12 +86,16 @@ def require_comparable(a: Run, b: Run, subjects: Collection[str] = ()) -> None:
         found = (Difference("workload.mode", str(a.mode), str(b.mode)), *found)
     if not found:
         return
-    shown = "; ".join(str(difference) for difference in found[:4])
-    more = f" and {len(found) - 4} more" if len(found) > 4 else ""
     raise NotComparableError(
-        f"{a.run_id} and {b.run_id} differ in {shown}{more}; measure both alike, "
+        f"{a.run_id} and {b.run_id} differ in {in_words(found)}; measure both alike, "
         f"or declare it the subject: --subject {found[0].field}"
     )
+
+
+def in_words(found: Sequence[Difference]) -> str:
+    """The first few, and how many more there are."""
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return "; ".join(map(str, found[:_NAMED])) + more
 
 
 def is_under(name: str, prefixes: Collection[str]) -> bool:

@@ -53,6 +53,8 @@ _SHORT = "model=fixed_cost workload.requests=6 runner.warmup.max_passes=1 runner
 TRIALS = {
     "harness.interleave": Trial(_SHORT, "results/*-microservices-*/samples.parquet", "compare  ", slow=True),
     "harness.compare": Trial(says="latency.p50"),
+    "harness.history": Trial(says="no step"),
+    "harness.export": Trial(writes="figures.csv", says="exported"),
     "harness.report RUN_A": Trial(writes="reports/mine/report.html"),
     "harness.report times.json": Trial(writes="times.png"),
     "harness.claims": Trial("--quick --claims 7", "reports/claims/*.md", "claim 7", slow=True),
@@ -72,9 +74,7 @@ TRIALS = {
     "benchmarks.tensorrt export": Trial(
         "--model parakeet_tiny --layers 1 --lengths 1 --precision fp32", "probes/*.npz", slow=True
     ),
-    "benchmarks.tensorrt time": Trial(
-        says="tensorrt", needs=TENSORRT, after="benchmarks.tensorrt export", slow=True
-    ),
+    "benchmarks.tensorrt time": Trial(says="GPU", needs=GPU, after="benchmarks.tensorrt export", slow=True),
     "benchmarks.bisect": Trial(says="tensorrt", needs=TENSORRT, slow=True),
     "benchmarks.ipc": Trial("--processes 1 --rounds 2 --lengths 1", says="shared_memory", slow=True),
     "benchmarks.gate_power": Trial("--quick --trials 8", says="regression", slow=True),

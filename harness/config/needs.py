@@ -1,7 +1,7 @@
 """What a choice needs from the machine, checked before anything heavy is imported.
 
 A need is one of ``gpu``, ``compute_capability>=9.0``, ``cuda>=12.4`` (what the driver supports),
-``package:NAME``, ``python>=3.12`` and ``linux``.
+``package:NAME`` (``package:A|B``: either), ``python>=3.12`` and ``linux``.
 """
 
 from __future__ import annotations
@@ -75,10 +75,11 @@ def _check(need: str, machine: Machine) -> tuple[str, str | None]:
     if need == "linux":
         return need, None if sys.platform == "linux" else "it uses Linux system calls; run it on Linux"
     if need.startswith("package:"):
-        package = need.removeprefix("package:")
-        if machine.has_package(package):
+        packages = need.removeprefix("package:").split("|")
+        if any(map(machine.has_package, packages)):
             return need, None
-        return need, f"the Python package {_DISTRIBUTIONS.get(package, package)!r} is not installed"
+        lacking = " or ".join(repr(_DISTRIBUTIONS.get(package, package)) for package in packages)
+        return need, f"the Python package {lacking} is not installed"
     if match := _COMPARISON.fullmatch(need):
         return need, _check_version(match["what"], match["version"], machine)
     raise UsageError(

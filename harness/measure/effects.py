@@ -274,7 +274,7 @@ def _as_student(estimate: Estimate) -> Student:
 
 def _memory(metric: Metric, a: StoredRun, b: StoredRun) -> Effect | None:
     """The ratio of the processes' peaks. Rounds have no share in them: they are not paired."""
-    peaks_a, peaks_b = _peaks(a, metric.column), _peaks(b, metric.column)
+    peaks_a, peaks_b = memory_peaks(a, metric.column), memory_peaks(b, metric.column)
     if not peaks_a or not peaks_b:
         return None
     n = min(len(peaks_a), len(peaks_b))
@@ -290,7 +290,8 @@ def _process(metric: Metric, a: StoredRun, b: StoredRun) -> Effect | None:
     return Effect(metric, ALL, nearest_rank(old, 0.5), nearest_rank(new, 0.5), contrast, n, n, paired=True)
 
 
-def _peaks(stored: StoredRun, field: str) -> list[float]:
+def memory_peaks(stored: StoredRun, field: str) -> list[float]:
+    """Of each process that has it; ``field`` is one of ``Memory``."""
     figures = [getattr(p.memory, field) for p in stored.run.processes if p.memory is not None]
     return [float(figure) for figure in figures if figure]
 

@@ -17,6 +17,7 @@ from harness.report.benches import Panel
 from harness.report.content import Entry
 from harness.report.load_curve import load_curves, throughput_latency
 from harness.report.style import (
+    GRID,
     INK,
     QUIET,
     colored,
@@ -51,6 +52,8 @@ SPAN_COLORS = {
     "wait": "#4A4A4A",
     "download": "#B08D57",
 }
+UNACCOUNTED = "unaccounted"
+PART_COLORS = {**SPAN_COLORS, UNACCOUNTED: GRID}
 
 
 def charts(entries: Sequence[Entry]) -> dict[str, bytes]:
@@ -147,14 +150,12 @@ def span_stacks(entries: Sequence[Entry]) -> Figure:
     """Mean seconds per span: one bar per run, or per bucket where there is one run."""
     bars = _stack_rows(entries)
     figure, axes = one_panel(1.7 + 0.42 * len(bars))
-    names = [
-        name for name in (*SPAN_NAMES, "unaccounted") if any(parts.get(name, 0) > 0 for _, parts in bars)
-    ]
+    names = [name for name in (*SPAN_NAMES, UNACCOUNTED) if any(parts.get(name, 0) > 0 for _, parts in bars)]
     left = np.zeros(len(bars))
     places = np.arange(len(bars))[::-1]
     for name in names:
         widths = np.array([parts.get(name, 0.0) for _, parts in bars])
-        hatched = name == "unaccounted"
+        hatched = name == UNACCOUNTED
         axes.barh(
             places, widths, 0.62, left=left, label=name, color="white" if hatched else SPAN_COLORS[name],
             hatch="/////" if hatched else None, edgecolor=QUIET if hatched else "white", linewidth=0.6,
@@ -181,7 +182,7 @@ def _stack_rows(entries: Sequence[Entry]) -> list[tuple[str, dict[str, float]]]:
         summary = entries[0].summary
         scopes = [(scope.name, scope) for scope in (summary.overall, *summary.buckets) if scope is not None]
     return [
-        (label, {**scope.spans, "unaccounted": scope.unaccounted_s})
+        (label, {**scope.spans, UNACCOUNTED: scope.unaccounted_s})
         for label, scope in scopes
         if scope is not None
     ]

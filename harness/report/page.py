@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -13,12 +13,13 @@ from harness.compare import effect_cells, notes
 from harness.errors import InvalidMeasurementError, NotComparableError
 from harness.files import explained, write_atomically, write_text
 from harness.measure.metrics import ALL, metric
-from harness.measure.text import duration, number, seconds
+from harness.measure.text import NOTHING, duration, number, seconds
 from harness.measure.wer import normalize
 from harness.record import StoredRun
 from harness.record.codec import to_json
-from harness.report.charts import charts
+from harness.report.charts import PART_COLORS, UNACCOUNTED, charts
 from harness.report.content import (
+    EDITS,
     HEADER,
     WITHHELD,
     Entry,
@@ -35,6 +36,10 @@ from harness.report.content import (
 from harness.side_by_side import compare_runs
 
 PAGE = "report.html"
+ANSWERS = ("run", "verdict", "p50", "p95", "RTFx")
+DETAILS = ("run", "requests", "p90", "p99", "RTF p50", "WER", EDITS, "memory")
+_VISIBLE = 0.02
+"""Share of a request from which on a part is in the legend."""
 _WITH_INTERVAL = re.compile(r"(?P<value>\S+) (?P<interval>\[.*\])(?P<unit>.*)")
 _ALT = {
     "latency.png": "Share of requests answered within a time, per run",
@@ -72,20 +77,26 @@ def write_report(runs: Sequence[StoredRun], out: Path) -> Path:
 
 def page(shown: Sequence[Entry], images: dict[str, bytes]) -> str:
     """The page as text; ``images`` are embedded."""
-    css = (Path(__file__).parent / "style.css").read_text()
     title = ", ".join(entry.label for entry in shown)
     sections = [
         _top(shown),
-        _headline_table(shown),
+        _answers(shown),
         _offline(shown),
         _warnings(shown),
-        "".join(_image(name, png) for name, png in images.items()),
+        "".join(image(_ALT[name], png) for name, png in images.items()),
+        _details_table(shown),
         _comparisons(shown),
         _buckets(shown),
         _transcripts(shown),
         _provenance(shown),
         _evidence(shown),
     ]
+    return document(title, sections)
+
+
+def document(title: str, sections: Iterable[str]) -> str:
+    """A page of the sections that are not empty, with its style."""
+    css = (Path(__file__).parent / "style.css").read_text()
     return (
         '<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -101,16 +112,67 @@ def _top(shown: Sequence[Entry]) -> str:
     return f"<h1>{escape(title)}</h1>" + "".join(f'<p class="quiet">{escape(line)}</p>' for line in lines)
 
 
-def _headline_table(shown: Sequence[Entry]) -> str:
-    body = ""
-    for entry in shown:
-        label, verdict, *figures = headline(entry)
-        body += _row([escape(label), _badge(verdict), *map(_figure, figures)])
-    note = (
-        "Latency from the scheduled arrival; percentiles by nearest rank with 95 % intervals. RTF is "
-        "processing over audio, of one request; RTFx is audio over wall time, of the whole run."
+def _answers(shown: Sequence[Entry]) -> str:
+    """What the first screen says: may it be quoted, how fast is it, where does the time go."""
+    means_s = [sum(_parts(entry).values()) for entry in shown]
+    body = "".join(
+        row([*_cells(entry, ANSWERS), _bar(_parts(entry), max(means_s, default=0.0))]) for entry in shown
     )
-    return f'<div class="scroll">{_table(HEADER, body)}</div><p class="quiet">{note}</p>'
+    note = (
+        "Latency from the scheduled arrival; percentiles by nearest rank with 95 % intervals. RTFx is audio "
+        "over wall time, of the whole run. Bars: the mean request, all to one scale."
+    )
+    header = (*ANSWERS, "where the time goes")
+    return f'<div class="answers">{table_of(header, body)}</div>{_legend(shown)}<p class="quiet">{note}</p>'
+
+
+def _details_table(shown: Sequence[Entry]) -> str:
+    body = "".join(row(_cells(entry, DETAILS)) for entry in shown)
+    note = "RTF is processing over audio, of one request."
+    return (
+        f'<h2>More figures</h2><div class="scroll">{table_of(DETAILS, body)}</div><p class="quiet">{note}</p>'
+    )
+
+
+def _cells(entry: Entry, names: Sequence[str]) -> list[str]:
+    found = dict(zip(HEADER, headline(entry), strict=True))
+    return [_badge(found[name]) if name == "verdict" else figure_cell(found[name]) for name in names]
+
+
+def _parts(entry: Entry) -> dict[str, float]:
+    """Mean seconds of each span of a request, and what no span explains; empty where it may not be told."""
+    overall = entry.summary.overall
+    if overall is None or not entry.drawable or not entry.has_ledger:
+        return {}
+    spans = {name: value for name, value in overall.spans.items() if value > 0}
+    return {**spans, UNACCOUNTED: max(0.0, overall.unaccounted_s)}
+
+
+def _bar(parts: Mapping[str, float], longest_s: float) -> str:
+    if not parts:
+        return NOTHING
+    pieces = "".join(
+        f'<i style="width:{value / longest_s:.2%};background:{PART_COLORS[name]}" '
+        f'title="{escape(name)} {escape(seconds(value))}"></i>'
+        for name, value in parts.items()
+    )
+    return f'<div class="bar">{pieces}</div>'
+
+
+def _legend(shown: Sequence[Entry]) -> str:
+    """The parts that somebody can see, in the order of a request."""
+    seen = {
+        name
+        for entry in shown
+        for name, value in _parts(entry).items()
+        if value > _VISIBLE * sum(_parts(entry).values())
+    }
+    named = (
+        f'<span><i style="background:{color}"></i>{escape(name)}</span>'
+        for name, color in PART_COLORS.items()
+        if name in seen
+    )
+    return f'<p class="legend">{"".join(named)}</p>' if seen else ""
 
 
 def _warnings(shown: Sequence[Entry]) -> str:
@@ -125,12 +187,10 @@ def _warnings(shown: Sequence[Entry]) -> str:
 
 
 def _offline(shown: Sequence[Entry]) -> str:
-    tables = [(entry, offline_rows(entry)) for entry in shown]
-    blocks = [
-        f"<h3>{escape(entry.label)}</h3>{_table(('', ''), ''.join(_row(map(escape, row)) for row in rows))}"
-        for entry, rows in tables
-        if rows
+    tables = [
+        (entry.label, "".join(row(map(escape, each)) for each in offline_rows(entry))) for entry in shown
     ]
+    blocks = [f"<h3>{escape(label)}</h3>{table_of(('', ''), body)}" for label, body in tables if body]
     return f"<h2>Offline</h2>{''.join(blocks)}" if blocks else ""
 
 
@@ -149,10 +209,10 @@ def _comparison(base: Entry, other: Entry) -> str:
         return f'{title}<p class="quiet">no ratios: {escape(str(error))}</p>'
     header = ("metric", "scope", base.label, other.label, "ratio", "95 % interval", "verdict")
     told = [e for e in compared.effects if e.scope == ALL or e.metric.name.startswith("latency")]
-    rows = "".join(_row(map(escape, effect_cells(effect))) for effect in told)
+    rows = "".join(row(map(escape, effect_cells(effect))) for effect in told)
     withheld = f"<p>speed withheld: {escape(compared.withheld)}</p>" if compared.withheld else ""
     remarks = "".join(f'<p class="quiet">{escape(note)}</p>' for note in notes(compared))
-    return f'{title}{withheld}<div class="scroll">{_table(header, rows)}</div>{remarks}'
+    return f'{title}{withheld}<div class="scroll">{table_of(header, rows)}</div>{remarks}'
 
 
 def _buckets(shown: Sequence[Entry]) -> str:
@@ -165,20 +225,20 @@ def _buckets(shown: Sequence[Entry]) -> str:
             blocks.append(f"<h3>{escape(entry.label)}</h3><p>{WITHHELD}</p>")
             continue
         rows = "".join(
-            _row(
+            row(
                 [
                     escape(scope.name),
                     str(scope.requests),
                     seconds(scope.audio_s),
-                    *(_figure(duration(figure)) for figure in scope.latency.values()),
-                    _figure(number(scope.rtf["p50"])),
+                    *(figure_cell(duration(figure)) for figure in scope.latency.values()),
+                    figure_cell(number(scope.rtf["p50"])),
                 ]
             )
             for scope in entry.summary.scopes
         )
         share = f'<p class="quiet">unaccounted: {unaccounted_text(entry)}</p>' if entry.has_ledger else ""
         blocks.append(
-            f'<h3>{escape(entry.label)}</h3><div class="scroll">{_table(header, rows)}</div>{share}'
+            f'<h3>{escape(entry.label)}</h3><div class="scroll">{table_of(header, rows)}</div>{share}'
         )
     remark = "“weighted” gives each bucket its share of the audio set, however often it was served."
     note = f'<p class="quiet">{remark}</p>'
@@ -190,7 +250,7 @@ def _transcripts(shown: Sequence[Entry]) -> str:
     for entry in shown:
         spoken = transcripts(entry, count=6)
         if spoken:
-            body = "".join(_row([escape(line.request_id), *_said_and_heard(line)]) for line in spoken)
+            body = "".join(row([escape(line.request_id), *_said_and_heard(line)]) for line in spoken)
             title = f"<h3>{escape(entry.label)}</h3>" if len(shown) > 1 else ""
             blocks.append(
                 f'{title}<table class="words">{_head(("recording", "said", "heard"))}{body}</table>'
@@ -212,7 +272,7 @@ def _said_and_heard(line: Spoken) -> tuple[str, str]:
 def _provenance(shown: Sequence[Entry]) -> str:
     blocks = []
     for entry in shown:
-        facts = "".join(_row([escape(name), escape(value)]) for name, value in _facts(entry.stored))
+        facts = "".join(row([escape(name), escape(value)]) for name, value in _facts(entry.stored))
         blocks.append(f'<h3>{escape(entry.label)}</h3><table class="facts">{facts}</table>')
     return f"<h2>Where it comes from</h2>{''.join(blocks)}"
 
@@ -256,12 +316,12 @@ def _details(title: str, document: object) -> str:
     return f"<details><summary>{escape(title)}</summary><pre>{text}</pre></details>"
 
 
-def _image(name: str, png: bytes) -> str:
+def image(alt: str, png: bytes) -> str:
     data = base64.b64encode(png).decode()
-    return f'<figure><img alt="{_ALT[name]}" src="data:image/png;base64,{data}"></figure>'
+    return f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{data}"></figure>'
 
 
-def _figure(cell: str) -> str:
+def figure_cell(cell: str) -> str:
     """A figure above its interval, so that a table of many figures fits the page."""
     match = _WITH_INTERVAL.fullmatch(cell)
     if match is None:
@@ -273,7 +333,7 @@ def _badge(verdict: str) -> str:
     return f'<span class="badge {escape(verdict.split()[0])}">{escape(verdict)}</span>'
 
 
-def _table(header: Sequence[str], body: str) -> str:
+def table_of(header: Sequence[str], body: str) -> str:
     return f"<table>{_head(header)}{body}</table>"
 
 
@@ -281,5 +341,5 @@ def _head(header: Sequence[str]) -> str:
     return "<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in header) + "</tr>"
 
 
-def _row(cells: Iterable[str]) -> str:
+def row(cells: Iterable[str]) -> str:
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"

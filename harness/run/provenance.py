@@ -29,6 +29,7 @@ PACKAGES = (
     "webrtc-noise-gain",
     "espeakng-loader",
     "tensorrt",
+    "tensorrt-rtx-cu13",
     "cuda-bindings",
     "triton",
     "openai-whisper",

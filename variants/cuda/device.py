@@ -24,9 +24,17 @@ class Gpu:
 
     def name(self) -> str:
         """Product name and compute capability: engines are built for exactly that."""
-        properties = call(self._rt.cudaGetDeviceProperties, call(self._rt.cudaGetDevice))
+        properties = self._properties()
         name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
         return f"{name.strip(chr(0))} sm_{properties.major}{properties.minor}"
+
+    def capability(self) -> tuple[int, int]:
+        """Compute capability."""
+        properties = self._properties()
+        return int(properties.major), int(properties.minor)
+
+    def _properties(self) -> Any:
+        return call(self._rt.cudaGetDeviceProperties, call(self._rt.cudaGetDevice))
 
     def memory_used(self) -> int:
         """Bytes in use on the device, by anybody."""

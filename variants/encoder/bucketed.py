@@ -118,14 +118,16 @@ class BucketedEncoder:
         inputs: StaticInputs,
         call_for: Callable[[Slot], Call],
         describe: Callable[[], Mapping[str, Any]],
+        precision: str | None = None,
     ) -> None:
-        """``describe`` says how the calls were made: evidence, ``captures_after_build`` among it."""
+        """``describe`` says how the calls were made: evidence, ``captures_after_build`` among it.
+        ``precision`` is theirs where it is not the model's: they are held to its ``LIMITS``."""
         self._model, self._grid, self._inputs, self._call_for = model, grid, inputs, call_for
         self._describe = describe
         self._eager = EagerEncoder(model)
         encoder: Any = model.encoder
         self._width, self._factor = int(encoder.d_model), int(encoder.subsampling_factor)
-        self._precision = str(model.dtype).removeprefix("torch.")
+        self._precision = precision or str(model.dtype).removeprefix("torch.")
         self._runs: Counter[Slot] = Counter()
         self._splits = 0
         self._outside: Counter[int] = Counter()

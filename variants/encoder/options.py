@@ -57,8 +57,14 @@ class Compiled(Prepared):
 class SingleProfile(Prepared):
     padding: Literal["profile", "none"] = "profile"
     """``profile``: to the profile's maximum; ``none``: every request at its own length."""
+    runtime: Literal["auto", "tensorrt", "tensorrt_rtx"] = "auto"
+    """``tensorrt_rtx`` serves compute capabilities 7.5, 8.x, 12.x; ``auto``: TensorRT, if installed."""
+    precision: Literal["model", "fp8"] = "model"
+    """``fp8``: the layers' large products in e4m3, from compute capability 8.9 and TensorRT 10 on."""
     cuda_graphs: bool = True
     """Capture each padded shape; without padding there are too many."""
+    captured_by: Literal["harness", "runtime"] = "harness"
+    """``runtime``: TensorRT-RTX captures by itself, in place of our graphs."""
     optimization_level: Annotated[int, Meta(ge=0, le=5)] = 3
     """How long the builder searches for kernels."""
     opt_batch: Positive = 1

@@ -41,6 +41,7 @@ LIMITS: Mapping[str, Limits] = MappingProxyType(
         "float32": Limits(cosine=0.9999, relative=0.01),
         "float16": Limits(cosine=0.9999, relative=0.03),
         "bfloat16": Limits(cosine=0.99, relative=0.15),
+        "float8": Limits(cosine=0.99, relative=0.2),  # small mistakes hide in this; labels are held as well
     }
 )
 

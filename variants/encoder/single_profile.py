@@ -23,7 +23,7 @@ NAME = "single_profile"
 
 def build(model: TdtModel, options: SingleProfile, plan: ShapePlan) -> BucketedEncoder:
     """Raises ``UnavailableError`` without a GPU or TensorRT, ``InvalidMeasurementError`` without parity."""
-    require(NAME, model)
+    require(NAME, model, options)
     return build_encoder(NAME, model, options, make_single_grid(plan, options, model.hop_s), plan.progress)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -23,7 +25,8 @@ from harness.record import (
 )
 from harness.report import text_summary, write_report
 from harness.report.__main__ import main
-from harness.report.content import entries, transcripts, warnings
+from harness.report.content import HEADER, entries, transcripts, warnings
+from harness.report.page import ANSWERS, DETAILS
 from tests.harness.runs import Recipe, make_run, process_record, samples, unmeasured
 
 CHARTS = ["latency.png", "percentiles.png", "rtf.png", "spans.png"]
@@ -52,6 +55,23 @@ class Outline(HTMLParser):
 
     def handle_data(self, data):
         self.text += data
+
+
+class Bars(HTMLParser):
+    """The widths of the pieces of each bar, in percent."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[list[float]] = []
+        self.feed(page)
+
+    def handle_starttag(self, _tag, attrs):
+        given = dict(attrs)
+        if given.get("class") == "bar":
+            self.found.append([])
+        width = re.match(r"width:([\d.]+)%", given.get("style", ""))
+        if width:
+            self.found[-1].append(float(width[1]))
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +110,36 @@ def test_several_runs_are_compared_with_the_first(tmp_path):
     page = write_report([base, slower], tmp_path / "report").read_text()
     assert "Compared with eager" in page
     assert "worse" in page
+
+
+def test_the_first_screen_answers_and_no_column_is_lost(stored, tmp_path):
+    """And where the time goes, all bars to one scale; the other columns follow further down."""
+    slower = make_run(tmp_path, Recipe("two", variant="slower", requests=20, encoder_factor=3.0))
+    page = write_report([stored, slower], tmp_path / "report").read_text()
+    first, rest = page.split("Before you quote this", 1)
+    for name in ("verdict", "p50", "p95", "RTFx", "where the time goes"):
+        assert f"<th>{name}</th>" in first
+    bars = [sum(bar) for bar in Bars(first).found]
+    assert bars == [pytest.approx(bars[0]), pytest.approx(100.0, abs=0.1)]
+    assert bars[0] < 80
+    assert {*ANSWERS, *DETAILS} == set(HEADER)
+    assert all(f"<th>{name}</th>" in rest for name in DETAILS)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser chromium")
+def test_no_table_is_wider_than_a_page_of_1200_pixels(tmp_path):
+    runs = [
+        make_run(tmp_path, Recipe(f"r{i}", variant=f"compiled · number {i}", processes=3)) for i in range(3)
+    ]
+    page = write_report(runs, tmp_path / "report")
+    measure = (
+        "<script>document.title = [...document.querySelectorAll('main, .answers, .scroll')]"
+        ".filter(e => e.scrollWidth > e.clientWidth).map(e => e.innerText).join('|') || 'all fit'</script>"
+    )
+    page.write_text(page.read_text() + measure)
+    browser = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,900"]
+    done = subprocess.run([*browser, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=60)
+    assert "<title>all fit</title>" in done.stdout
 
 
 def test_eight_runs_fit(tmp_path):
@@ -167,6 +217,7 @@ def test_other_answers_withhold_the_speed_everywhere(stored, tmp_path):
     assert " ms" not in text
     outline = Outline(write_report([bad], tmp_path).read_text())
     assert outline.images == []
+    assert Bars((tmp_path / "report.html").read_text()).found == []
     assert "withheld" in outline.text
 
 

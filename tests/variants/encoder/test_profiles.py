@@ -28,7 +28,12 @@ class NoGpu(Machine):
     compute_capability = None
 
     def has_package(self, name: str) -> bool:
-        return name not in ("tensorrt", "onnx")
+        return name not in ("tensorrt", "tensorrt_rtx", "onnx")
+
+
+class OnlyRtx(NoGpu):
+    def has_package(self, name: str) -> bool:
+        return name == "tensorrt_rtx"
 
 
 @pytest.mark.parametrize(
@@ -43,6 +48,13 @@ def test_what_this_machine_lacks_is_named(variant: str, missing: list[str]) -> N
     with pytest.raises(UnavailableError) as error:
         check(compose_run([f"variant={variant}"]), NoGpu())
     assert all(name in str(error.value) for name in missing)
+
+
+def test_either_tensorrt_will_do() -> None:
+    with pytest.raises(UnavailableError) as error:
+        check(compose_run(["variant=multi_profile"]), OnlyRtx())
+    assert "'onnx'" in str(error.value)
+    assert "'tensorrt'" not in str(error.value)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

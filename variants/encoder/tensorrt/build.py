@@ -1,9 +1,10 @@
-"""Builds one engine in this process: ``python -m variants.encoder.tensorrt.build SPEC.json OUTPUT``.
+"""Builds one engine in this process: ``python -m variants.encoder.tensorrt.build build SPEC.json OUTPUT``.
 
 Run in a process of its own, because a build takes minutes and gigabytes, and because a crash inside
 TensorRT then costs an entry of the cache and not the run. With ``--parent PID`` before its arguments it
-ends with that process, whose pipe is its standard input. Lines of JSON on stdout tell the parent how far
-it is: ``{"phase": …, "step": …, "steps": …}``, at last ``{"built": seconds}`` or
+ends with that process, whose pipe is its standard input. SIGTERM or SIGINT ends the build after the step
+that it is in, where the release lets it, and keeps the timings of kernels. Lines of JSON on stdout tell the
+parent how far it is: ``{"phase": …, "step": …, "steps": …}``, at last ``{"built": seconds}`` or
 ``{"error": text, "code": …}``.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sys
 import threading
 import time
@@ -19,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ExitCode, HarnessError, UsageError
+from variants.content_cache import ContentCache
 from variants.encoder.tensorrt import versions
-from variants.encoder.tensorrt.logs import KernelCount, Messages, make_logger
+from variants.encoder.tensorrt.logs import Messages, make_logger
+from variants.encoder.tensorrt.phases import KernelCount, Phases
 from variants.encoder.tensorrt.spec import INPUTS, EngineSpec
 from variants.lifeline import end_with_parent
 
@@ -35,14 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         del given[:2]
     report = _make_report()
     try:
-        if given == ["--identify"]:
-            report(identify())
+        if given[:1] not in (["identify"], ["build"]) or not 2 <= len(given) <= 4:
+            raise UsageError(
+                "usage: [--parent PID] identify SPEC.json | build SPEC.json OUTPUT [TIMING_CACHE]"
+            )
+        spec = EngineSpec.from_json(Path(given[1]).read_text())
+        if given[0] == "identify":
+            report(identify(spec))
             return int(ExitCode.DONE)
-        if len(given) not in (2, 3):
-            raise UsageError("usage: build [--parent PID] SPEC.json OUTPUT [TIMING_CACHE] | build --identify")
-        timing = Path(given[2]) if len(given) == 3 else None
+        timing = Path(given[3]) if len(given) == 4 else None
         start = time.monotonic()
-        build(EngineSpec.from_json(Path(given[0]).read_text()), Path(given[1]), timing, report)
+        build(spec, Path(given[2]), timing, report, _stop_asked_for())
         report({"built": time.monotonic() - start})
     except HarnessError as error:
         report({"error": str(error), "code": int(error.exit_code)})
@@ -50,21 +57,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(ExitCode.DONE)
 
 
-def identify() -> dict[str, Any]:
-    """What an engine built here is good for."""
+def identify(spec: EngineSpec) -> dict[str, Any]:
+    """What an engine built here is good for. Raises ``UnavailableError`` where none of the release is."""
+    trt = versions.load(spec.runtime)
+    target = _target(spec)
+    versions.require_capability(trt, target)
+    versions.require_precision(trt, target, spec.precision)
+    return {"tensorrt": str(trt.__version__), "gpu": _gpu(trt, target)}
+
+
+def _target(spec: EngineSpec) -> versions.Capability:
     from variants.cuda.device import Gpu
 
-    trt = versions.load()
-    return {"tensorrt": str(trt.__version__), "gpu": Gpu().name()}
+    return spec.target or Gpu().capability()
 
 
-def build(spec: EngineSpec, output: Path, timing_cache: Path | None, report: Report) -> None:
-    """Parse, configure, build, write. Raises ``HarnessError`` with what TensorRT's logger said."""
+def _gpu(trt: Any, target: versions.Capability) -> str:
+    """TensorRT-RTX chooses no kernels before it runs: one engine serves every GPU of a compute capability."""
+    from variants.cuda.device import Gpu
+
+    return f"sm_{target[0]}{target[1]}" if versions.is_rtx(trt) else Gpu().name()
+
+
+def build(
+    spec: EngineSpec,
+    output: Path,
+    timing_cache: Path | None,
+    report: Report,
+    stopping: Callable[[], bool] = lambda: False,
+) -> None:
+    """Parse, configure, build, write. Raises ``HarnessError`` with what TensorRT's logger said, or
+    where ``stopping`` ended it: kernels timed until then are kept all the same."""
 
     def progress(phase: str, step: int, steps: int) -> None:
         report({"phase": phase, "step": step, "steps": steps})
 
-    trt = versions.load()
+    trt = versions.load(spec.runtime)
     messages = Messages()
     logger = make_logger(trt, messages)
     builder = trt.Builder(logger)
@@ -74,15 +102,17 @@ def build(spec: EngineSpec, output: Path, timing_cache: Path | None, report: Rep
     progress("parsing the graph", 0, 0)
     parse(trt, network, logger, Path(spec.onnx), messages)
     config = configure(trt, builder, spec)
-    known = _load_timings(config, timing_cache)
-    if not versions.watch(trt, config, progress):
+    timings = timing_cache if versions.keeps_timings(trt) else None
+    _load_timings(config, timings)
+    if not versions.watch(trt, config, Phases(len(spec.profiles), progress), stopping):
         messages.heard = KernelCount(progress)
     serialized = builder.build_serialized_network(network, config)
+    _save_timings(config, timings)
+    if serialized is None and stopping():
+        raise HarnessError("the build was interrupted; kernels that were timed need not be timed again")
     if serialized is None:
-        raise HarnessError(f"TensorRT {trt.__version__} could not build {spec.onnx}: {messages.explain()}")
+        raise HarnessError(f"{versions.name(trt)} could not build {spec.onnx}: {messages.explain()}")
     output.write_bytes(bytes(serialized))
-    if known is not None and timing_cache is not None:
-        _save_timings(config, timing_cache)
     for warning in messages.warnings:
         report({"warning": warning})
 
@@ -102,6 +132,7 @@ def configure(trt: Any, builder: Any, spec: EngineSpec) -> Any:
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, spec.workspace_bytes)
     config.builder_optimization_level = spec.optimization_level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # what EngineRunner.layers() tells
+    versions.aim(trt, config, _target(spec))
     versions.allow_precision(trt, config, spec.precision)
     versions.share_profiles(trt, config)
     versions.set_tactic_sources(trt, config, spec.tactic_sources)
@@ -115,21 +146,31 @@ def configure(trt: Any, builder: Any, spec: EngineSpec) -> Any:
     return config
 
 
-def _load_timings(config: Any, path: Path | None) -> Any:
-    """Kernel timings of earlier builds, so that only new shapes are timed."""
-    if path is None:
-        return None
-    content = path.read_bytes() if path.is_file() else b""
-    cache = config.create_timing_cache(content)
-    config.set_timing_cache(cache, ignore_mismatch=False)
-    return cache
+def _load_timings(config: Any, path: Path | None) -> None:
+    """Kernel timings of earlier builds, interrupted ones too, so that only new shapes are timed."""
+    if path is not None:
+        content = path.read_bytes() if path.is_file() else b""
+        config.set_timing_cache(config.create_timing_cache(content), ignore_mismatch=False)
 
 
-def _save_timings(config: Any, path: Path) -> None:
-    """Beside the old file, then over it: an interrupted write leaves the old one."""
-    temporary = path.with_name(f".{path.name}.{time.monotonic_ns()}")
-    temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
-    temporary.replace(path)
+def _save_timings(config: Any, path: Path | None) -> None:
+    if path is not None:
+        ContentCache(path.parent).replace_file(path.name, bytes(config.get_timing_cache().serialize()))
+
+
+def _stop_asked_for() -> Callable[[], bool]:
+    """Whether SIGTERM or SIGINT has come. A thread waits for them: the main thread is inside TensorRT, where
+    no handler of Python's would run."""
+    wanted = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)  # in the threads that TensorRT starts as well
+    asked = threading.Event()
+
+    def wait() -> None:
+        signal.sigwait(wanted)
+        asked.set()
+
+    threading.Thread(target=wait, name="stop", daemon=True).start()
+    return asked.is_set
 
 
 def _make_report() -> Report:

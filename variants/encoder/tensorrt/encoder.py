@@ -10,13 +10,14 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from harness.errors import InvalidMeasurementError, UnavailableError
+from harness.errors import InvalidMeasurementError, UnavailableError, UsageError
 from harness.protocols import BuildProgress, silent
 from variants.content_cache import ContentCache, user_cache
+from variants.cuda.device import Gpu
 from variants.encoder.bucketed import BucketedEncoder, Call, StaticInputs
 from variants.encoder.eager import extend_positions
 from variants.encoder.memory import DeviceMemory
@@ -34,11 +35,19 @@ if TYPE_CHECKING:
 PRECISIONS = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
-def require(name: str, model: TdtModel) -> None:
-    """Before minutes are spent. Raises ``UnavailableError`` naming what is missing."""
+def require(name: str, model: TdtModel, chosen: SingleProfile) -> None:
+    """Before minutes are spent. Raises ``UnavailableError`` naming what is missing, ``UsageError`` for what
+    the runtime does not do."""
     if model.device.type != "cuda":
         raise UnavailableError(f"encoder={name} runs TensorRT and the model is on {model.device}: use a GPU")
-    versions.load()
+    trt = versions.load(versions.choose(chosen.runtime))
+    versions.require_capability(trt, Gpu().capability())
+    versions.require_precision(trt, Gpu().capability(), chosen.precision)
+    if chosen.captured_by == "runtime" and not versions.is_rtx(trt):
+        raise UsageError(
+            "encoder.options.captured_by=runtime: TensorRT does not capture by itself; use "
+            "encoder.options.runtime=tensorrt_rtx, or captured_by=harness"
+        )
 
 
 def build_encoder(
@@ -55,10 +64,11 @@ def build_encoder(
     extend_positions(model, (grid.longest + 1) * model.hop_s)
     root = Path(chosen.cache_dir) if chosen.cache_dir else user_cache("tensorrt")
     progress("exporting the encoder to ONNX")
-    onnx = exported(model, grid.longest, ContentCache(root / "onnx"))
+    fp8 = chosen.precision == "fp8"
+    onnx = exported(model, grid.longest, ContentCache(root / "onnx"), fp8)
     spec = make_spec(model, chosen, grid, onnx)
     built = EngineStore(root / "engines", progress=progress).get(spec)
-    encoder = _assemble(model, chosen, grid, built, progress)
+    encoder = _assemble(model, chosen, grid, built, spec.runtime, progress)
     try:
         encoder.verify(name, chosen.token_agreement, progress)
     except InvalidMeasurementError as error:
@@ -69,14 +79,14 @@ def build_encoder(
     return encoder
 
 
-def exported(model: TdtModel, longest_frames: int, cache: ContentCache) -> Path:
+def exported(model: TdtModel, longest_frames: int, cache: ContentCache, fp8: bool = False) -> Path:
     """The ONNX graph, exported unless weights of that hash have been before."""
-    key = export_key(model, longest_frames)
+    key = export_key(model, longest_frames, fp8)
     folder = cache.get(key) if key else None
     if folder is None:
         key = key or f"unnamed-{uuid.uuid4().hex}"  # never taken for another's
         with cache.create(key) as unfinished:
-            export(model, unfinished, longest_frames)
+            export(model, unfinished, longest_frames, fp8=fp8)
         folder = cache.get(key)
     if folder is None:
         raise UnavailableError("the exported graph was damaged while it was written: is the disk full?")
@@ -91,11 +101,12 @@ def make_spec(model: TdtModel, chosen: SingleProfile, grid: ShapeGrid, onnx: Pat
         onnx=str(onnx),
         onnx_sha256=hash_onnx(onnx),
         bins=model.feature_bins,
-        precision=PRECISIONS[model.dtype],
+        precision="fp8" if chosen.precision == "fp8" else PRECISIONS[model.dtype],
         profiles=tuple(ShapeRange(batch, (p.min, p.opt, p.max)) for p in grid.profiles),
         optimization_level=chosen.optimization_level,
         workspace_bytes=chosen.workspace_mib << 20,
         tactic_sources=chosen.tactic_sources,
+        runtime=versions.choose(chosen.runtime),
     )
 
 
@@ -104,14 +115,17 @@ def _assemble(
     chosen: SingleProfile,
     grid: ShapeGrid,
     built: BuiltEngine,
+    runtime: versions.Runtime,
     progress: BuildProgress,
 ) -> BucketedEncoder:
     before = DeviceMemory.read(model.device)
-    runner = EngineRunner(built.plan, model.feature_bins)
+    itself = chosen.cuda_graphs and chosen.captured_by == "runtime" and grid.pad
+    runner = EngineRunner(built.plan, model.feature_bins, runtime, grid.pad, itself)
     inputs = StaticInputs(grid, model.feature_bins, model.device, torch.int32)
     calls = EngineCalls(model, runner, grid, inputs)
     if grid.pad:
-        calls.prepare(chosen.cuda_graphs, progress)
+        calls.prepare("runtime" if itself else "harness" if chosen.cuda_graphs else None, progress)
+        runner.keep_kernels()
     added = DeviceMemory.read(model.device).since(before)
     memory = {"input_buffers_bytes": inputs.device_bytes, **runner.memory, **added}
 
@@ -119,14 +133,17 @@ def _assemble(
         return {
             **built.note(),
             "padding": chosen.padding,
-            "cuda_graphs": runner.graphs_captured > 0,
+            "cuda_graphs": itself or runner.graphs_captured > 0,
+            "captured_by": "runtime" if itself else "harness",
             "captures": calls.captures_at_build,
             "captures_after_build": runner.graphs_captured - calls.captures_at_build,
             **runner.evidence(),
             "memory": memory,
         }
 
-    return BucketedEncoder(model, grid, inputs, calls, describe)
+    return BucketedEncoder(
+        model, grid, inputs, calls, describe, "float8" if chosen.precision == "fp8" else None
+    )
 
 
 @dataclass(frozen=True)
@@ -162,15 +179,19 @@ class EngineCalls:
         self._prepared: dict[Slot, Call] = {}
         self.captures_at_build = 0
 
-    def prepare(self, cuda_graphs: bool, progress: BuildProgress) -> None:
+    def prepare(self, captured_by: Literal["harness", "runtime"] | None, progress: BuildProgress) -> None:
         """Every shape of the grid. Shapes of one profile share its context unless graphs hold theirs."""
         self._synchronize()
-        slots = self._grid.slots() if cuda_graphs else []
+        slots = self._grid.slots() if captured_by else []
         for index, slot in enumerate(slots):
             progress("capturing the engine's shapes", index, len(slots))
             context = self._runner.context(slot.profile)
             call = self._bound(slot, context)
-            self._prepared[slot] = replace(call, captured=self._runner.capture(context))
+            if captured_by == "harness":
+                call = replace(call, captured=self._runner.capture(context))
+            else:
+                self._runner.run_once(context)
+            self._prepared[slot] = call
         self.captures_at_build = self._runner.graphs_captured
 
     def __call__(self, slot: Slot) -> Call:

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from harness.errors import HarnessError, UnavailableError
+from variants.encoder.tensorrt import fp8 as quantization
 from variants.encoder.tensorrt.spec import INPUTS, OUTPUTS
 
 if TYPE_CHECKING:
     from variants.models.types import TdtModel
 
 OPSET = 17
-SCHEME = 4
+SCHEME = 5
 """Part of an export's key: raise it whenever the graph made here changes."""
 FILE_NAME = "encoder.onnx"
 _TRACED = (2, 97)  # batch and frames of the example; neither may be 1 or equal to another size
@@ -109,11 +110,14 @@ def _recorded(modules: dict[str, torch.nn.Module]) -> Iterator[dict[str, torch.T
             hook.remove()
 
 
-def export(model: TdtModel, folder: Path, longest_frames: int, *, taps: bool = False) -> list[str]:
+def export(
+    model: TdtModel, folder: Path, longest_frames: int, *, taps: bool = False, fp8: bool = False
+) -> list[str]:
     """Write ``encoder.onnx`` (and its weights beside it, above 2 GB) into the empty ``folder``.
 
-    Exports a copy on the CPU: the model in use is not touched. Returns the names of the outputs. Raises
-    ``UnavailableError`` without the package ``onnx``, ``HarnessError`` where torch cannot export.
+    Exports a copy on the CPU: the model in use is not touched. ``fp8``: see that module. Returns the names of
+    the outputs. Raises ``UnavailableError`` without the package ``onnx``, ``HarnessError`` where torch cannot
+    export.
     """
     onnx = _onnx()
     wrapped = ExportedEncoder(_cpu_copy(model, max(longest_frames, _TRACED[1])), taps)
@@ -135,23 +139,26 @@ def export(model: TdtModel, folder: Path, longest_frames: int, *, taps: bool = F
                 input_names=list(INPUTS),
                 output_names=outputs,
                 dynamic_axes=axes,
-                opset_version=OPSET,
+                opset_version=quantization.OPSET if fp8 else OPSET,
                 dynamo=False,
             )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         raise HarnessError(f"torch {torch.__version__} could not export the encoder: {error}") from error
     gather_weights(onnx, path)
+    if fp8:
+        quantization.quantize(model, path)
     return outputs
 
 
-def export_key(model: TdtModel, longest_frames: int) -> str | None:
+def export_key(model: TdtModel, longest_frames: int, fp8: bool = False) -> str | None:
     """Key of an export by what it is made of; None for weights that have no hash and are exported anew."""
     import nemo
 
     weights = model.provenance.get("weights_hash")
     if not weights:
         return None
-    content = [SCHEME, OPSET, weights, str(model.dtype), longest_frames, torch.__version__, nemo.__version__]
+    versions = [torch.__version__, nemo.__version__]
+    content = [SCHEME, OPSET, weights, str(model.dtype), fp8, longest_frames, *versions]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 

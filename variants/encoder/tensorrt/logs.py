@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 _KEPT = 20
-_BEGINS_KERNELS = "Computing costs for"
-"""What 8.6 logs, at its most verbose, before it times the kernels of one layer."""
 
 
 class Messages:
@@ -30,18 +28,6 @@ class Messages:
     def explain(self) -> str:
         """The errors in one line, or that there were none."""
         return "; ".join(self.errors) or "TensorRT's logger gave no reason"
-
-
-class KernelCount:
-    """Progress of a build where the release reports none: layers whose kernels were timed, by the log."""
-
-    def __init__(self, progress: Callable[[str, int, int], None]) -> None:
-        self._progress, self._layers = progress, 0
-
-    def __call__(self, text: str) -> None:
-        if _BEGINS_KERNELS in text:
-            self._layers += 1
-            self._progress("choosing kernels, layer", self._layers, 0)
 
 
 def make_logger(trt: Any, messages: Messages) -> Any:

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ SPEC_NAME = "spec.json"
 TIME_NAME = "time.json"
 _BUILDER = "variants.encoder.tensorrt.build"
 _TELL_EVERY_S = 2.0
+_GRACE_S = 20.0
+"""For the step that an interrupted build is in: choosing one kernel takes seconds, rarely a minute."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class EngineStore:
 
     def get(self, spec: EngineSpec) -> BuiltEngine:
         """The engine of ``spec``. Raises the builder's error, with the words of TensorRT's logger."""
-        machine = self._run(["--identify"])
+        machine = self._identify(spec)
         key = spec.key(str(machine["tensorrt"]), str(machine["gpu"]))
         folder = self._cache.get(key)
         if folder is not None:
@@ -64,7 +66,7 @@ class EngineStore:
         with self._cache.create(key) as unfinished:
             (unfinished / SPEC_NAME).write_text(spec.to_json())
             paths = [unfinished / SPEC_NAME, unfinished / PLAN_NAME, self._cache.file(timings)]
-            done = self._run([str(path) for path in paths])
+            done = self._run(["build", *(str(path) for path in paths)])
             if not (unfinished / PLAN_NAME).is_file():
                 raise HarnessError("the builder ended well and left no engine")
             (unfinished / TIME_NAME).write_text(json.dumps({"build_s": float(done["built"])}))
@@ -72,6 +74,12 @@ class EngineStore:
         if folder is None:
             raise HarnessError(f"the engine {key} was damaged while it was written: is the disk full?")
         return _built(folder, key, found=False)
+
+    def _identify(self, spec: EngineSpec) -> dict[str, Any]:
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            file.write(spec.to_json())
+            file.flush()
+            return self._run(["identify", file.name])
 
     def _run(self, arguments: Sequence[str]) -> dict[str, Any]:
         """The builder's last message. Whatever ends this block early ends the builder too."""
@@ -145,12 +153,22 @@ def _started(command: list[str], errors: Any) -> Iterator[subprocess.Popen[str]]
     try:
         yield process
     finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+        _end(process)
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Asked first: it may have an hour of timings to keep. It answers between two kernels, or not at all."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_S)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -17,10 +17,14 @@ from typing import Any
 import numpy as np
 
 from harness.errors import HarnessError, UnavailableError
+from variants.content_cache import ContentCache
 from variants.cuda.device import Gpu
 from variants.encoder.tensorrt import versions
 from variants.encoder.tensorrt.logs import Messages, make_logger
 from variants.encoder.tensorrt.spec import INPUTS
+
+KERNELS_NAME = "kernels.bin"
+"""Beside the plan. It grows with use, so it is no part of what was sealed with the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +48,17 @@ class CapturedCall:
 class EngineRunner:
     """An engine on the current device. Not safe for concurrent calls: contexts share their memory."""
 
-    def __init__(self, plan: Path, bins: int) -> None:
-        """Raises ``UnavailableError`` for an engine that this TensorRT or this GPU cannot run."""
-        self._trt = versions.load()
+    def __init__(
+        self,
+        plan: Path,
+        bins: int,
+        runtime: versions.Runtime = "tensorrt",
+        planned: bool = True,
+        captures_itself: bool = False,
+    ) -> None:
+        """``planned`` and ``captures_itself``: see ``versions.context_settings``. Raises ``UnavailableError``
+        for an engine that this TensorRT or this GPU cannot run."""
+        self._trt = versions.load(runtime)
         self.gpu = Gpu()
         self._bins = bins
         self._messages = Messages()
@@ -56,7 +68,7 @@ class EngineRunner:
         self.engine = self._runtime.deserialize_cuda_engine(content)
         if self.engine is None:
             raise UnavailableError(
-                f"{plan}: TensorRT {self._trt.__version__} cannot load it: {self._messages.explain()}; "
+                f"{plan}: {versions.name(self._trt)} cannot load it: {self._messages.explain()}; "
                 "remove the file to build it anew"
             )
         self.memory = {
@@ -64,6 +76,9 @@ class EngineRunner:
             "engine_bytes": self.gpu.memory_used() - before,
             "activations_bytes": versions.activation_bytes(self.engine),
         }
+        self._kernels = plan.with_name(KERNELS_NAME)
+        kernels = self._kernels.read_bytes() if self._kernels.is_file() else b""
+        self._settings = versions.context_settings(self._trt, self.engine, planned, captures_itself, kernels)
         self._activations = self.gpu.allocate(self.memory["activations_bytes"])
         self.stream = self.gpu.create_stream()
         self.contexts_created = 0
@@ -84,7 +99,7 @@ class EngineRunner:
 
     def context(self, profile: int) -> Any:
         """A new context on ``profile``; the profile stays with it."""
-        context = versions.create_context(self._trt, self.engine)
+        context = versions.create_context(self.engine, self._settings)
         if context is None:
             raise HarnessError(f"TensorRT could not make a context: {self._messages.explain()}")
         versions.give_memory(context, self._activations, self.memory["activations_bytes"])
@@ -119,10 +134,12 @@ class EngineRunner:
             raise HarnessError(f"TensorRT could not run: {self._messages.explain()}")
 
     def capture(self, context: Any) -> CapturedCall:
-        """The bound call as a graph. The first run, outside of capture, lets TensorRT do
-        what it does once for a new shape."""
-        self.enqueue(context, self.stream)
-        self.gpu.wait(self.stream)
+        """The bound call as a graph."""
+        self.run_once(context)
+        if not versions.may_be_captured(context, self.stream):
+            raise HarnessError(
+                "TensorRT says that this call cannot be captured: use encoder.options.cuda_graphs=false"
+            )
         self.gpu.begin_capture(self.stream)
         try:
             self.enqueue(context, self.stream)
@@ -130,6 +147,17 @@ class EngineRunner:
             graph = self.gpu.end_capture(self.stream)
         self.graphs_captured += 1
         return CapturedCall(graph, context)
+
+    def run_once(self, context: Any) -> None:
+        """Lets TensorRT do what it does once for a new shape; waits."""
+        self.enqueue(context, self.stream)
+        self.gpu.wait(self.stream)
+
+    def keep_kernels(self) -> None:
+        """What TensorRT-RTX compiled for this GPU, beside the engine, for the next process."""
+        found = versions.compiled_kernels(self._trt, self._settings)
+        if found:
+            ContentCache(self._kernels.parent).replace_file(self._kernels.name, found)
 
     def replay(self, captured: CapturedCall, stream: int) -> None:
         self.gpu.launch(captured.graph, stream)
@@ -169,6 +197,7 @@ class EngineRunner:
 
     def evidence(self) -> dict[str, Any]:
         return {
+            "runtime": versions.name(self._trt),
             "tensorrt": str(self._trt.__version__),
             "contexts_created": self.contexts_created,
             "graphs_captured": self.graphs_captured,

@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from variants.encoder.tensorrt.versions import Capability, Runtime
+
 INPUTS = ("features", "lengths")
 OUTPUTS = ("states", "state_lengths")
-SCHEME = 3
+SCHEME = 4
 """Part of every key: raise it whenever a specification, or what lies beside its engine, changes."""
 
 
@@ -42,12 +44,15 @@ class EngineSpec:
     optimization_level: int = 3
     workspace_bytes: int = 4 << 30
     tactic_sources: tuple[str, ...] | None = None
+    runtime: Runtime = "tensorrt"
+    target: Capability | None = None
+    """Of the GPU that will run it; None: the one that is here. TensorRT builds for no other."""
 
     def key(self, tensorrt_version: str, gpu: str) -> str:
         """Content key: equal for equal engines, whatever the file is called."""
         content = {
             "scheme": SCHEME,
-            **asdict(replace(self, onnx="")),
+            **asdict(replace(self, onnx="", target=None)),
             "tensorrt": tensorrt_version,
             "gpu": gpu,
         }
@@ -63,10 +68,12 @@ class EngineSpec:
             ShapeRange(_triple(profile["batch"]), _triple(profile["frames"]))
             for profile in values["profiles"]
         )
-        sources = values["tactic_sources"]
-        return cls(
-            **{**values, "profiles": profiles, "tactic_sources": None if sources is None else tuple(sources)}
-        )
+        lists = {name: _tuple(values[name]) for name in ("tactic_sources", "target")}
+        return cls(**{**values, **lists, "profiles": profiles})
+
+
+def _tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
+    return None if values is None else tuple(values)
 
 
 def _triple(values: list[int]) -> tuple[int, int, int]:

@@ -1,31 +1,60 @@
-"""What TensorRT's releases from 8.6 to 11 call differently. No other module asks for a version.
+"""What TensorRT's releases from 8.6 to 11, and TensorRT-RTX, call differently. No other module asks which.
+
+TensorRT-RTX builds for a compute capability, without a GPU and in seconds, and compiles the kernels where the
+engine runs, for each shape: what it compiled is kept beside the engine, and there are no timings to keep.
 
 Sources: TensorRT's Python API reference of each release and its guides "Migrating from TensorRT 8.x to 10.x"
-and "10.x to 11.x" (https://docs.nvidia.com/deeplearning/tensorrt).
+and "10.x to 11.x" (https://docs.nvidia.com/deeplearning/tensorrt); TensorRT-RTX's "CPU-Only AOT" and "Working
+with Runtime Cache" (https://docs.nvidia.com/deeplearning/tensorrt-rtx).
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from harness.errors import UnavailableError
+from variants.encoder.tensorrt.phases import Phases
 
-OLDEST = (8, 6)
+Runtime = Literal["tensorrt", "tensorrt_rtx"]
+Capability = tuple[int, int]
+"""Compute capability of a GPU."""
+
+_OLDEST: dict[Runtime, tuple[int, int]] = {"tensorrt": (8, 6), "tensorrt_rtx": (1, 7)}
 
 
-def load() -> Any:
-    """The module ``tensorrt``. Raises ``UnavailableError`` where it is missing or too old."""
+def choose(runtime: Runtime | Literal["auto"]) -> Runtime:
+    """``auto`` is TensorRT, or TensorRT-RTX where that alone is installed."""
+    if runtime != "auto":
+        return runtime
+    only_rtx = importlib.util.find_spec("tensorrt") is None and importlib.util.find_spec("tensorrt_rtx")
+    return "tensorrt_rtx" if only_rtx else "tensorrt"
+
+
+def load(runtime: Runtime) -> Any:
+    """The module of that name. Raises ``UnavailableError`` where it is missing or too old."""
     try:
-        trt = importlib.import_module("tensorrt")
+        trt = importlib.import_module(runtime)
     except ImportError as error:
+        extra = runtime.replace("_", "-")
         raise UnavailableError(
-            f"the Python package 'tensorrt' cannot be imported ({error}): pip install '.[tensorrt]'"
+            f"the Python package {runtime!r} cannot be imported ({error}): pip install '.[{extra}]'"
         ) from error
-    if version(trt) < OLDEST:
-        raise UnavailableError(f"tensorrt {trt.__version__} is older than 8.6: install a newer one")
+    major, minor = _OLDEST[runtime]
+    if version(trt) < (major, minor):
+        raise UnavailableError(f"{name(trt)} is older than {major}.{minor}: install a newer one")
     return trt
+
+
+def name(trt: Any) -> str:
+    """With its version, for people."""
+    return f"{'TensorRT-RTX' if is_rtx(trt) else 'TensorRT'} {trt.__version__}"
+
+
+def is_rtx(trt: Any) -> bool:
+    return bool(trt.__name__ == "tensorrt_rtx")
 
 
 def version(trt: Any) -> tuple[int, int]:
@@ -33,12 +62,65 @@ def version(trt: Any) -> tuple[int, int]:
     return int(major), int(minor)
 
 
+def _types_strongly(trt: Any) -> bool:
+    return is_rtx(trt) or version(trt) >= (10, 0)
+
+
+def require_capability(trt: Any, gpu: Capability) -> None:
+    """Raises ``UnavailableError`` for a GPU that no engine of this release runs on.
+
+    TensorRT says so itself when it builds. TensorRT-RTX would build, and refuse the engine when it is loaded.
+    """
+    if not is_rtx(trt) or _member(trt, gpu) is not None:
+        return
+    known = sorted((int(m[2:-1]), int(m[-1])) for m in dir(trt.ComputeCapability) if m.startswith("SM"))
+    raise UnavailableError(
+        f"{name(trt)} makes no engine for compute capability {dotted(gpu)} (it does for "
+        f"{', '.join(map(dotted, known))}): use encoder.options.runtime=tensorrt, or another GPU"
+    )
+
+
+def require_precision(trt: Any, gpu: Capability | None, precision: str) -> None:
+    """Raises ``UnavailableError`` for FP8 where the release or the GPU has none; what a half-precision graph
+    needs of a release, ``allow_precision`` says."""
+    if precision != "fp8":
+        return
+    if not _types_strongly(trt):
+        raise UnavailableError(f"{name(trt)} quantizes no graph of explicit types: fp8 needs TensorRT 10")
+    if gpu is not None and gpu < (8, 9):
+        raise UnavailableError(
+            f"compute capability {dotted(gpu)} has no FP8, which begins with 8.9: use "
+            "encoder.options.precision=model"
+        )
+
+
+def aim(trt: Any, config: Any, target: Capability) -> None:
+    """Build for GPUs of that compute capability alone; TensorRT always builds for the GPU that is there."""
+    require_capability(trt, target)
+    if is_rtx(trt):
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(_member(trt, target), 0)
+
+
+def _member(trt: Any, gpu: Capability) -> Any:
+    return getattr(trt.ComputeCapability, f"SM{gpu[0]}{gpu[1]}", None)
+
+
+def dotted(gpu: Capability) -> str:
+    return f"{gpu[0]}.{gpu[1]}"
+
+
+def keeps_timings(trt: Any) -> bool:
+    """Whether a build measures kernels, so that a timing cache spares the next one work."""
+    return not is_rtx(trt)
+
+
 def create_network(trt: Any, builder: Any) -> Any:
     """An empty network. From 10 on it is strongly typed: the ONNX graph alone says the precision of
     each layer. 11 knows nothing else; 8.6 needs to be told that the batch is a dimension."""
     flags = trt.NetworkDefinitionCreationFlag
     chosen = 0
-    if version(trt) < (10, 0):
+    if not _types_strongly(trt):
         chosen |= 1 << int(flags.EXPLICIT_BATCH)
     elif hasattr(flags, "STRONGLY_TYPED"):
         chosen |= 1 << int(flags.STRONGLY_TYPED)
@@ -50,13 +132,12 @@ def allow_precision(trt: Any, config: Any, precision: str) -> None:
 
     Raises ``UnavailableError`` for a number type that the release lacks.
     """
-    if version(trt) >= (10, 0) or precision == "fp32":
+    require_precision(trt, None, precision)
+    if _types_strongly(trt) or precision == "fp32":
         return
     flag = getattr(trt.BuilderFlag, precision.upper(), None)
     if flag is None:
-        raise UnavailableError(
-            f"tensorrt {trt.__version__} knows no {precision}: use model.precision=fp16, or TensorRT 10"
-        )
+        raise UnavailableError(f"{name(trt)} knows no {precision}: use model.precision=fp16, or TensorRT 10")
     config.set_flag(flag)
 
 
@@ -64,7 +145,7 @@ def share_profiles(trt: Any, config: Any) -> None:
     """Let several contexts use one profile (one context for each captured shape). A preview feature of
     8.6 and 9, the rule from 10 on."""
     feature = getattr(getattr(trt, "PreviewFeature", None), "PROFILE_SHARING_0806", None)
-    if feature is not None and version(trt) < (10, 0):
+    if feature is not None and not _types_strongly(trt):
         config.set_preview_feature(feature, True)
 
 
@@ -84,44 +165,75 @@ def set_tactic_sources(trt: Any, config: Any, names: tuple[str, ...] | None) -> 
     config.set_tactic_sources(chosen)
 
 
-def watch(trt: Any, config: Any, report: Callable[[str, int, int], None]) -> bool:
-    """Report ``(phase, step, steps)`` during the build. False where the release cannot."""
+def watch(trt: Any, config: Any, phases: Phases, stopping: Callable[[], bool]) -> bool:
+    """Tell ``phases`` how far the build is; end it soon after ``stopping``. False if it cannot."""
     base = getattr(trt, "IProgressMonitor", None)
     if base is None or not hasattr(config, "progress_monitor"):
         return False
-    config.progress_monitor = _monitor(base, report)
+    config.progress_monitor = _monitor(base, phases, stopping)
     return True
 
 
-def _monitor(base: Any, report: Callable[[str, int, int], None]) -> Any:
+def _monitor(base: Any, phases: Phases, stopping: Callable[[], bool]) -> Any:
     class Monitor(base):  # type: ignore[misc]
         """Called from several of TensorRT's threads."""
 
         def __init__(self) -> None:
             base.__init__(self)
-            self._steps: dict[str, int] = {}
 
-        def phase_start(self, phase_name: str, _parent: str | None, num_steps: int) -> None:
-            self._steps[phase_name] = num_steps
-            report(phase_name, 0, num_steps)
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            phases.start(phase_name, parent_phase, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            report(phase_name, step + 1, self._steps.get(phase_name, 0))
-            return True  # go on
+            phases.step(phase_name, step + 1)
+            return not stopping()
 
         def phase_finish(self, phase_name: str) -> None:
-            steps = self._steps.pop(phase_name, 0)
-            report(phase_name, steps, steps)
+            phases.finish(phase_name)
 
     return Monitor()
 
 
-def create_context(trt: Any, engine: Any) -> Any:
+def context_settings(trt: Any, engine: Any, planned: bool, captures_itself: bool, kernels: bytes) -> Any:
+    """What every context of ``engine`` is made with; for TensorRT-RTX it holds the kernels that they compile.
+
+    ``planned``: shapes are prepared before the first request, so each gets kernels of its own, compiled when
+    it is first run. Otherwise kernels that serve every shape run: a compilation would be measured as the
+    latency of the request that waits for it, or is served beside it. ``kernels`` are what an earlier process
+    compiled; those of another GPU, driver or release are left aside and compiled anew.
+    ``captures_itself``: in place of our graphs.
+    """
+    strategies: Any = getattr(trt, "ExecutionContextAllocationStrategy", None)
+    if not is_rtx(trt):
+        return None if strategies is None else strategies.USER_MANAGED
+    kinds, graphs = trt.DynamicShapesKernelSpecializationStrategy, trt.CudaGraphStrategy
+    config = engine.create_runtime_config()
+    config.set_execution_context_allocation_strategy(strategies.USER_MANAGED)
+    config.dynamic_shapes_kernel_specialization_strategy = kinds.EAGER if planned else kinds.NONE
+    config.cuda_graph_strategy = graphs.WHOLE_GRAPH_CAPTURE if captures_itself else graphs.DISABLED
+    cache = config.create_runtime_cache()
+    if kernels:
+        cache.deserialize(kernels)
+    config.set_runtime_cache(cache)
+    return config
+
+
+def compiled_kernels(trt: Any, settings: Any) -> bytes:
+    """What the contexts made with ``settings`` have compiled so far, for ``context_settings``."""
+    return bytes(settings.get_runtime_cache().serialize()) if is_rtx(trt) else b""
+
+
+def create_context(engine: Any, settings: Any) -> Any:
     """An execution context without activation memory of its own; see ``give_memory``."""
-    strategies = getattr(trt, "ExecutionContextAllocationStrategy", None)
-    if strategies is not None:
-        return engine.create_execution_context(strategies.USER_MANAGED)
-    return engine.create_execution_context_without_device_memory()
+    if settings is None:  # 8.6
+        return engine.create_execution_context_without_device_memory()
+    return engine.create_execution_context(settings)
+
+
+def may_be_captured(context: Any, stream: int) -> bool:
+    """Whether a call of ``context``, which ran once before, may be captured as a CUDA graph on ``stream``."""
+    asked = getattr(context, "is_stream_capturable", None)
+    return asked is None or bool(asked(stream))
 
 
 def activation_bytes(engine: Any) -> int:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ import torch
 
 from benchmarks import bisect
 from benchmarks import tensorrt as engines
-from harness.errors import ExitCode, HarnessError, InvalidMeasurementError, UnavailableError
+from harness.errors import ExitCode, HarnessError, InvalidMeasurementError, UnavailableError, UsageError
 from harness.protocols import BuildProgress, ShapePlan, silent
 from harness.protocols.options import NoOptions
 from harness.report.benches import read_bench
@@ -26,11 +27,15 @@ from variants.encoder import eager, multi_profile, single_profile
 from variants.encoder.bucketed import BucketedEncoder
 from variants.encoder.options import MultiProfile, SingleProfile
 from variants.encoder.parity import LIMITS, States, compare, probe
-from variants.encoder.tensorrt.encoder import build_encoder
+from variants.encoder.tensorrt.build import build as build_engine
+from variants.encoder.tensorrt.encoder import build_encoder, require
+from variants.encoder.tensorrt.export import FILE_NAME
 from variants.encoder.tensorrt.run import EngineRunner, to_float32
+from variants.encoder.tensorrt.spec import EngineSpec, ShapeRange, hash_onnx
 from variants.models.types import TdtModel
 
 STANDIN = Path(__file__).parent / "standin"
+STANDINS = ("cuda", "tensorrt", "tensorrt_rtx")
 PLAN = ShapePlan((0.5, 1.0, 2.0), 4, (0.3, 0.4, 0.8, 1.1, 1.8))
 
 
@@ -38,12 +43,12 @@ PLAN = ShapePlan((0.5, 1.0, 2.0), 4, (0.3, 0.4, 0.8, 1.1, 1.8))
 def tensorrt() -> Iterator[None]:
     """``import tensorrt`` and ``cuda.bindings.runtime`` find the stand-ins, here and in child processes."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [n for n in sys.modules if n.split(".")[0] in ("cuda", "tensorrt")]:
+        for name in [n for n in sys.modules if n.split(".")[0] in STANDINS]:
             patch.delitem(sys.modules, name)
         patch.syspath_prepend(str(STANDIN))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(STANDIN), str(Path.cwd())]))
         yield
-        for name in [n for n in sys.modules if n.split(".")[0] in ("cuda", "tensorrt")]:
+        for name in [n for n in sys.modules if n.split(".")[0] in STANDINS]:
             del sys.modules[name]
 
 
@@ -91,6 +96,25 @@ def test_engines_answer_as_the_model_does(choice: Any, padding: str, cuda_graphs
 def test_half_precision_stays_half(cache: Path) -> None:
     encoder = build(multi_profile, cache, model(torch.float16))
     assert encoder.encode(probe(1, 50, 50, 32)).values.dtype == torch.float16
+
+
+def test_fp8_is_held_to_limits_of_its_own(cache: Path) -> None:
+    evidence = build(multi_profile, cache, model(torch.float16), precision="fp8").evidence()
+    assert evidence["dtype"] == "float8"
+    assert evidence["not_engaged"] is None
+    assert all(0.99 <= agreement["cosine"] < 0.99999 for agreement in evidence["parity"].values())
+
+
+def test_an_interrupted_build_keeps_what_it_has_timed(tmp_path: Path) -> None:
+    """So that the next one begins with it; TensorRT ends a build where its monitor says so."""
+    graph = exported(tmp_path, "0.5") / "graph" / FILE_NAME
+    spec = EngineSpec(str(graph), hash_onnx(graph), 80, "fp32", (ShapeRange((1, 1, 1), (1, 50, 50)),))
+    plan, timings = tmp_path / "plan", tmp_path / "timings.bin"
+    for interrupted in (True, True, False):
+        with pytest.raises(HarnessError, match="interrupted") if interrupted else nullcontext():
+            build_engine(spec, plan, timings, lambda _message: None, lambda stop=interrupted: stop)
+        assert plan.exists() is not interrupted
+    assert timings.read_bytes() == b"ttt"  # each build adds to the timings of the one before
 
 
 def test_profiles_are_chosen_counted_and_never_switched_inside_a_context(cache: Path) -> None:
@@ -145,10 +169,62 @@ def test_whoever_waits_hears_what_is_being_done(cache: Path) -> None:
     assert heard[-1] == ("comparing each shape with the eager encoder", 2, 3)
 
 
-def test_a_build_that_fails_says_what_the_logger_said(tmp_path: Path) -> None:
-    with pytest.raises(HarnessError, match=r"no kernel found for layers\.0\.conv"):
-        build(single_profile, tmp_path, optimization_level=0)
-    assert [p for p in (tmp_path / "engines").iterdir() if p.is_dir()] == []
+@pytest.fixture
+def rtx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that TensorRT-RTX serves."""
+    monkeypatch.setenv("STANDIN_CAPABILITY", "8.9")
+
+
+@pytest.mark.usefixtures("rtx")
+@pytest.mark.parametrize("captured_by", ["harness", "runtime"])
+def test_tensorrt_rtx_compiles_each_planned_shape_once_and_keeps_it_beside_the_engine(
+    captured_by: str, tmp_path: Path
+) -> None:
+    for expected in (3, 0):
+        encoder = build(single_profile, tmp_path, runtime="tensorrt_rtx", captured_by=captured_by)
+        batch = probe(3, 50, 100, 32, seed=1)
+        found, reference = encoder.encode(batch), eager.build(model(), NoOptions(), PLAN).encode(batch)
+        assert torch.allclose(found.values[0], reference.values[0], atol=1e-4)
+        assert compiled() == expected
+        evidence = encoder.evidence()
+        assert (evidence["runtime"], evidence["captured_by"]) == ("TensorRT-RTX 1.7.1.116", captured_by)
+        assert evidence["cuda_graphs"]
+        assert evidence["captures"] == (3 if captured_by == "harness" else 0)
+        assert evidence["not_engaged"] is None
+
+
+@pytest.mark.usefixtures("rtx")
+def test_kernels_of_another_gpu_are_compiled_anew(tmp_path: Path) -> None:
+    build(single_profile, tmp_path, runtime="tensorrt_rtx")
+    (kernels,) = (tmp_path / "engines").glob("*/kernels.bin")
+    kernels.write_bytes(b"another's")
+    compiled()
+    build(single_profile, tmp_path, runtime="tensorrt_rtx")
+    assert compiled() == 3
+
+
+@pytest.mark.usefixtures("rtx")
+def test_lengths_that_nobody_planned_run_on_kernels_for_every_shape(tmp_path: Path) -> None:
+    encoder = build(single_profile, tmp_path, runtime="tensorrt_rtx", padding="none")
+    encoder.encode(probe(1, 33, 33, 32, seed=1))
+    assert compiled() == 0
+
+
+def compiled() -> int:
+    """Shapes that this process compiled since it was last asked."""
+    import tensorrt_rtx
+
+    count = len(tensorrt_rtx.COMPILED)
+    tensorrt_rtx.COMPILED.clear()
+    return count
+
+
+def test_what_the_runtime_does_not_do_is_said_before_anything_is_built() -> None:
+    given: Any = SimpleNamespace(device=torch.device("cuda"))
+    with pytest.raises(UnavailableError, match=r"no engine for compute capability 9\.0"):
+        require("single_profile", given, SingleProfile(runtime="tensorrt_rtx"))
+    with pytest.raises(UsageError, match="captured_by=runtime: TensorRT does not"):
+        require("single_profile", given, SingleProfile(captured_by="runtime"))
 
 
 def test_a_plan_that_cannot_be_loaded_says_what_to_remove(tmp_path: Path) -> None:

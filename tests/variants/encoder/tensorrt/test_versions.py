@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +12,11 @@ import pytest
 from harness.errors import UnavailableError
 from variants.encoder.tensorrt import versions
 from variants.encoder.tensorrt.logs import Messages
+from variants.encoder.tensorrt.phases import Phases
 
 
 def release(version: str, **names: Any) -> Any:
-    return SimpleNamespace(__version__=version, **names)
+    return SimpleNamespace(__name__="tensorrt", __version__=version, **names)
 
 
 OLD = release(
@@ -104,8 +107,10 @@ def test_unnamed_tactic_sources_are_tensorrt_s_choice() -> None:
 def test_contexts_come_without_memory_of_their_own() -> None:
     old = SimpleNamespace(create_execution_context_without_device_memory=lambda: "old")
     new = SimpleNamespace(create_execution_context=lambda strategy: strategy)
-    assert versions.create_context(OLD, old) == "old"
-    assert versions.create_context(TEN, new) == "user"
+    for trt, engine, made in ((OLD, old, "old"), (TEN, new, "user")):
+        settings = versions.context_settings(trt, engine, planned=True, captures_itself=False, kernels=b"")
+        assert versions.create_context(engine, settings) == made
+        assert versions.compiled_kernels(trt, settings) == b""
 
 
 def test_memory_is_asked_for_and_given_by_either_name() -> None:
@@ -119,25 +124,67 @@ def test_memory_is_asked_for_and_given_by_either_name() -> None:
     assert given == [(4096, 10)]
 
 
-def test_progress_is_watched_where_the_release_offers_it() -> None:
+def test_a_build_is_watched_and_stopped_where_the_release_offers_it() -> None:
     class Base:
         pass
 
     seen: list[tuple[str, int, int]] = []
+    stop = False
+    phases = Phases(1, lambda *step: seen.append(step))
     config = SimpleNamespace(progress_monitor=None)
-    assert versions.watch(release("10.0", IProgressMonitor=Base), config, lambda *step: seen.append(step))
+    assert versions.watch(release("10.0", IProgressMonitor=Base), config, phases, lambda: stop)
     monitor: Any = config.progress_monitor
     monitor.phase_start("Timing", None, 4)
     assert monitor.step_complete("Timing", 0)
+    stop = True
+    assert not monitor.step_complete("Timing", 1)
     monitor.phase_finish("Timing")
-    assert seen == [("Timing", 0, 4), ("Timing", 1, 4), ("Timing", 4, 4)]
-    assert not versions.watch(OLD, config, lambda *step: seen.append(step))
+    assert seen == [("Timing", 0, 4), ("Timing", 1, 4), ("Timing", 2, 4), ("Timing", 4, 4)]
+    assert not versions.watch(OLD, config, phases, lambda: stop)
 
 
-def test_an_old_release_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "tensorrt", release("8.5.3"))
-    with pytest.raises(UnavailableError, match=r"8\.5\.3 is older"):
-        versions.load()
+def test_profiles_that_are_done_say_how_long_the_others_take() -> None:
+    now, said = [0.0], []
+    phases = Phases(3, lambda what, *_: said.append(what), lambda: now[0])
+    phases.start("Computing profile costs", "Building", 3)
+    for at_s in (0.0, 60.0, 100.0):
+        now[0] = at_s
+        phases.start("Timing tactics", "Computing profile costs", 5)
+    now[0] = 110.0
+    phases.step("Timing tactics", 1)
+    assert said[1:] == [
+        "profile 1 of 3, Timing tactics",
+        "profile 2 of 3, about 120 s left, Timing tactics",
+        "profile 3 of 3, about 50 s left, Timing tactics",
+        "profile 3 of 3, about 40 s left, Timing tactics",
+    ]
+
+
+@pytest.mark.parametrize(("runtime", "oldest"), [("tensorrt", "8.5.3"), ("tensorrt_rtx", "1.4.0.76")])
+def test_an_old_release_is_unavailable(
+    runtime: versions.Runtime, oldest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = SimpleNamespace(__name__=runtime, __version__=oldest)
+    monkeypatch.setitem(sys.modules, runtime, found)
+    with pytest.raises(UnavailableError, match=f"{re.escape(oldest)} is older"):
+        versions.load(runtime)
+
+
+@pytest.mark.parametrize(
+    ("installed", "chosen"),
+    [
+        ({"tensorrt", "tensorrt_rtx"}, "tensorrt"),
+        ({"tensorrt_rtx"}, "tensorrt_rtx"),
+        ({"tensorrt"}, "tensorrt"),
+        (set(), "tensorrt"),
+    ],
+)
+def test_tensorrt_rtx_is_taken_where_it_alone_is_installed(
+    installed: set[str], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name in installed or None)
+    assert versions.choose("auto") == chosen
+    assert versions.choose("tensorrt_rtx") == "tensorrt_rtx"
 
 
 def test_errors_are_kept_and_explained() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import os
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +35,9 @@ def cudaGetDevice() -> tuple[int, int]:
 
 
 def cudaGetDeviceProperties(_device: int) -> tuple[int, Any]:
-    return 0, SimpleNamespace(name=b"Stand-in", major=9, minor=0)
+    """Of the compute capability that a test asks for."""
+    major, minor = os.environ.get("STANDIN_CAPABILITY", "9.0").split(".")
+    return 0, SimpleNamespace(name=b"Stand-in", major=int(major), minor=int(minor))
 
 
 def cudaMemGetInfo() -> tuple[int, int, int]:
