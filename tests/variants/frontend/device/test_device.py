@@ -20,8 +20,7 @@ from harness.spans import SpanRecorder
 from tests.harness.audio.recordings import RATE, Encoding, encode, noise, speech, wav
 from tests.harness.machines import Laptop
 from tests.variants.eager_parts import eager_parts
-from variants.batching.continuous import Continuous
-from variants.batching.continuous import Options as BatchingOptions
+from variants.batching import continuous
 from variants.frontend import device, host
 from variants.frontend.config import FrontendConfig, SegmentConfig
 from variants.frontend.device.stages import DeviceStages
@@ -126,7 +125,7 @@ def test_evidence_counts_what_went_up_and_what_was_done_there() -> None:
 
 
 def test_a_batch_of_recordings_and_a_stream_pass_one_engine() -> None:
-    engine = Continuous(served(), BatchingOptions(max_padding=0.9))
+    engine = continuous.build(served(), continuous.Options(max_padding=0.9))
     works = [Work("transcribe", ignore, SpanRecorder(), decoded(payload)) for payload in payloads()[:4]]
     stream = [Work("open", ignore, SpanRecorder(), stream_id=7)]
     stream += [Work("push", ignore, SpanRecorder(), stream_id=7, samples=speech())]
@@ -151,7 +150,7 @@ def test_front_end_processes_decode_and_the_rest_passes_it_on(names: Sequence[st
     passed: list[Item] = []
     role.take(Item("transcribe", 1, 0, given), SpanRecorder(), passed.append)
     answered: list[Item] = []
-    inference = InferenceRole(Continuous(served(), BatchingOptions()), {})
+    inference = InferenceRole(continuous.build(served(), continuous.Options()), {})
     inference.take(passed[0], SpanRecorder(), answered.append)
     inference.step()
     assert role.stages == (["decode"] if decodes else [])
