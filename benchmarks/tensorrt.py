@@ -135,6 +135,7 @@ class Engine:
             context = self.runner.context(shape.profile)
             self.runner.bind(context, shape, self._addresses)
             self._captured[shape] = self.runner.capture(context)
+            self.runner.keep_kernels()
 
     def load(self, case: Case, shape: Shape) -> None:
         features = np.ascontiguousarray(_padded(case, shape.frames))

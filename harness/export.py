@@ -107,17 +107,24 @@ def csv_text(rows: Iterable[Row]) -> str:
 
 
 def action_entries(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """As github-action-benchmark reads them: names that stay from commit to commit, ``range`` after ±."""
+    """As github-action-benchmark reads them: names that stay from commit to commit, ``range`` after ±. Of
+    several runs of one command the newest: a file of its is about one commit."""
+    newest = {_action_name(row): row for row in sorted(rows, key=lambda row: row.created_utc)}
     return [
         {
-            "name": " · ".join(p for p in (row.variant, row.label, row.dataset, row.metric, row.scope) if p),
+            "name": name,
             "unit": row.unit,
             "value": row.value,
             "range": f"{max(row.high - row.value, row.value - row.low):.3g}",
             "extra": f"95 % interval {row.low:.6g} to {row.high:.6g}, n {row.n}, run {row.run_id}",
         }
-        for row in rows
+        for name, row in newest.items()
     ]
+
+
+def _action_name(row: Row) -> str:
+    parts = (row.variant, row.label, row.model, row.dataset, row.metric, row.scope)
+    return " · ".join(part for part in parts if part)
 
 
 def _scopes(stored: StoredRun, each: Metric) -> list[str]:

@@ -29,7 +29,6 @@ PACKAGES = (
     "webrtc-noise-gain",
     "espeakng-loader",
     "tensorrt",
-    "tensorrt-rtx-cu13",
     "cuda-bindings",
     "triton",
     "openai-whisper",

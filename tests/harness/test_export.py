@@ -9,13 +9,14 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from harness.errors import ExitCode
-from harness.export import csv_text, main, rows_of
+from harness.export import action_entries, csv_text, main, rows_of
 from harness.measure.metrics import metric
 from harness.measure.stats import nearest_rank
 from harness.paths import conf_dir
@@ -62,12 +63,19 @@ def test_the_action_gets_a_file_for_each_direction(results: Path, tmp_path: Path
     given = [str(results / "run-0"), "--smaller-is-better", str(smaller), "--bigger-is-better", str(bigger)]
     assert main(given) == ExitCode.DONE
     times, more = json.loads(smaller.read_text()), json.loads(bigger.read_text())
-    assert [entry["name"] for entry in more] == ["eager · smoke · rtfx · all"]
-    p95 = next(entry for entry in times if entry["name"] == "eager · smoke · latency.p95 · all")
+    assert [entry["name"] for entry in more] == ["eager · parakeet_tiny · smoke · rtfx · all"]
+    p95 = next(entry for entry in times if entry["name"].endswith("smoke · latency.p95 · all"))
     assert p95["unit"] == "s"
     assert isinstance(p95["value"], float)
     assert float(p95["range"]) > 0
     assert len({entry["name"] for entry in times}) == len(times)
+
+
+def test_of_several_runs_of_a_command_the_action_gets_the_newest(results: Path) -> None:
+    old, new = (list(rows_of(read_run(results / name), [metric("rtfx")])) for name in ("run-0", "run-1"))
+    later = [replace(row, created_utc="2026-06-01T12:00:00+00:00") for row in new]
+    (entry,) = action_entries([*later, *old])
+    assert entry["value"] == new[0].value
 
 
 def test_of_arrivals_on_a_schedule_there_is_no_rtfx(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def recipe(place: int, encoder_factor: float = 1.0, torch: str = "2.11.0") -> Re
         f"run-{place:02d}",
         seed=place,
         processes=1,
-        requests=40,
+        requests=25,
         encoder_factor=encoder_factor,
         changes={"created_utc": f"2026-05-{place + 1:02d}T12:00:00+00:00", "provenance": origin},
     )
@@ -51,10 +51,14 @@ rules:
 
 
 def gate(history: Path, folder: Path, candidate: Recipe) -> int:
-    rules = folder / "rules.yaml"
-    rules.write_text(RULES)
     made = make_run(folder / "new", candidate).folder
-    return main(["--against", str(history), "--candidate", str(made), "--thresholds", str(rules)])
+    given = ["--against", str(history), "--candidate", str(made), "--thresholds"]
+    return main([*given, str(rules_in(folder))])
+
+
+def rules_in(folder: Path) -> Path:
+    (folder / "rules.yaml").write_text(RULES)
+    return folder / "rules.yaml"
 
 
 def test_one_more_of_the_same_passes(
@@ -75,8 +79,8 @@ def test_a_candidate_within_its_history_is_not_its_own_baseline(history: Path, t
     everything = tmp_path / "all"
     shutil.copytree(history, everything)
     slower = make_run(everything, recipe(20, encoder_factor=1.4))
-    given = ["--against", str(everything), "--candidate", str(slower.folder)]
-    assert main(given) == ExitCode.REGRESSION
+    given = ["--against", str(everything), "--candidate", str(slower.folder), "--thresholds"]
+    assert main([*given, str(rules_in(tmp_path))]) == ExitCode.REGRESSION
 
 
 def test_the_level_since_the_last_step_is_the_baseline(history: Path, tmp_path: Path) -> None:

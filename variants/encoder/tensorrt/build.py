@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import sys
 import threading
@@ -31,6 +32,28 @@ from variants.lifeline import end_with_parent
 Report = Callable[[dict[str, Any]], None]
 
 
+class Stop:
+    """Whether SIGTERM or SIGINT has ``asked`` this process to end, which it does at once unless ``gently``.
+
+    A thread waits for them: the main thread is inside TensorRT, where no handler of Python's would run.
+    """
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.gently = False
+
+    def listen(self) -> None:
+        wanted = {signal.SIGTERM, signal.SIGINT}
+        signal.pthread_sigmask(signal.SIG_BLOCK, wanted)  # in the threads that TensorRT starts as well
+        threading.Thread(target=self._wait, args=[wanted], name="stop", daemon=True).start()
+
+    def _wait(self, wanted: set[signal.Signals]) -> None:
+        signal.sigwait(wanted)
+        self.asked.set()
+        if not self.gently:
+            os._exit(int(ExitCode.INTERNAL))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build, or say on stdout why not. Returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -48,8 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report(identify(spec))
             return int(ExitCode.DONE)
         timing = Path(given[3]) if len(given) == 4 else None
-        start = time.monotonic()
-        build(spec, Path(given[2]), timing, report, _stop_asked_for())
+        start, stop = time.monotonic(), Stop()
+        stop.listen()
+        build(spec, Path(given[2]), timing, report, stop)
         report({"built": time.monotonic() - start})
     except HarnessError as error:
         report({"error": str(error), "code": int(error.exit_code)})
@@ -79,15 +103,9 @@ def _gpu(trt: Any, target: versions.Capability) -> str:
     return f"sm_{target[0]}{target[1]}" if versions.is_rtx(trt) else Gpu().name()
 
 
-def build(
-    spec: EngineSpec,
-    output: Path,
-    timing_cache: Path | None,
-    report: Report,
-    stopping: Callable[[], bool] = lambda: False,
-) -> None:
-    """Parse, configure, build, write. Raises ``HarnessError`` with what TensorRT's logger said, or
-    where ``stopping`` ended it: kernels timed until then are kept all the same."""
+def build(spec: EngineSpec, output: Path, timing_cache: Path | None, report: Report, stop: Stop) -> None:
+    """Parse, configure, build, write. Raises ``HarnessError`` with what TensorRT's logger said, or where
+    ``stop`` ended it: kernels timed until then are kept all the same."""
 
     def progress(phase: str, step: int, steps: int) -> None:
         report({"phase": phase, "step": step, "steps": steps})
@@ -104,11 +122,12 @@ def build(
     config = configure(trt, builder, spec)
     timings = timing_cache if versions.keeps_timings(trt) else None
     _load_timings(config, timings)
-    if not versions.watch(trt, config, Phases(len(spec.profiles), progress), stopping):
+    stop.gently = versions.watch(trt, config, Phases(len(spec.profiles), progress), stop.asked.is_set)
+    if not stop.gently:
         messages.heard = KernelCount(progress)
     serialized = builder.build_serialized_network(network, config)
     _save_timings(config, timings)
-    if serialized is None and stopping():
+    if serialized is None and stop.asked.is_set():
         raise HarnessError("the build was interrupted; kernels that were timed need not be timed again")
     if serialized is None:
         raise HarnessError(f"{versions.name(trt)} could not build {spec.onnx}: {messages.explain()}")
@@ -156,21 +175,6 @@ def _load_timings(config: Any, path: Path | None) -> None:
 def _save_timings(config: Any, path: Path | None) -> None:
     if path is not None:
         ContentCache(path.parent).replace_file(path.name, bytes(config.get_timing_cache().serialize()))
-
-
-def _stop_asked_for() -> Callable[[], bool]:
-    """Whether SIGTERM or SIGINT has come. A thread waits for them: the main thread is inside TensorRT, where
-    no handler of Python's would run."""
-    wanted = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)  # in the threads that TensorRT starts as well
-    asked = threading.Event()
-
-    def wait() -> None:
-        signal.sigwait(wanted)
-        asked.set()
-
-    threading.Thread(target=wait, name="stop", daemon=True).start()
-    return asked.is_set
 
 
 def _make_report() -> Report:

@@ -144,9 +144,9 @@ def export(
             )
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         raise HarnessError(f"torch {torch.__version__} could not export the encoder: {error}") from error
-    gather_weights(onnx, path)
     if fp8:
         quantization.quantize(model, path)
+    gather_weights(onnx, path)
     return outputs
 
 

@@ -240,9 +240,6 @@ def test_the_bench_builds_for_a_gpu_that_is_not_here(
         bench.main([*given, "--lengths", "0.5", "1", "--output", str(tmp_path / "probes")]) == ExitCode.DONE
     )
     building = ["build", str(tmp_path / "probes"), "--runtime", "tensorrt_rtx", "--cache", str(tmp_path)]
-    assert bench.main([*building, "--target", "8.6"]) == ExitCode.DONE
-    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()[1:]] == [
-        "single: 1 profiles",
-        "multi: 2 profiles",
-    ]
+    assert bench.main([*building, "--engines", "single", "--target", "8.6"]) == ExitCode.DONE
+    assert capsys.readouterr().out.splitlines()[1].startswith("single: 1 profiles, ")
     assert bench.main([*building, "--target", "9.0"]) == ExitCode.UNAVAILABLE

@@ -27,6 +27,7 @@ from variants.encoder import eager, multi_profile, single_profile
 from variants.encoder.bucketed import BucketedEncoder
 from variants.encoder.options import MultiProfile, SingleProfile
 from variants.encoder.parity import LIMITS, States, compare, probe
+from variants.encoder.tensorrt.build import Stop
 from variants.encoder.tensorrt.build import build as build_engine
 from variants.encoder.tensorrt.encoder import build_encoder, require
 from variants.encoder.tensorrt.export import FILE_NAME
@@ -112,9 +113,16 @@ def test_an_interrupted_build_keeps_what_it_has_timed(tmp_path: Path) -> None:
     plan, timings = tmp_path / "plan", tmp_path / "timings.bin"
     for interrupted in (True, True, False):
         with pytest.raises(HarnessError, match="interrupted") if interrupted else nullcontext():
-            build_engine(spec, plan, timings, lambda _message: None, lambda stop=interrupted: stop)
+            build_engine(spec, plan, timings, lambda _message: None, asked_to_stop(interrupted))
         assert plan.exists() is not interrupted
     assert timings.read_bytes() == b"ttt"  # each build adds to the timings of the one before
+
+
+def asked_to_stop(already: bool) -> Stop:
+    stop = Stop()
+    if already:
+        stop.asked.set()
+    return stop
 
 
 def test_profiles_are_chosen_counted_and_never_switched_inside_a_context(cache: Path) -> None:
