@@ -253,7 +253,7 @@ class RunSession:
             dataset=_dataset(self.audio),
             # The weights are known once a process has built them; see finish().
             model=Model(self.config.model.label, self.config.model.weights, weights_hash=""),
-            gpus=provenance.gpus(),
+            gpus=provenance.gpus(self.config.topology.devices_used),
             command=provenance.command_line(),
         )
 

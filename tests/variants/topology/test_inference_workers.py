@@ -9,16 +9,20 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from harness.errors import UsageError
 from harness.protocols import Request
 from harness.protocols.engine import hear
 from tests.variants.topology import parts
+from variants.topology import collapsed
 from variants.topology.process import environment
 from variants.topology.types import Backend, CommitStream, Completion, Job, OpenStream, PushAudio
+from variants.topology.worker import WorkerPlan
 
 SLOW_ENGINE = partial(parts.make_engine, per_request_s=0.05)
 NAMES = ("inference0", "inference1")
@@ -77,6 +81,42 @@ def test_the_death_of_one_engine_costs_what_it_had(service: Backend) -> None:
     kept = do(service, PushAudio(11, np.ones(100, np.float32)), CommitStream(11))
     assert [completion.error for completion in kept] == [None, None]
     assert service.handle(Request("after", parts.recording(0.5))).error is None
+
+
+def test_the_devices_that_are_named_have_one_engine_each_behind_one_pool() -> None:
+    built = parts.build("collapsed", engine=SLOW_ENGINE, devices=(1, 0), frontend_workers=2)
+    built.start()
+    try:
+        found = workers(built)
+    finally:
+        built.close()
+    assert [found[name]["device"] for name in NAMES] == [1, 0]
+    assert {name for name in found if name not in NAMES} == {"frontend0", "frontend1"}
+
+
+def test_one_device_that_is_named_is_all_that_its_engine_sees() -> None:
+    (engine,) = (plan for plan in plans(devices=(3,)) if plan.make_engine is not None)
+    assert (engine.name, engine.device) == ("inference", 3)
+
+
+def test_a_pool_of_no_stated_size_takes_the_cores_that_inference_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def pool(cores: int) -> int:
+        monkeypatch.setattr(collapsed.os, "sched_getaffinity", lambda _pid: set(range(cores)))
+        return sum(plan.make_frontend is not None for plan in plans(devices=(0, 1), frontend_workers=0))
+
+    assert [pool(cores) for cores in (16, 2, 1)] == [14, 1, 1]
+
+
+def test_more_processes_than_devices_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"inference_workers=3 with topology\.devices=\[0, 1\]"):
+        plans(devices=(0, 1), inference_workers=3)
+
+
+def plans(**options: Any) -> list[WorkerPlan]:
+    built = parts.build("collapsed", **options)
+    return list(built._layout.plans(Path("/links")))  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
