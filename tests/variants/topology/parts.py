@@ -16,7 +16,7 @@ from harness.errors import UnavailableError
 from harness.protocols import Engine, Frontend, Segment, ServiceSpec, Transcript
 from harness.protocols.options import NoOptions
 from harness.spans import SpanRecorder
-from variants.batching import alone
+from variants.batching import alone, continuous
 from variants.frontend.config import FrontendConfig
 from variants.frontend.host import build as build_frontend
 from variants.models import fixed_cost
@@ -34,6 +34,12 @@ def make_engine(**options: Any) -> Engine:
     """Its text is a checksum of the samples it was given: a byte that differs anywhere changes it."""
     cost = SimpleNamespace(options=fixed_cost.Options(**options))
     return alone.build(fixed_cost.build(cost), NoOptions())
+
+
+def make_continuous() -> Engine:
+    """Slow enough that what comes meanwhile is a batch."""
+    slow = fixed_cost.FixedCostEngine(fixed_cost.Options(per_request_s=0.03))
+    return continuous.build(slow, continuous.Options(max_padding=0.9))
 
 
 class MortalEngine(fixed_cost.FixedCostEngine):

@@ -17,7 +17,6 @@ from harness.protocols.options import NoOptions
 from harness.spans import SpanRecorder, now_ns
 from tests.variants.topology import parts
 from variants.batching import alone, continuous, window
-from variants.models import fixed_cost
 from variants.topology.access import OneByOne, Shared, access_to
 from variants.topology.types import Backend, Completion, Transcribe
 
@@ -127,13 +126,6 @@ def test_alone_is_one_request_at_a_time_front_end_included() -> None:
     assert sorted(prepared) == [1, 2]
 
 
-def make_continuous() -> Engine:
-    return continuous.build(
-        fixed_cost.FixedCostEngine(fixed_cost.Options(per_request_s=0.03)),
-        continuous.Options(max_padding=0.9),
-    )
-
-
 def handled(service: Backend, requests: list[Request]) -> list[Reply]:
     with ThreadPoolExecutor(8) as clients:
         return list(clients.map(service.handle, requests))
@@ -152,7 +144,7 @@ def submitted(service: Backend, requests: list[Request]) -> list[Reply]:
 def test_clients_of_one_process_are_batched_and_their_ledgers_balance(
     ask: Callable[[Backend, list[Request]], list[Reply]],
 ) -> None:
-    service = parts.build("inprocess", engine=make_continuous)
+    service = parts.build("inprocess", engine=parts.make_continuous)
     service.start()
     payloads = [parts.recording(0.5 + 0.1 * (n % 3), seed=n) for n in range(16)]
     try:

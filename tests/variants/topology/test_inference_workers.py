@@ -6,6 +6,7 @@ import os
 import queue
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -57,6 +58,21 @@ def test_work_goes_to_the_engine_with_the_least_in_flight(service: Backend) -> N
     assert [workers(service)[name]["device"] for name in NAMES] == [0, 1]
     received = service.evidence()["ipc"]["received_by"]
     assert all(received[name]["messages"] >= 6 for name in NAMES)
+
+
+def test_batches_of_different_engines_are_different_batches() -> None:
+    built = parts.build("collapsed", engine=parts.make_continuous, inference_workers=2)
+    built.start()
+    try:
+        payload = parts.recording(0.5)
+        with ThreadPoolExecutor(12) as clients:
+            replies = list(clients.map(built.handle, [Request(str(n), payload) for n in range(36)]))
+    finally:
+        built.close()
+    together = Counter(reply.batch_id for reply in replies)
+    assert {reply.batch_id: reply.batch_size for reply in replies} == together
+    assert {batch_id % 2 for batch_id in together} == {0, 1}
+    assert max(together.values()) > 1
 
 
 def test_a_stream_keeps_to_one_engine(service: Backend) -> None:
