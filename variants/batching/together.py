@@ -14,11 +14,11 @@ from typing import Annotated, Any, NamedTuple
 
 from msgspec import Meta
 
-from harness.protocols import Evidence, Transcript, Work
+from harness.protocols import Evidence, Segment, Transcript, Work
 from harness.protocols.options import Count, Positive
 from harness.spans import SpanRecorder, now_ns
 from variants.batching.types import Inference
-from variants.serving.streams import StreamTable, describe
+from variants.serving.streams import STREAM_RATE, StreamTable, describe
 
 _FRAME_S = 0.01
 
@@ -42,7 +42,7 @@ class Bounds:
 
 @dataclass(slots=True)
 class Waiting:
-    """A work and, in samples, the lengths of its segments."""
+    """A work and the lengths of its segments, in samples at 16 kHz."""
 
     work: Work
     lengths: tuple[int, ...]
@@ -57,8 +57,10 @@ class Waiting:
     def is_recording(self) -> bool:
         return self.work.kind == "transcribe"
 
-    def frames(self, samples: float) -> float:
-        return samples / (self.work.segments[0].sample_rate * _FRAME_S) if self.work.segments else 0.0
+
+def _length(segment: Segment) -> int:
+    """In samples at one rate: before a front end on the device, recordings come at their own."""
+    return -(-len(segment.samples) * STREAM_RATE // segment.sample_rate)
 
 
 class Chosen(NamedTuple):
@@ -72,18 +74,17 @@ class Chosen(NamedTuple):
 def choose(waiting: Sequence[Waiting], bounds: Bounds) -> Chosen:
     """The batch around the oldest of ``waiting``, which is a recording. See the module."""
     oldest, rows, chosen, full = waiting[0], list(waiting[0].lengths), [0], False
+    most_samples = bounds.max_frames * STREAM_RATE * _FRAME_S
     most_padding = max(bounds.max_padding, padding(rows))
     # Stable: among works of the same length, the older.
     for index in sorted(_eligible(waiting, bounds), key=lambda i: abs(waiting[i].longest - oldest.longest)):
         candidate = [*rows, *waiting[index].lengths]
-        if len(candidate) > bounds.max_batch or waiting[index].frames(area(candidate)) > bounds.max_frames:
+        if len(candidate) > bounds.max_batch or area(candidate) > most_samples:
             full = True
         elif padding(candidate) <= most_padding:
             chosen.append(index)
             rows = candidate
-    return Chosen(
-        chosen, full or len(rows) >= bounds.max_batch or oldest.frames(area(rows)) >= bounds.max_frames
-    )
+    return Chosen(chosen, full or len(rows) >= bounds.max_batch or area(rows) >= most_samples)
 
 
 def _eligible(waiting: Sequence[Waiting], bounds: Bounds) -> list[int]:
@@ -132,7 +133,7 @@ class Together:
         self._counts = _Counts()
 
     def submit(self, work: Work) -> None:
-        lengths = tuple(len(segment.samples) for segment in work.segments)
+        lengths = tuple(_length(segment) for segment in work.segments)
         self._waiting.append(Waiting(work, lengths, self._clock()))
 
     def step(self) -> bool:
