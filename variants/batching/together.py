@@ -42,7 +42,7 @@ class Bounds:
 
 @dataclass(slots=True)
 class Waiting:
-    """A work and the lengths of its segments, in samples at 16 kHz."""
+    """A work and, in samples at 16 kHz, the lengths of its segments."""
 
     work: Work
     lengths: tuple[int, ...]
@@ -74,17 +74,16 @@ class Chosen(NamedTuple):
 def choose(waiting: Sequence[Waiting], bounds: Bounds) -> Chosen:
     """The batch around the oldest of ``waiting``, which is a recording. See the module."""
     oldest, rows, chosen, full = waiting[0], list(waiting[0].lengths), [0], False
-    most_samples = bounds.max_frames * STREAM_RATE * _FRAME_S
     most_padding = max(bounds.max_padding, padding(rows))
     # Stable: among works of the same length, the older.
     for index in sorted(_eligible(waiting, bounds), key=lambda i: abs(waiting[i].longest - oldest.longest)):
         candidate = [*rows, *waiting[index].lengths]
-        if len(candidate) > bounds.max_batch or area(candidate) > most_samples:
+        if len(candidate) > bounds.max_batch or _frames(candidate) > bounds.max_frames:
             full = True
         elif padding(candidate) <= most_padding:
             chosen.append(index)
             rows = candidate
-    return Chosen(chosen, full or len(rows) >= bounds.max_batch or area(rows) >= most_samples)
+    return Chosen(chosen, full or len(rows) >= bounds.max_batch or _frames(rows) >= bounds.max_frames)
 
 
 def _eligible(waiting: Sequence[Waiting], bounds: Bounds) -> list[int]:
@@ -97,6 +96,10 @@ def _eligible(waiting: Sequence[Waiting], bounds: Bounds) -> list[int]:
 def area(lengths: Sequence[int]) -> int:
     """Of ``[rows, longest]``, padding included."""
     return len(lengths) * max(lengths, default=0)
+
+
+def _frames(lengths: Sequence[int]) -> float:
+    return area(lengths) / (STREAM_RATE * _FRAME_S)
 
 
 def padding(lengths: Sequence[int]) -> float:

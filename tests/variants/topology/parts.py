@@ -36,10 +36,10 @@ def make_engine(**options: Any) -> Engine:
     return alone.build(fixed_cost.build(cost), NoOptions())
 
 
-def make_continuous() -> Engine:
-    """Slow enough that what comes meanwhile is a batch."""
-    slow = fixed_cost.FixedCostEngine(fixed_cost.Options(per_request_s=0.03))
-    return continuous.build(slow, continuous.Options(max_padding=0.9))
+def make_batching_engine(**options: Any) -> Engine:
+    """The same behind a choice that looks for more work before each step."""
+    cost = SimpleNamespace(options=fixed_cost.Options(**options))
+    return continuous.build(fixed_cost.build(cost), continuous.Options())
 
 
 class MortalEngine(fixed_cost.FixedCostEngine):

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from tests.variants.topology import parts
 from variants.batching import alone, continuous, window
 from variants.topology.access import OneByOne, Shared, access_to
 from variants.topology.types import Backend, Completion, Transcribe
+
+SLOW_BATCHING = partial(parts.make_batching_engine, per_request_s=0.03)
 
 
 class Gated:
@@ -144,7 +147,7 @@ def submitted(service: Backend, requests: list[Request]) -> list[Reply]:
 def test_clients_of_one_process_are_batched_and_their_ledgers_balance(
     ask: Callable[[Backend, list[Request]], list[Reply]],
 ) -> None:
-    service = parts.build("inprocess", engine=parts.make_continuous)
+    service = parts.build("inprocess", engine=SLOW_BATCHING)
     service.start()
     payloads = [parts.recording(0.5 + 0.1 * (n % 3), seed=n) for n in range(16)]
     try:

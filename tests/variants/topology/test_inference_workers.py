@@ -26,6 +26,7 @@ from variants.topology.types import Backend, CommitStream, Completion, Job, Open
 from variants.topology.worker import WorkerPlan
 
 SLOW_ENGINE = partial(parts.make_engine, per_request_s=0.05)
+SLOW_BATCHING = partial(parts.make_batching_engine, per_request_s=0.03)
 NAMES = ("inference0", "inference1")
 
 
@@ -61,7 +62,7 @@ def test_work_goes_to_the_engine_with_the_least_in_flight(service: Backend) -> N
 
 
 def test_batches_of_different_engines_are_different_batches() -> None:
-    built = parts.build("collapsed", engine=parts.make_continuous, inference_workers=2)
+    built = parts.build("collapsed", engine=SLOW_BATCHING, inference_workers=2)
     built.start()
     try:
         payload = parts.recording(0.5)
