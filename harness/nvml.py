@@ -20,7 +20,7 @@ from harness.errors import ExitCode
 
 T = TypeVar("T")
 
-DEVICES_USED = 1
+FIRST = (0,)
 """An engine computes on the first device that it sees."""
 
 
@@ -59,9 +59,12 @@ class Device:
     handle: Any = field(compare=False)  # a ctypes pointer, which has no hash
 
 
-def used_devices(nvml: Any, environment: Mapping[str, str] = os.environ) -> list[Device]:
-    """The devices that a run with this environment computes on."""
-    return visible_devices(nvml, environment.get("CUDA_VISIBLE_DEVICES"))[:DEVICES_USED]
+def used_devices(
+    nvml: Any, environment: Mapping[str, str] = os.environ, chosen: Sequence[int] = FIRST
+) -> list[Device]:
+    """The devices that a run with this environment computes on: of those visible, the ``chosen``."""
+    visible = visible_devices(nvml, environment.get("CUDA_VISIBLE_DEVICES"))
+    return [visible[place] for place in chosen if place < len(visible)]
 
 
 def visible_devices(nvml: Any, visible: str | None) -> list[Device]:
@@ -163,7 +166,7 @@ def _describe(nvml: Any) -> Iterator[str]:
     yield "CUDA_VISIBLE_DEVICES is not set" if setting is None else f"CUDA_VISIBLE_DEVICES={setting}"
     for device in shown.values():
         place = next((n for n, seen in enumerate(visible) if seen.uuid == device.uuid), None)
-        role = "hidden" if place is None else "used" if place < DEVICES_USED else "visible"
+        role = "hidden" if place is None else "used" if place in FIRST else "visible"
         use = read_use(nvml, device)
         yield f"{role:8} {_text(nvml.nvmlDeviceGetName(device.handle))} {device.uuid}"
         yield f"         {use.used_bytes} bytes used; bytes by process: {dict(use.processes)}"

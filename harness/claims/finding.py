@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.claims.leaf import Leaf
+from harness.claims.leaf import Leaf, Within
 from harness.claims.reference import in_short, reference_rows
-from harness.claims.verdict import Verdict, verdict_of
+from harness.claims.verdict import Verdict, verdict_of, within_of
 from harness.compare import effect_cells, notes
 from harness.config.load import compose_run
 from harness.config.needs import Machine
@@ -18,9 +18,13 @@ from harness.errors import ExitCode, HarnessError, UnavailableError
 from harness.interleave import Budget, interleaved
 from harness.measure.effects import Effect
 from harness.measure.metrics import ALL
+from harness.measure.offline import OfflineFigures, offline_figures
 from harness.measure.stats import TooSmall
+from harness.measure.text import digits, seconds
 from harness.record import StoredRun, VerdictStatus
 from harness.report import write_report
+from harness.run.launcher import measured
+from harness.run.session import RunSession
 from harness.side_by_side import Comparison, compare_runs
 
 Measure = Callable[[Sequence[Sequence[str]], Budget], tuple[list[StoredRun], list[HarnessError]]]
@@ -63,10 +67,14 @@ class Finding:
         }
 
 
+def _measured_by_itself(side: Sequence[str]) -> StoredRun:
+    return measured(RunSession(compose_run(side), side))
+
+
 @dataclass(frozen=True)
 class Tester:
-    """Where claims are tested and how often. ``machine`` and ``measure`` are this machine and the project's
-    own interleaver."""
+    """Where claims are tested and how often. ``machine``, ``measure`` and ``measure_one`` are this machine,
+    the project's own interleaver, and a plain run."""
 
     folder: Path
     rounds: int
@@ -74,6 +82,7 @@ class Tester:
     overrides: Sequence[str] = ()
     machine: Machine | None = None
     measure: Measure = interleaved
+    measure_one: Callable[[Sequence[str]], StoredRun] = _measured_by_itself
 
     def test(self, number: int, leaf: Leaf) -> Finding:
         """Raises ``UsageError`` for overrides that can never run; what this machine lacks and what goes
@@ -83,11 +92,22 @@ class Tester:
         if leaf.not_built is not None:
             return found
         try:
-            for side in pair:
+            for side in filter(None, pair):
                 check(compose_run(side), self.machine)
-            return self._measured(found)
+            return self._measured(found) if leaf.within is None else self._measured_alone(found, leaf.within)
         except UnavailableError as error:
             return _elsewhere(replace(found, verdict=Verdict.CANNOT_RUN, measured=str(error)))
+
+    def _measured_alone(self, found: Finding, within: Within) -> Finding:
+        side = [*found.pair[1], f"runner.processes={self.rounds}"]
+        try:
+            stored = self.measure_one(side)
+        except UnavailableError:
+            raise
+        except HarnessError as error:
+            return replace(found, verdict=Verdict.FAILED, measured=str(error), exit_code=error.exit_code)
+        found = replace(found, runs=[str(stored.folder)], charts=drawn(found.number, [stored], self.folder))
+        return judged_within(found, within, stored)
 
     def _measured(self, found: Finding) -> Finding:
         runs, errors = self.measure(found.pair, Budget(self.rounds))
@@ -119,6 +139,28 @@ def judged(found: Finding, a: StoredRun, b: StoredRun) -> Finding:
         return replace(found, verdict=Verdict.NOT_HERE, measured=f"speed withheld: {comparison.withheld}")
     verdict = verdict_of(found.leaf, comparison.effects)
     return replace(found, verdict=verdict, measured=_sentence(found.leaf, comparison))
+
+
+def judged_within(found: Finding, within: Within, stored: StoredRun) -> Finding:
+    """``found`` with what an offline run says. What it took is told of every process."""
+    if stored.run.verdict.status is not VerdictStatus.VALID:
+        why = [f"{stored.run.run_id}: {reason.message}" for reason in stored.run.verdict.reasons]
+        return replace(found, verdict=Verdict.UNDECIDED, measured="; ".join(why))
+    figures = offline_figures(stored)
+    walls_s, audio_s = [each.wall_s for each in figures], [each.audio_s for each in figures]
+    took = ", ".join(map(seconds, walls_s))
+    heard = f"{digits(min(audio_s, default=0.0) / 3600)} h"
+    note = "every process of the run; the slowest decides"
+    enough = min(audio_s, default=0.0) >= within.audio_s
+    beside = "" if enough else f": the claim speaks of {within.audio_s / 3600:g} h"
+    rows = [_process_row(n, each) for n, each in enumerate(figures)]
+    verdict = within_of(within, audio_s, walls_s)
+    return replace(found, verdict=verdict, measured=f"{heard} in {took}{beside}", rows=rows, notes=[note])
+
+
+def _process_row(process: int, figures: OfflineFigures) -> Mapping[str, Any]:
+    told = {"audio": seconds(figures.audio_s), "wall": seconds(figures.wall_s), "RTFx": digits(figures.rtfx)}
+    return {"process": process, **told}
 
 
 def _not_valid(found: Finding, a: StoredRun, b: StoredRun, invalid: Sequence[StoredRun]) -> Finding:

@@ -51,8 +51,23 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Within:
+    """What one offline run has to come to: at least so much audio, from the first byte read to the last
+    text in at most so many seconds, in every one of its processes."""
+
+    audio_s: float
+    holds_s: float
+    partly_s: float
+
+    def __str__(self) -> str:
+        audio = f"{self.audio_s / 3600:g} h of audio in at most"
+        return f"reproduced: {audio} {self.holds_s:g} s. Partly: in at most {self.partly_s:g} s"
+
+
+@dataclass(frozen=True)
 class Leaf:
-    """One claim. ``holds`` needs all of its conditions, ``partly`` one of them.
+    """One claim. ``holds`` needs all of its conditions, ``partly`` one of them. A claim ``within`` a time has
+    neither, and no baseline.
 
     Each side is measured with ``common``, its own overrides and, in a quick test, ``quick``.
     ``not_serving_decides``: a baseline that cannot serve what the candidate serves makes the claim hold.
@@ -60,8 +75,8 @@ class Leaf:
     """
 
     claim: str
-    baseline: tuple[str, ...]
     candidate: tuple[str, ...]
+    baseline: tuple[str, ...] = ()
     common: tuple[str, ...] = ()
     quick: tuple[str, ...] = ()
     holds: tuple[Condition, ...] = ()
@@ -69,15 +84,17 @@ class Leaf:
     shown: tuple[str, ...] = ()
     not_serving_decides: bool = False
     not_built: str | None = None
+    within: Within | None = None
     reference: Reference = field(default_factory=Reference)
 
     def pair(self, overrides: Sequence[str] = (), quick: bool = False) -> tuple[list[str], list[str]]:
-        """The overrides of both sides; of two with the same key the later one stands."""
+        """The overrides of both sides, none of a baseline that there is not; of two with the same key the
+        later one stands."""
         after = (*(self.quick if quick else ()), *overrides)
         baseline, candidate = (
             _latest((*self.common, *own, *after)) for own in (self.baseline, self.candidate)
         )
-        return baseline, candidate
+        return (baseline if self.within is None else []), candidate
 
     @property
     def metrics(self) -> list[Metric]:
@@ -90,6 +107,8 @@ class Leaf:
         """In words, from the conditions themselves."""
         if self.not_built is not None:
             return "none yet"
+        if self.within is not None:
+            return str(self.within)
         holds = " and ".join(map(str, self.holds))
         if self.not_serving_decides:
             holds += ", or the baseline cannot serve what the candidate serves"
@@ -109,8 +128,10 @@ def read_leaves(folder: Path | None = None) -> dict[int, Leaf]:
 def read_leaf(path: Path) -> Leaf:
     leaf: Leaf = from_json(Leaf, read_yaml(path), str(path))
     conditions = (*leaf.holds, *leaf.partly)
-    if leaf.not_built is None and not (leaf.holds and leaf.partly):
-        raise UsageError(f"{path}: needs conditions in 'holds' and in 'partly', or 'not_built'")
+    if leaf.not_built is None and leaf.within is None and not (leaf.baseline and leaf.holds and leaf.partly):
+        raise UsageError(
+            f"{path}: needs 'baseline' and conditions in 'holds' and in 'partly', or 'within', or 'not_built'"
+        )
     if empty := [c for c in conditions if (c.at_most, c.at_least, c.saves_s) == (None, None, None)]:
         raise UsageError(f"{path}: {empty[0].metric} needs at_most, at_least or saves_s")
     try:

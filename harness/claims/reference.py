@@ -15,10 +15,11 @@ from harness.config.load import compose_run, to_dict
 from harness.errors import HarnessError
 from harness.measure.effects import Effect
 from harness.measure.metrics import ALL
+from harness.measure.offline import offline_figures
 from harness.measure.stats import Estimate, Resampled, interval, nearest_rank
-from harness.measure.text import NOTHING
+from harness.measure.text import NOTHING, digits, seconds
 from harness.paths import reference_dir
-from harness.record import StoredRun, read_run
+from harness.record import Mode, StoredRun, read_run
 from harness.report.benches import Panel, read_bench
 from harness.same_ground import VARIANT_AXES
 from harness.side_by_side import compare_runs
@@ -60,7 +61,7 @@ def _of_machine(leaf: Leaf, folder: Path) -> Iterator[Row]:
     for pattern in wanted.memory:
         for path in sorted(folder.glob(pattern)):
             yield from _memory(json.loads(path.read_text()), folder.name)
-    yield from _runs(leaf, folder)
+    yield from _runs(leaf, folder) if leaf.within is None else _offline_runs(folder)
 
 
 # ---------------------------------------------------------------- parts alone
@@ -135,6 +136,17 @@ def _runs(leaf: Leaf, folder: Path) -> Iterator[Row]:
         ]
         if found[0] is not None and found[1] is not None:
             yield from _compared(leaf, read_run(found[0]), read_run(found[1]), f"{folder.name}/{place.name}")
+
+
+def _offline_runs(folder: Path) -> Iterator[Row]:
+    for path in sorted(folder.glob("*/*/run.json")):
+        if json.loads(path.read_text())["mode"] != Mode.OFFLINE:
+            continue
+        for each in offline_figures(stored := read_run(path.parent)):
+            audio = f"{stored.run.provenance.dataset.name}, {digits(each.audio_s / 3600)} h"
+            where = f"{folder.name}/{path.parent.parent.name}"
+            wall = seconds(each.wall_s)
+            yield {"machine": where, "variant": stored.run.variant, "audio": audio, "wall": wall}
 
 
 def _compared(leaf: Leaf, a: StoredRun, b: StoredRun, where: str) -> Iterator[Row]:

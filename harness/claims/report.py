@@ -60,7 +60,7 @@ def _section(finding: Finding) -> list[str]:
     lines = [f"`{_pair(finding)}`: **{finding.verdict}**", "", finding.measured, ""]
     lines += [f"Rule: {finding.leaf.rule}.", ""]
     common = [override for override in finding.pair[0] if override in finding.pair[1]]
-    lines += [f"Both with `{' '.join(common)}`.", ""]
+    lines += [f"Both with `{' '.join(common)}`.", ""] if common else []
     for rows in (finding.rows, finding.reference):
         lines += [*_mapped(rows), ""] if rows else []
     lines += [f"- {note}" for note in finding.notes]
@@ -72,7 +72,7 @@ def _pair(finding: Finding) -> str:
     """What only one side has."""
     a, b = finding.pair
     own = [[override for override in side if override not in other] for side, other in ((a, b), (b, a))]
-    return " -> ".join(" ".join(side) for side in own)
+    return " -> ".join(" ".join(side) for side in own if side)
 
 
 def _summary(finding: Finding) -> list[str]:

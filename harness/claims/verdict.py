@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum, StrEnum, auto
 
-from harness.claims.leaf import Condition, Leaf
+from harness.claims.leaf import Condition, Leaf, Within
 from harness.measure.effects import Effect
 from harness.measure.stats import Estimate
 
@@ -40,6 +40,15 @@ def verdict_of(leaf: Leaf, changes: Sequence[Effect]) -> Verdict:
     if Answer.YES in partly:
         return Verdict.PARTLY
     return Verdict.UNDECIDED if Answer.OPEN in partly else Verdict.NOT_HERE
+
+
+def within_of(within: Within, audio_s: Sequence[float], walls_s: Sequence[float]) -> Verdict:
+    """Of the processes of an offline run: the slowest decides. Less audio than claimed decides nothing."""
+    if not walls_s or min(audio_s) < within.audio_s:
+        return Verdict.UNDECIDED
+    if max(walls_s) <= within.holds_s:
+        return Verdict.REPRODUCED
+    return Verdict.PARTLY if max(walls_s) <= within.partly_s else Verdict.NOT_HERE
 
 
 def answer(condition: Condition, changes: Sequence[Effect]) -> Answer:

@@ -7,6 +7,7 @@ A need is one of ``gpu``, ``compute_capability>=9.0``, ``cuda>=12.4`` (what the 
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -16,7 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from harness.errors import UsageError
-from harness.nvml import open_nvml
+from harness.nvml import open_nvml, visible_devices
 
 _COMPARISON = re.compile(r"(?P<what>[a-z_]+)>=(?P<version>\d+(?:\.\d+)*)")
 #: What is to be installed, where a package is imported under another name.
@@ -39,6 +40,12 @@ class Machine:
     @cached_property
     def compute_capability(self) -> tuple[int, ...] | None:
         return self._first_gpu(lambda nvml, gpu: tuple(nvml.nvmlDeviceGetCudaComputeCapability(gpu)))
+
+    @cached_property
+    def visible_gpus(self) -> int:
+        """Devices that CUDA shows to this process."""
+        with open_nvml() as nvml:
+            return 0 if nvml is None else len(visible_devices(nvml, os.environ.get("CUDA_VISIBLE_DEVICES")))
 
     @cached_property
     def cuda_driver(self) -> tuple[int, ...] | None:

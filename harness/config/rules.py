@@ -48,6 +48,16 @@ RULES = (
         "several processes need a transport: set ipc=shared_memory, ipc=uds_copy or ipc=zeromq",
     ),
     Rule(
+        ("topology", "topology.devices"),
+        lambda c: bool(c.topology.devices) and c.topology.name != "collapsed",
+        "several inference processes stand behind one pool of front ends: set topology=collapsed",
+    ),
+    Rule(
+        ("topology.devices", "model.device"),
+        lambda c: len(set(c.topology.devices)) < len(c.topology.devices),
+        "each device infers in one process: name it once",
+    ),
+    Rule(
         ("workload", "io"),
         lambda c: c.workload.mode == "streaming" and c.io.name == "none" and not c.target.is_foreign,
         "live streams arrive over sockets: set io=epoll, io=asyncio_loop, io=threads or io=http",
@@ -164,6 +174,9 @@ def _check_needs(config: RunConfig, machine: Machine) -> None:
     ]
     if config.model.device == "cuda":
         lacks += [f"model.device=cuda: {lack.message}" for lack in missing(["gpu"], machine)]
+    last, visible = max(config.topology.devices, default=0), machine.visible_gpus
+    if config.model.device != "cpu" and 0 < visible <= last:
+        lacks.append(f"topology.devices={config.topology.devices}: {visible} are visible, counted from 0")
     if lacks:
         raise UnavailableError(f"variant={config.variant} cannot run here. " + "; ".join(lacks))
 

@@ -40,6 +40,16 @@ class ChoiceConfig:
 
 
 @dataclass(frozen=True)
+class TopologyConfig(ChoiceConfig):
+    devices: list[Count] = field(default_factory=list)
+    """CUDA devices, of those visible, that infer, each in a process of its own; none given: the first."""
+
+    @property
+    def devices_used(self) -> tuple[int, ...]:
+        return tuple(self.devices) or tuple(range(self.options.get("inference_workers", 1)))
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     name: str = MISSING
     family: Literal["tdt", "attention", "external"] = "tdt"
@@ -203,7 +213,7 @@ class RunConfig:
     batching: ChoiceConfig = field(default_factory=ChoiceConfig)
     frontend: dict[str, Any] = field(default_factory=dict)
     """``name``, and beside it the options of that front end."""
-    topology: ChoiceConfig = field(default_factory=ChoiceConfig)
+    topology: TopologyConfig = field(default_factory=TopologyConfig)
     ipc: ChoiceConfig = field(default_factory=ChoiceConfig)
     io: ChoiceConfig = field(default_factory=ChoiceConfig)
     gc: ChoiceConfig = field(default_factory=ChoiceConfig)

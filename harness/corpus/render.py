@@ -107,7 +107,7 @@ def _render_into(folder: Path, spec: AudioSetSpec, progress: bool) -> None:
     with tqdm(total=total_s, desc=f"rendering {spec.name}", bar_format=bar, disable=not progress) as shown:
         for item in _rendered(_Renderer(folder, spec.seed, spec.bucket_edges_s), plans, total_s):
             items.append(item)
-            shown.update(item.duration_s or 0.0)
+            shown.update(plans[int(item.item_id)].script.length_s)
     write_manifest(folder / MANIFEST_NAME, sorted(items, key=lambda item: item.item_id))
 
 

@@ -28,18 +28,19 @@ class CpuMeter:
     """Counts from its creation."""
 
     def __init__(self) -> None:
+        self._used_s = _read_used_s()
         self._tasks = _read_tasks()
         self._stat = _read_stat()
 
     def read(self) -> CpuTime | None:
-        """What the process tree got since; ``None`` where the kernel does not count it. A thread that
-        began in between counts whole, one that ended not at all."""
+        """What the process tree got since; ``None`` where the kernel does not count it. Of a thread that
+        ended in between it is known what it used, not what it waited for; of a process, neither."""
         after = _read_tasks()
         if not after:
             return None
         spent = [task.since(self._tasks.get(key, _Task())) for key, task in after.items()]
         return CpuTime(
-            used_s=sum(task.used_ns for task in spent) * 1e-9,
+            used_s=sum(used_s - self._used_s.get(pid, 0.0) for pid, used_s in _read_used_s().items()),
             waited_s=sum(task.waited_ns for task in spent) * 1e-9,
             involuntary_switches=sum(task.switches for task in spent),
             stolen_share=_stolen_share(self._stat, _read_stat()),
@@ -68,23 +69,35 @@ def disturbances(cpu_times: Sequence[CpuTime | None]) -> Iterator[str]:
 class _Task:
     """The counters of a thread since it began."""
 
-    used_ns: int = 0
     waited_ns: int = 0
     switches: int = 0
 
     def since(self, before: _Task) -> _Task:
         return _Task(
-            self.used_ns - before.used_ns,
             self.waited_ns - before.waited_ns,
             self.switches - before.switches,
         )
 
 
+def _read_used_s() -> dict[int, float]:
+    """Of each process, its threads that have ended included."""
+    found = {}
+    for process in _tree():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            found[process.pid] = float(times.user + times.system)
+    return found
+
+
+def _tree() -> list[psutil.Process]:
+    me = psutil.Process()
+    return [me, *me.children(recursive=True)]
+
+
 def _read_tasks() -> dict[tuple[int, str], _Task]:
     """Every thread of this process and its descendants, by process and thread."""
-    me = psutil.Process()
     found = {}
-    for process in (me, *me.children(recursive=True)):
+    for process in _tree():
         for folder in Path(f"/proc/{process.pid}/task").glob("*"):
             with contextlib.suppress(OSError):  # it ended since it was listed
                 found[process.pid, folder.name] = _read_task(folder)
@@ -92,10 +105,10 @@ def _read_tasks() -> dict[tuple[int, str], _Task]:
 
 
 def _read_task(folder: Path) -> _Task:
-    used_ns, waited_ns, _ = map(int, (folder / "schedstat").read_text().split())
+    _, waited_ns, _ = map(int, (folder / "schedstat").read_text().split())
     lines = (folder / "status").read_text().splitlines()
     switches = next(int(line.split()[1]) for line in lines if line.startswith(_SWITCHES))
-    return _Task(used_ns, waited_ns, switches)
+    return _Task(waited_ns, switches)
 
 
 def _read_stat() -> list[int]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from harness.nvml import Device, reading, used_devices
+from harness.nvml import FIRST, Device, reading, used_devices
 
 
 class EnergyMeter:
     """Counts from its creation, by the devices' own counters (``nvmlDeviceGetTotalEnergyConsumption``)."""
 
-    def __init__(self, nvml: Any | None) -> None:
+    def __init__(self, nvml: Any | None, chosen: Sequence[int] = FIRST) -> None:
         self._nvml = nvml
-        self._devices: Sequence[Device] = [] if nvml is None else used_devices(nvml)
+        self._devices: Sequence[Device] = [] if nvml is None else used_devices(nvml, chosen=chosen)
         self._before_j = self._counted_j()
 
     def read_j(self) -> float | None:

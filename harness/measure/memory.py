@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from harness.nvml import Use, total_use, used_devices
+from harness.nvml import FIRST, Use, total_use, used_devices
 from harness.protocols.children import peak_rss_bytes
 from harness.record import Memory, Telemetry
 
@@ -38,10 +38,11 @@ class GpuMeter:
     the time in which nobody else of this series works. Without NVML nothing is known.
     """
 
-    def __init__(self, nvml: Any, alone: bool = True) -> None:
-        """``alone`` says that no other process of a series keeps memory meanwhile."""
+    def __init__(self, nvml: Any, alone: bool = True, chosen: Sequence[int] = FIRST) -> None:
+        """``chosen`` are the service's devices, of those visible; ``alone`` says that no other process of a
+        series keeps memory meanwhile."""
         self._nvml = nvml
-        self._devices = [] if nvml is None else used_devices(nvml)
+        self._devices = [] if nvml is None else used_devices(nvml, chosen=chosen)
         self._alone = alone
         self._grown_bytes = 0
         self._before: Use | None = None

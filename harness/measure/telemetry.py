@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from harness.nvml import Device, open_nvml, reading, used_devices
+from harness.nvml import FIRST, Device, open_nvml, reading, used_devices
 from harness.record import GpuSample, Telemetry
 from harness.spans import now_ns
 
@@ -46,9 +46,10 @@ def reason_names(bits: int) -> tuple[str, ...]:
 class GpuSampler:
     """Reads the devices every ``interval_s`` in a thread of its own; see ``sample_gpu``."""
 
-    def __init__(self, epoch_ns: int, interval_s: float) -> None:
+    def __init__(self, epoch_ns: int, interval_s: float, chosen: Sequence[int]) -> None:
         self._epoch_ns = epoch_ns
         self._interval_s = interval_s
+        self._chosen = chosen
         self._readings: dict[Device, list[GpuSample]] = {}
         self._names: dict[Device, str] = {}
         self._stop = threading.Event()
@@ -78,7 +79,7 @@ class GpuSampler:
 
     def _loop(self) -> None:
         with open_nvml() as nvml:
-            devices = [] if nvml is None else used_devices(nvml)
+            devices = [] if nvml is None else used_devices(nvml, chosen=self._chosen)
             self._names = {device: str(nvml.nvmlDeviceGetName(device.handle)) for device in devices}
             self._readings = {device: [self._read(nvml, device)] for device in devices}
             while devices and not self._stop.wait(self._interval_s):
@@ -90,10 +91,12 @@ class GpuSampler:
 
 
 @contextmanager
-def sample_gpu(epoch_ns: int, interval_s: float = INTERVAL_S) -> Iterator[GpuSampler]:
+def sample_gpu(
+    epoch_ns: int, interval_s: float = INTERVAL_S, chosen: Sequence[int] = FIRST
+) -> Iterator[GpuSampler]:
     """Read the devices that this run computes on while the block runs; ``result()`` has the readings
     afterwards. Times are seconds since ``epoch_ns`` on the monotonic clock."""
-    sampler = GpuSampler(epoch_ns, interval_s)
+    sampler = GpuSampler(epoch_ns, interval_s, chosen)
     sampler.start()
     try:
         yield sampler

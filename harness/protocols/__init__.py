@@ -326,6 +326,8 @@ class ServiceSpec:
     io: Mapping[str, Any] = field(default_factory=dict)
     gc: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    devices: Sequence[int] = ()
+    """CUDA devices, of those visible, that infer; none given: the first."""
     make_recorder: Callable[[], SpanRecorder] = SpanRecorder
     """One recorder per request; a profiled run passes one that also marks ranges for the profiler."""
 

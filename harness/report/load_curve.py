@@ -16,7 +16,7 @@ from harness.measure.stats import Estimate
 from harness.record import Mode, StoredRun
 from harness.record.codec import to_json
 from harness.report.content import Entry
-from harness.report.style import QUIET, colored, head, legend_below, one_panel, seconds_label
+from harness.report.style import QUIET, colored, head, legend_below, one_panel, seconds_label, sparse_log
 
 _LOADS = {Mode.CLOSED: "clients", Mode.OPEN: "rate_per_s"}
 _NAMED_AXES = ("model", "encoder", "decoder", "batching", "topology", "ipc", "io", "gc")
@@ -64,6 +64,7 @@ def throughput_latency(curves: Sequence[Curve]) -> Figure:
                 textcoords="offset points", fontsize=7, color=QUIET,
             )  # fmt: skip
     axes.set_yscale("log")
+    sparse_log(axes.yaxis)
     axes.set_xlim(left=0)
     axes.yaxis.set_major_formatter(FuncFormatter(seconds_label))
     axes.set_xlabel("requests answered a second", color=QUIET)

@@ -57,6 +57,7 @@ _COMPARED = (
     "wer",
     "memory.rss",
 )
+_COMPARED_OFFLINE = ("rtfx", "wer", "memory.rss", "memory.gpu")
 
 
 def write_report(runs: Sequence[StoredRun], out: Path) -> Path:
@@ -204,7 +205,8 @@ def _comparisons(shown: Sequence[Entry]) -> str:
 def _comparison(base: Entry, other: Entry) -> str:
     title = f"<h3>{escape(other.label)}</h3>"
     try:
-        compared = compare_runs(base.stored, other.stored, [metric(name) for name in _COMPARED])
+        names = _COMPARED if base.has_latency else _COMPARED_OFFLINE
+        compared = compare_runs(base.stored, other.stored, [metric(name) for name in names])
     except (NotComparableError, InvalidMeasurementError) as error:
         return f'{title}<p class="quiet">no ratios: {escape(str(error))}</p>'
     header = ("metric", "scope", base.label, other.label, "ratio", "95 % interval", "verdict")

@@ -24,13 +24,18 @@ def measure_and_report(config: RunConfig, overrides: Sequence[str], resume: bool
         return earlier
     if resume:
         session.go_on()
-    with session:
-        session.reference()
-        for process in range(config.runner.processes):
-            session.measure(process)
-        stored = session.finish()
+    stored = measured(session)
     report(stored)
     return stored
+
+
+def measured(session: RunSession) -> StoredRun:
+    """The run of ``session``, process after process."""
+    with session:
+        session.reference()
+        for process in range(session.config.runner.processes):
+            session.measure(process)
+        return session.finish()
 
 
 def report(stored: StoredRun) -> int:

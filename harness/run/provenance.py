@@ -8,12 +8,13 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import harness
 from harness.host import cpu_model as cpu_model
-from harness.nvml import Device, open_nvml, reading, used_devices
+from harness.nvml import FIRST, Device, open_nvml, reading, used_devices
 from harness.record import Git, Gpu
 
 #: Packages whose version can change a measurement or an output.
@@ -98,10 +99,11 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def gpus() -> tuple[Gpu, ...]:
+def gpus(chosen: Sequence[int] = FIRST) -> tuple[Gpu, ...]:
     """The devices that a run computes on, through NVML; empty where there is none."""
     with open_nvml() as nvml:
-        return () if nvml is None else tuple(_gpu(nvml, device) for device in used_devices(nvml))
+        devices = [] if nvml is None else used_devices(nvml, chosen=chosen)
+        return tuple(_gpu(nvml, device) for device in devices)
 
 
 def _gpu(nvml: Any, device: Device) -> Gpu:

@@ -257,7 +257,7 @@ class RunSession:
             dataset=_dataset(self.audio),
             # The weights are known once a process has built them; see finish().
             model=_model(self.config),
-            gpus=provenance.gpus(),
+            gpus=provenance.gpus(self.config.topology.devices_used),
             command=provenance.command_line(),
         )
 

@@ -92,6 +92,7 @@ class Worker:
             epoch_ns=now_ns(),
             block=job.block,
         )
+        self._devices = self._config.topology.devices_used
         self._items: list[AudioItem] = []
         self._unreadable: dict[str, str] = {}
         self._meter = GpuMeter(None)
@@ -104,7 +105,7 @@ class Worker:
             self._import_model()
         self._turns.take()
         with open_nvml() as nvml, Journal(Path(self._job.folder), self._record) as journal:
-            self._nvml, self._meter = nvml, GpuMeter(nvml, alone=self._job.alone)
+            self._nvml, self._meter = nvml, GpuMeter(nvml, self._job.alone, self._devices)
             self._meter.resume()
             if self._job.role == "reference":
                 self._transcribe_all(journal)
@@ -149,8 +150,11 @@ class Worker:
             report = self._warm_up(service, journal)
             policy = self._gc_policy()
             measured_from_ns = now_ns()
-            with sample_gpu(self._record.epoch_ns) as sampler, traced(self._config, self._job.trace):
-                meter, energy = CpuMeter(), EnergyMeter(self._nvml)
+            with (
+                sample_gpu(self._record.epoch_ns, chosen=self._devices) as sampler,
+                traced(self._config, self._job.trace),
+            ):
+                meter, energy = CpuMeter(), EnergyMeter(self._nvml, self._devices)
                 self._measure(service, journal)
                 self._record = replace(self._record, cpu=meter.read())
                 energy_j = energy.read_j()
@@ -178,7 +182,7 @@ class Worker:
         """Live streams from clients in processes of their own."""
         streams = self._streams()
         self._tell_of_refused(streams.refused)
-        with sample_gpu(self._record.epoch_ns) as sampler:
+        with sample_gpu(self._record.epoch_ns, chosen=self._devices) as sampler:
 
             def memory_of(pid: int) -> Memory:
                 return peak_memory(pid, sampler.result(), self._meter)

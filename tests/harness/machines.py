@@ -10,6 +10,7 @@ class Workstation(Machine):
 
     compute_capability = (9, 0)
     cuda_driver = (13, 0)
+    visible_gpus = 2
 
     def has_package(self, name: str) -> bool:  # noqa: ARG002
         return True
@@ -20,6 +21,7 @@ class Laptop(Machine):
 
     compute_capability = None
     cuda_driver = None
+    visible_gpus = 0
 
     def has_package(self, name: str) -> bool:  # noqa: ARG002
         return False

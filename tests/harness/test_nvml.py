@@ -53,6 +53,8 @@ def test_a_run_uses_the_first_that_it_sees() -> None:
     assert [device.uuid for device in used_devices(nvml, {"CUDA_VISIBLE_DEVICES": "1,0"})] == [B]
     assert [device.uuid for device in used_devices(nvml, {})] == [A]
     assert used_devices(nvml, {"CUDA_VISIBLE_DEVICES": ""}) == []
+    assert [device.uuid for device in used_devices(nvml, {}, (1, 0))] == [B, A]
+    assert [device.uuid for device in used_devices(nvml, {"CUDA_VISIBLE_DEVICES": "1"}, (0, 1))] == [B]
 
 
 def test_the_use_of_several_devices_adds_up_as_far_as_it_is_told() -> None:

@@ -32,7 +32,8 @@ class Bounds:
     max_frames: Positive = 128_000
     """Frames of 10 ms that it may have, padding included; one work of more is a batch by itself."""
     max_padding: Annotated[float, Meta(ge=0, lt=1)] = 0.2
-    """Share of a batch that may be padding: what is shorter than its longest segment."""
+    """Share of a batch that may be padding: what is shorter than its longest segment. Where the oldest work's
+    own segments differ by more, as much. An engine that sorts segments into batches of its own pads less."""
     max_passed_over: Count = 8
     """Batches with younger works that a work lets pass; from then on none overtakes it."""
     max_pending: Positive = 512
@@ -73,12 +74,13 @@ class Chosen(NamedTuple):
 def choose(waiting: Sequence[Waiting], bounds: Bounds) -> Chosen:
     """The batch around the oldest of ``waiting``, which is a recording. See the module."""
     oldest, rows, chosen, full = waiting[0], list(waiting[0].lengths), [0], False
+    most_padding = max(bounds.max_padding, padding(rows))
     # Stable: among works of the same length, the older.
     for index in sorted(_eligible(waiting, bounds), key=lambda i: abs(waiting[i].longest - oldest.longest)):
         candidate = [*rows, *waiting[index].lengths]
         if len(candidate) > bounds.max_batch or _frames(candidate) > bounds.max_frames:
             full = True
-        elif padding(candidate) <= bounds.max_padding:
+        elif padding(candidate) <= most_padding:
             chosen.append(index)
             rows = candidate
     return Chosen(chosen, full or len(rows) >= bounds.max_batch or _frames(rows) >= bounds.max_frames)

@@ -35,6 +35,7 @@ def service_spec(
         io=choices["io"],
         gc=choices["gc"],
         options=choices["topology"]["options"],
+        devices=choices["topology"].get("devices", ()),
         make_recorder=make_recorder,
     )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import UsageError
 from harness.protocols import ServiceSpec
-from harness.protocols.options import Positive
+from harness.protocols.options import Count, Positive
 from variants import registry
 from variants.ipc.types import Transport
 from variants.topology.pipeline import Layout, Pipeline, PipelineOptions
@@ -16,23 +18,39 @@ from variants.topology.worker import WorkerPlan
 
 @dataclass(frozen=True, slots=True)
 class Options(PipelineOptions):
-    frontend_workers: Positive = 1
-    """Processes that decode and preprocess."""
+    frontend_workers: Count = 1
+    """Processes that decode and preprocess; 0: one for each core that inference leaves free."""
     inference_workers: Positive = 1
-    """Processes that hold an engine, each on a CUDA device of its own."""
+    """Processes that hold an engine, each on a CUDA device of its own. Where ``topology.devices``
+    are given, one for each."""
 
 
 def build(spec: ServiceSpec) -> Pipeline:
     options: Options = registry.options("topology", "collapsed", spec.options)
     transport = registry.transport(spec.ipc)
-    frontends = tuple(f"frontend{index}" for index in range(options.frontend_workers))
-    inference = _inference_names(options.inference_workers)
+    devices = _devices(spec.devices, options.inference_workers)
+    frontends = tuple(f"frontend{index}" for index in range(_pool_size(options, len(devices))))
+    inference = _inference_names(len(devices))
 
     def plans(folder: Path) -> Sequence[WorkerPlan]:
-        return plans_of(spec, transport, frontends, inference, folder)
+        return plans_of(spec, transport, frontends, dict(zip(inference, devices, strict=True)), folder)
 
     layout = Layout("collapsed", plans, entries=frontends, hops=3, inference=inference)
     return Pipeline(layout, transport, options)
+
+
+def _devices(given: Sequence[int], workers: int) -> Sequence[int | None]:
+    """The device of each inference process. A single one that is not told sees every device."""
+    if given and workers not in (1, len(given)):
+        raise UsageError(
+            f"topology.options.inference_workers={workers} with topology.devices={list(given)}: each device "
+            "has one process; leave inference_workers out"
+        )
+    return list(given) or (list(range(workers)) if workers > 1 else [None])
+
+
+def _pool_size(options: Options, inference_processes: int) -> int:
+    return options.frontend_workers or max(1, len(os.sched_getaffinity(0)) - inference_processes)
 
 
 def _inference_names(count: int) -> tuple[str, ...]:
@@ -43,11 +61,11 @@ def plans_of(
     spec: ServiceSpec,
     transport: Transport,
     frontends: Sequence[str],
-    inference: Sequence[str],
+    inference: Mapping[str, int | None],
     folder: Path,
 ) -> list[WorkerPlan]:
-    """Any of the front ends feeds any of ``inference``, which answer ``main``. One inference process sees
-    every device; of several, each sees its own."""
+    """Any of the front ends feeds any of ``inference``, which answer ``main``. Each inference process sees
+    its own device alone, or, where it is None, every device."""
     engines = [
         WorkerPlan(
             name=name,
@@ -57,9 +75,9 @@ def plans_of(
             make_engine=spec.make_engine,
             gc=spec.gc,
             make_recorder=spec.make_recorder,
-            device=index if len(inference) > 1 else None,
+            device=device,
         )
-        for index, name in enumerate(inference)
+        for name, device in inference.items()
     ]
     pool = [
         WorkerPlan(

@@ -41,6 +41,7 @@ from variants.topology.types import (
 )
 from variants.topology.warmup import tone_wav
 
+_SIDE_BY_SIDE = 64  # recordings that wait for each other; a thread that waits costs next to nothing
 _NO_SPANS = SpanRecorder()  # for live audio, which records none
 
 
@@ -59,7 +60,8 @@ def build(spec: ServiceSpec) -> InProcess:
 
 
 class InProcess:
-    """``handle`` works in the caller's thread; ``submit`` in one worker thread.
+    """``handle`` works in the caller's thread; ``submit`` in one worker thread, or, where requests are
+    batched, recordings in as many as could be in a batch.
 
     Callers take turns, one request at a time, or, where requests are batched, share the engine (see
     ``variants.topology.access``). Waiting is the ``queue`` span.
@@ -74,11 +76,15 @@ class InProcess:
         self._handled = 0
         self._failed = 0
         self._worker = _Worker(self, max_pending, in_caller)
+        self._recordings = self._worker
 
     def start(self, progress: BuildProgress = silent) -> None:
         self._frontend = self._spec.make_frontend()
         self._engine = telling(self._spec.make_engine, progress)()
         self._access = access_to(self._engine)
+        if self._engine.batches and not self._worker.in_caller:
+            self._recordings = _Worker(self, self._worker.max_pending, in_caller=False)
+            self._recordings.start(_SIDE_BY_SIDE)
         self._worker.start()
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:
@@ -110,7 +116,8 @@ class InProcess:
         return engine.finish(work)
 
     def submit(self, job: Job, done: Done) -> None:
-        self._worker.submit(job, done)
+        worker = self._recordings if isinstance(job, Transcribe) else self._worker
+        worker.submit(job, done)
 
     def evidence(self) -> Evidence:
         engine = {} if self._engine is None else dict(self._engine.evidence())
@@ -127,8 +134,10 @@ class InProcess:
         }
 
     def close(self) -> None:
-        """Stop the worker; jobs that wait complete with an error."""
+        """Stop the workers; jobs that wait complete with an error."""
         self._worker.close()
+        if self._recordings is not self._worker:
+            self._recordings.close()
 
     def _parts(self) -> tuple[Frontend, EngineAccess]:
         if self._frontend is None or self._access is None:
@@ -164,43 +173,43 @@ def _reply(request: Request, work: Work, started_ns: int) -> Reply:
 
 
 class _Worker:
-    """Works through submitted jobs in order: one thread, or whichever thread submits (``in_caller``)."""
+    """Begins submitted jobs in order: in threads of its own, or in whichever submits (``in_caller``)."""
 
     def __init__(self, service: InProcess, max_pending: int, in_caller: bool) -> None:
         self._service = service
-        self._max_pending = max_pending
-        self._in_caller = in_caller
+        self.max_pending = max_pending
+        self.in_caller = in_caller
         self._callers_turn = threading.Lock()
         self._jobs: deque[tuple[Job, Done, int]] = deque()
         self._wakeup = threading.Semaphore(0)
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._closing = False
 
-    def start(self) -> None:
-        if self._in_caller:
-            return
-        self._thread = threading.Thread(target=self._run, name="inprocess-worker", daemon=True)
-        self._thread.start()
+    def start(self, threads: int = 1) -> None:
+        for number in range(0 if self.in_caller else threads):
+            thread = threading.Thread(target=self._run, name=f"inprocess-worker-{number}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def submit(self, job: Job, done: Done) -> None:
-        if self._closing or (self._thread is None and not self._in_caller):
+        if self._closing or not (self._threads or self.in_caller):
             raise RuntimeError("submit() needs a started, open service")
         submitted_ns = now_ns()
-        if self._in_caller:
+        if self.in_caller:
             with self._callers_turn:
                 completion = self._work(job, submitted_ns)
             done(completion)
             return
-        if len(self._jobs) >= self._max_pending:
+        if len(self._jobs) >= self.max_pending:
             raise Busy
         self._jobs.append((job, done, submitted_ns))
         self._wakeup.release()
 
     def close(self) -> None:
         self._closing = True
-        self._wakeup.release()
-        if self._thread is not None:
-            self._thread.join()
+        self._wakeup.release(max(1, len(self._threads)))
+        for thread in self._threads:
+            thread.join()
         while self._jobs:
             job, done, _ = self._jobs.popleft()
             at_ns = now_ns()

@@ -42,9 +42,22 @@ def test_a_claim_that_does_not_exist_is_refused(
     assert "--claims" in capsys.readouterr().err
 
 
-def test_what_is_not_built_ends_as_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--claims", "1", "--out", str(tmp_path)]) == ExitCode.DONE
-    assert "verdict   not built" in capsys.readouterr().out
+def test_a_claim_of_one_run_is_measured_and_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The best variant's place taken by an engine of known cost, and less audio than the claim speaks of."""
+    places = (f"runner.results_dir={tmp_path / 'results'}", f"runner.cache_dir={tmp_path / 'cache'}")
+    small = (
+        "variant=eager", "model=fixed_cost", "model.precision=fp32", "dataset=smoke", "dataset.items=3",
+        "topology.options.frontend_workers=1", "workload.options.in_flight=2",
+    )  # fmt: skip
+    assert main(["--quick", "--claims", "1", "--out", str(tmp_path), *small, *TINY[2:], *places]) == 0
+    assert "the claim speaks of 20 h" in capsys.readouterr().out
+    (claim,) = json.loads((tmp_path / "claims.json").read_text())["claims"]
+    run = read_run(Path(claim["runs"][0])).run
+    assert (str(run.mode), run.config["batching"]["name"]) == ("offline", "continuous")
+    assert [row["process"] for row in claim["rows"]] == [0]
+    assert claim["verdict"] == "undecided"
 
 
 @pytest.mark.slow

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 from harness.claims import report
-from harness.claims.finding import Finding, Tester, drawn, judged
-from harness.claims.leaf import Condition, Leaf, read_leaves
+from harness.claims.finding import Finding, Tester, drawn, judged, judged_within
+from harness.claims.leaf import Condition, Leaf, Within, read_leaves
 from harness.claims.reference import reference_rows, speedup
 from harness.claims.verdict import Verdict
 from harness.errors import ExitCode, HarnessError, UnavailableError, UsageError
 from harness.interleave import Budget
-from harness.record import Reason, StoredRun, VerdictStatus
+from harness.record import MEASURED, Mode, Reason, RunWriter, Status, StoredRun, VerdictStatus
 from harness.record import Verdict as RunVerdict
 from tests.harness.machines import Laptop, Workstation
-from tests.harness.runs import Recipe, make_run
+from tests.harness.runs import Recipe, make_run, process_record, samples, unmeasured
 
 Row = Mapping[str, Any]
 LEAVES = read_leaves()
@@ -111,11 +111,72 @@ def _decoders(rows: Sequence[Row]) -> None:
 _HOLDS = {2: _profiles, 3: _memory, 4: _decoders, 9: _decoders}
 
 
+NOT_BUILT = replace(TWICE, holds=(), partly=(), not_built="the other half does not exist")
+
+
 def test_what_does_not_exist_is_not_blamed_on_the_machine(tmp_path: Path) -> None:
     measure = Measured()
-    finding = Tester(tmp_path, 4, machine=Workstation(), measure=measure).test(1, LEAVES[1])
+    finding = Tester(tmp_path, 4, machine=Workstation(), measure=measure).test(13, NOT_BUILT)
     assert (finding.verdict, measure.asked) == (Verdict.NOT_BUILT, [])
-    assert "offline workload" in finding.measured
+    assert "other half" in finding.measured
+
+
+# ---------------------------------------------------------------- what one run says
+
+TWO_MINUTES = replace(LEAVES[1], within=Within(audio_s=120.0, holds_s=10.0, partly_s=30.0))
+
+
+@pytest.mark.parametrize(
+    ("clip_s", "apart_s", "verdict"),
+    [
+        (36.0, 2.0, Verdict.REPRODUCED),  # four clips, one after the other
+        (36.0, 5.0, Verdict.PARTLY),
+        (36.0, 9.0, Verdict.NOT_HERE),
+        (29.0, 2.0, Verdict.UNDECIDED),  # less audio than the claim speaks of
+    ],
+)
+def test_a_claim_within_a_time_is_judged_by_its_slowest_process(
+    tmp_path: Path, clip_s: float, apart_s: float, verdict: Verdict
+) -> None:
+    asked: list[Sequence[str]] = []
+
+    def measure_one(side: Sequence[str]) -> StoredRun:
+        asked.append(side)
+        return offline_run(tmp_path / "results", clip_s, (1.0, apart_s))
+
+    tester = Tester(tmp_path, 2, machine=Workstation(), measure_one=measure_one)
+    finding = tester.test(1, TWO_MINUTES)
+    assert "runner.processes=2" in asked[0] and "workload=offline" in asked[0]
+    assert (finding.verdict, len(finding.rows)) == (verdict, 2)
+    assert "in 4.00 s, " in finding.measured
+    assert finding.as_dict()["baseline"] == []
+
+
+def test_a_run_that_may_not_be_quoted_decides_nothing(tmp_path: Path) -> None:
+    stored = broken(offline_run(tmp_path / "results", 36.0, (1.0,)), "parity")
+    finding = judged_within(replace(FOUND, leaf=TWO_MINUTES), TWO_MINUTES.within, stored)
+    assert (finding.verdict, finding.rows) == (Verdict.UNDECIDED, ())
+
+
+def test_a_machine_without_a_gpu_cannot_run_it(tmp_path: Path) -> None:
+    finding = Tester(tmp_path, 2, machine=Laptop()).test(1, LEAVES[1])
+    assert finding.verdict is Verdict.CANNOT_RUN and "no NVIDIA GPU" in finding.measured
+
+
+def offline_run(results: Path, clip_s: float, apart_s: Sequence[float]) -> StoredRun:
+    """Four clips, answered so many seconds one after the other; a process for each pace."""
+    run = unmeasured(Recipe(mode=Mode.OFFLINE))
+    writer = RunWriter.open(results, run)
+    for index, pace_s in enumerate(apart_s):
+        record = process_record(index)
+        (some, *_) = samples(Recipe(), index)
+        with writer.journal(record) as journal:
+            for n in range(1, 5):
+                times = {"scheduled_s": 0.0, "dispatched_s": 0.0, "started_s": 0.0, "finished_s": n * pace_s}
+                journal.append(replace(some, phase=MEASURED, index=n, audio_s=clip_s, **times))
+            journal.finish(record)
+    verdict = RunVerdict(VerdictStatus.VALID)
+    return writer.finish(replace(writer.run, status=Status.COMPLETE, verdict=verdict))
 
 
 def test_overrides_that_can_never_run_are_wrong_usage(tmp_path: Path) -> None:
@@ -222,7 +283,7 @@ def test_a_speedup_comes_with_its_interval() -> None:
 
 def _reported(finding: Finding, folder: Path) -> None:
     """The report holds every claim with its rule."""
-    other = Tester(folder, 4).test(1, LEAVES[1])
+    other = Tester(folder, 4).test(13, NOT_BUILT)
     text = report.write([finding, other], folder, {"rounds": 4}).read_text()
     assert "an encoder of half the cost \\| on any machine" in text
     assert "`variant=eager -> variant=compiled`: **reproduced**" in text

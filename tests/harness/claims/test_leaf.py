@@ -40,7 +40,7 @@ def test_the_sides_differ_in_the_variant_alone(number: int) -> None:
 @pytest.mark.parametrize("number", LEAVES)
 def test_a_claim_is_measured_or_says_what_is_missing(number: int) -> None:
     leaf = LEAVES[number]
-    assert bool(leaf.metrics) != bool(leaf.not_built)
+    assert bool(leaf.metrics or leaf.within) != bool(leaf.not_built)
 
 
 def test_overrides_of_the_command_line_are_the_last_word() -> None:
@@ -56,6 +56,7 @@ def test_the_rule_is_said_in_words() -> None:
     assert "100 ms or more below the baseline's" in LEAVES[5].rule
     assert "or the baseline cannot serve" in LEAVES[6].rule
     assert "at most 1.25 of the baseline's and at least 0.8" in LEAVES[7].rule
+    assert LEAVES[1].rule == "reproduced: 20 h of audio in at most 10 s. Partly: in at most 30 s"
 
 
 LEAF = """\
@@ -77,6 +78,7 @@ partly: [{metric: latency.p50, at_most: 0.9}]
         ("latency.p50, at_most: 0.5", "speed, at_most: 0.5", "speed"),
         (", at_most: 0.9", "", "needs at_most, at_least or saves_s"),
         ("partly: [{metric: latency.p50, at_most: 0.9}]", "", "'partly'"),
+        ("baseline: [variant=eager]", "", "'baseline'"),
     ],
 )
 def test_a_mistake_in_a_leaf_is_named(tmp_path: Path, was: str, becomes: str, names: str) -> None:

@@ -154,6 +154,9 @@ def test_a_home_folder_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
         (["model.buckets_s=[5,1]"], ("model.buckets_s",)),
         (["model=fixed_cost", "encoder=compiled"], ("encoder=compiled serves family tdt", "external")),
         (["model=fixed_cost", "decoder=nemo"], ("decoder=nemo serves family tdt", "decoder=cpu_synced")),
+        (["topology.devices=[0]"], ("topology=inprocess", "topology.devices=[0]", "set topology=collapsed")),
+        (["variant=collapsed", "topology.devices=[1,1]"], ("topology.devices=[1, 1]", "name it once")),
+        (["workload.search=slo"], ("workload.mode=closed", "set workload=open")),
         (["dataset.manifest=nowhere.jsonl"], ("dataset.manifest=nowhere.jsonl",)),
     ],
 )
@@ -172,6 +175,13 @@ def test_what_the_machine_lacks_is_named() -> None:
         check(config, Laptop())
     assert "tensorrt" in str(error.value)
     assert "encoder=multi_profile" in str(error.value)
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(UnavailableError, match=r"topology\.devices=\[0, 2\]: 2 are visible"):
+        check(compose_run(["variant=collapsed", "topology.devices=[0,2]"]), Workstation())
+    check(compose_run(["variant=collapsed", "topology.devices=[0,1]"]), Workstation())
+    check(compose_run(["variant=collapsed", "topology.devices=[0,2]", "model.device=cpu"]), Workstation())
 
 
 def test_every_option_shows_its_default_and_takes_another_as_it_is_called() -> None:

@@ -86,6 +86,11 @@ def test_rows_are_segments_and_bounded() -> None:
     assert served(works, max_batch=4)[0].calls == [[200, 100, 100], [200]]
 
 
+def test_a_work_of_unlike_segments_takes_others_that_add_no_padding() -> None:
+    works = [work(1000, 100), work(1000, 100), work(10), work(990)]
+    assert served(works)[0].calls == [[1100, 1100, 990], [10]]
+
+
 def test_a_work_of_more_segments_than_a_batch_is_served_by_itself() -> None:
     assert served([work(*[10] * 5), work(10)], max_batch=2)[0].calls == [[50], [10]]
 

@@ -63,10 +63,17 @@ def crash() -> Engine:
     os._exit(9)
 
 
-def build(topology: str, ipc: str = "shared_memory", engine: Any = None, **options: Any) -> Backend:
+def build(
+    topology: str,
+    ipc: str = "shared_memory",
+    engine: Any = None,
+    devices: Sequence[int] = (),
+    **options: Any,
+) -> Backend:
     """A service with the real front end, not yet started."""
     link = {} if topology == "inprocess" else {"name": ipc, "options": {}}
-    spec = ServiceSpec(partial(make_frontend), engine or partial(make_engine), ipc=link, options=options)
+    made = partial(make_frontend), engine or partial(make_engine)
+    spec = ServiceSpec(*made, ipc=link, options=options, devices=devices)
     backend: Backend = TOPOLOGIES[topology].build(spec)
     return backend
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import queue
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
 
 from harness.measure.ledger import balance
-from harness.protocols import Engine, Evidence, Request, Segment, Stream, Transcript, Work
+from harness.protocols import Engine, Evidence, Reply, Request, Segment, Stream, Transcript, Work
 from harness.protocols.engine import ignore
 from harness.protocols.options import NoOptions
 from harness.spans import SpanRecorder, now_ns
 from tests.variants.topology import parts
 from variants.batching import alone, continuous, window
-from variants.models import fixed_cost
 from variants.topology.access import OneByOne, Shared, access_to
+from variants.topology.types import Backend, Completion, Transcribe
+
+SLOW_BATCHING = partial(parts.make_batching_engine, per_request_s=0.03)
 
 
 class Gated:
@@ -125,21 +129,30 @@ def test_alone_is_one_request_at_a_time_front_end_included() -> None:
     assert sorted(prepared) == [1, 2]
 
 
-def make_continuous() -> Engine:
-    return continuous.build(
-        fixed_cost.FixedCostEngine(fixed_cost.Options(per_request_s=0.03)),
-        continuous.Options(max_padding=0.9),
-    )
+def handled(service: Backend, requests: list[Request]) -> list[Reply]:
+    with ThreadPoolExecutor(8) as clients:
+        return list(clients.map(service.handle, requests))
 
 
-def test_clients_of_one_process_are_batched_and_their_ledgers_balance() -> None:
-    service = parts.build("inprocess", engine=make_continuous)
+def submitted(service: Backend, requests: list[Request]) -> list[Reply]:
+    """As a connection server does."""
+    answers: queue.SimpleQueue[Completion] = queue.SimpleQueue()
+    for request in requests:
+        service.submit(Transcribe(request), answers.put)
+    found = [answers.get(timeout=20).reply for _ in requests]
+    return sorted((reply for reply in found if reply is not None), key=lambda reply: int(reply.request_id))
+
+
+@pytest.mark.parametrize("ask", [handled, submitted])
+def test_clients_of_one_process_are_batched_and_their_ledgers_balance(
+    ask: Callable[[Backend, list[Request]], list[Reply]],
+) -> None:
+    service = parts.build("inprocess", engine=SLOW_BATCHING)
     service.start()
     payloads = [parts.recording(0.5 + 0.1 * (n % 3), seed=n) for n in range(16)]
     try:
-        with ThreadPoolExecutor(8) as clients:
-            requests = [Request(str(n), payload) for n, payload in enumerate(payloads)]
-            together = list(clients.map(service.handle, requests))
+        requests = [Request(str(n), payload) for n, payload in enumerate(payloads)]
+        together = ask(service, requests)
         one_by_one = [service.handle(request) for request in requests]
         sizes = service.evidence()["engine"]["batching"]["batches_by_size"]
     finally:

@@ -6,21 +6,27 @@ import os
 import queue
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from harness.errors import UsageError
 from harness.protocols import Request
 from harness.protocols.engine import hear
 from tests.variants.topology import parts
+from variants.topology import collapsed
 from variants.topology.process import environment
 from variants.topology.types import Backend, CommitStream, Completion, Job, OpenStream, PushAudio
+from variants.topology.worker import WorkerPlan
 
 SLOW_ENGINE = partial(parts.make_engine, per_request_s=0.05)
+SLOW_BATCHING = partial(parts.make_batching_engine, per_request_s=0.03)
 NAMES = ("inference0", "inference1")
 
 
@@ -55,6 +61,21 @@ def test_work_goes_to_the_engine_with_the_least_in_flight(service: Backend) -> N
     assert all(received[name]["messages"] >= 6 for name in NAMES)
 
 
+def test_batches_of_different_engines_are_different_batches() -> None:
+    built = parts.build("collapsed", engine=SLOW_BATCHING, inference_workers=2)
+    built.start()
+    try:
+        payload = parts.recording(0.5)
+        with ThreadPoolExecutor(12) as clients:
+            replies = list(clients.map(built.handle, [Request(str(n), payload) for n in range(36)]))
+    finally:
+        built.close()
+    together = Counter(reply.batch_id for reply in replies)
+    assert {reply.batch_id: reply.batch_size for reply in replies} == together
+    assert {batch_id % 2 for batch_id in together} == {0, 1}
+    assert max(together.values()) > 1
+
+
 def test_a_stream_keeps_to_one_engine(service: Backend) -> None:
     audio = {n: np.random.default_rng(n).normal(0, 0.1, 8_000).astype(np.float32) for n in (10, 11)}
     jobs: list[Job] = [OpenStream(stream_id) for stream_id in audio]
@@ -77,6 +98,42 @@ def test_the_death_of_one_engine_costs_what_it_had(service: Backend) -> None:
     kept = do(service, PushAudio(11, np.ones(100, np.float32)), CommitStream(11))
     assert [completion.error for completion in kept] == [None, None]
     assert service.handle(Request("after", parts.recording(0.5))).error is None
+
+
+def test_the_devices_that_are_named_have_one_engine_each_behind_one_pool() -> None:
+    built = parts.build("collapsed", engine=SLOW_ENGINE, devices=(1, 0), frontend_workers=2)
+    built.start()
+    try:
+        found = workers(built)
+    finally:
+        built.close()
+    assert [found[name]["device"] for name in NAMES] == [1, 0]
+    assert {name for name in found if name not in NAMES} == {"frontend0", "frontend1"}
+
+
+def test_one_device_that_is_named_is_all_that_its_engine_sees() -> None:
+    (engine,) = (plan for plan in plans(devices=(3,)) if plan.make_engine is not None)
+    assert (engine.name, engine.device) == ("inference", 3)
+
+
+def test_a_pool_of_no_stated_size_takes_the_cores_that_inference_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def pool(cores: int) -> int:
+        monkeypatch.setattr(collapsed.os, "sched_getaffinity", lambda _pid: set(range(cores)))
+        return sum(plan.make_frontend is not None for plan in plans(devices=(0, 1), frontend_workers=0))
+
+    assert [pool(cores) for cores in (16, 2, 1)] == [14, 1, 1]
+
+
+def test_more_processes_than_devices_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"inference_workers=3 with topology\.devices=\[0, 1\]"):
+        plans(devices=(0, 1), inference_workers=3)
+
+
+def plans(**options: Any) -> list[WorkerPlan]:
+    built = parts.build("collapsed", **options)
+    return list(built._layout.plans(Path("/links")))  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
