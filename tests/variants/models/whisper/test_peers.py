@@ -48,7 +48,7 @@ def test_a_peer_says_of_the_real_tiny_en_what_we_say_in_stages_of_its_own(
     assert isinstance(engine, Inference)
     spans = SpanRecorder()
     (found, nothing) = engine.transcribe([HALVES, []], spans)
-    assert found == ours
+    assert (found.text, found.hypotheses) == (ours.text, ours.hypotheses)
     assert "quick brown fox" in found.text and "lazy dog" in found.text
     assert nothing.text == ""
     assert [span.name for span in spans.spans] == ["segment", "features", "encoder", "decoder", "text"]
