@@ -66,6 +66,14 @@ def test_what_a_peer_cannot_do_is_refused(name: str) -> None:
         peer(name, "large-v3", long_form="sequential")
 
 
+def test_openai_whisper_has_no_bfloat16() -> None:
+    given = ModelOptions(
+        name="openai_whisper", weights="large-v3", precision="bf16", device="cpu", options=WhisperOptions()
+    )
+    with pytest.raises(UsageError, match=r"model\.precision=bf16"):
+        registry.load("model", "openai_whisper")(given)
+
+
 def test_faster_whisper_says_what_it_reads(tmp_path) -> None:
     with pytest.raises(UsageError, match=r"in which there is a model\.bin"):
         peer("faster_whisper", str(tmp_path))
