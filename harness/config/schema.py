@@ -56,7 +56,8 @@ class ModelConfig:
     """What its encoder and decoder have to serve; ``external`` is an engine with its own."""
     needs: list[str] = field(default_factory=list)
     weights: str = "synthetic"
-    """``synthetic``, ``embedded`` (trained, in this repository), or the path of a checkpoint."""
+    """``synthetic``, ``embedded`` (trained, in this repository), or the path of a checkpoint; Whisper also
+    takes folders of Hugging Face and CTranslate2, and openai-whisper's names."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto``: the GPU where there is one."""
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.errors import UsageError
 from variants.models.options import ModelOptions, resolve_device
 from variants.models.whisper.architecture import openai_whisper
 from variants.models.whisper.assemble import preload, synchronizer
@@ -28,6 +29,8 @@ def build(options: ModelOptions) -> Peer:
     from variants.models.whisper.checkpoint import load_weights
 
     asked, device = check(options), resolve_device(options)
+    if options.precision == "bf16":
+        raise UsageError("model.precision=bf16: openai-whisper decodes in fp32 or fp16; choose one of them")
     weights = load_weights(options.weights, options.progress)
     engine = OpenaiEngine(weights.modules.to(device).eval(), asked, options)
     tokenizer = WhisperTokenizer(weights.size, asked)

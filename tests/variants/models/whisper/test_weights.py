@@ -17,6 +17,7 @@ from tests.variants.models.whisper.test_features import sound
 from variants.models.whisper.architecture import build_modules
 from variants.models.whisper.checkpoint import load_weights
 from variants.models.whisper.features import WINDOW_SAMPLES, WindowLogMel
+from variants.models.whisper.hugging_face import openai_name
 
 pytest.importorskip("whisper", reason="needs the extra whisper")
 
@@ -87,8 +88,28 @@ def test_neither_file_nor_name_lists_what_may_be_given() -> None:
 # ---------------------------------------------------------------- Hugging Face
 
 
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("model.encoder.conv1.bias", "encoder.conv1.bias"),
+        ("model.encoder.embed_positions.weight", "encoder.positional_embedding"),
+        ("model.encoder.layers.11.self_attn.k_proj.weight", "encoder.blocks.11.attn.key.weight"),
+        ("model.encoder.layer_norm.weight", "encoder.ln_post.weight"),
+        ("model.decoder.embed_tokens.weight", "decoder.token_embedding.weight"),
+        ("model.decoder.layers.0.encoder_attn.out_proj.bias", "decoder.blocks.0.cross_attn.out.bias"),
+        ("model.decoder.layers.0.encoder_attn_layer_norm.weight", "decoder.blocks.0.cross_attn_ln.weight"),
+        ("model.decoder.layers.0.final_layer_norm.bias", "decoder.blocks.0.mlp_ln.bias"),
+        ("model.decoder.layers.0.fc2.weight", "decoder.blocks.0.mlp.2.weight"),
+        ("model.decoder.layer_norm.bias", "decoder.ln.bias"),
+    ],
+)
+def test_weights_are_found_under_the_names_of_transformers(theirs: str, ours: str) -> None:
+    assert openai_name(theirs) == ours
+
+
+@pytest.mark.slow
 def test_a_hugging_face_folder_computes_what_transformers_computes(tmp_path: Path) -> None:
-    """Seconds go into importing transformers: nothing else can say whether the names are its own."""
+    """Seconds go into importing transformers."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     theirs = transformers.WhisperForConditionalGeneration(
@@ -209,6 +230,7 @@ def test_a_ctranslate2_file_that_was_cut_short_is_named(tmp_path: Path, kept: in
         load_weights(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_real_tiny_en_hears_what_ctranslate2_hears() -> None:
     folder = tiny_en()
     ctranslate2 = pytest.importorskip("ctranslate2", reason=EXTRA)
