@@ -25,7 +25,7 @@ from harness.record import MEASURED, Memory, ProcessRecord, Sample
 from harness.run.messages import Reporter
 from harness.run.service import server_plan
 from harness.spans import now_ns
-from harness.target.realtime import foreign_server, own_server
+from harness.target.realtime import foreign_plan, foreign_server, own_server
 from harness.workload.server_process import ServerProcess
 from harness.workload.streaming import (
     SloStep,
@@ -78,10 +78,9 @@ class StreamRun:
         self._recordings, self._items, self.refused = _audible(audio.items, spoken)
 
     def _of_the_protocol(self) -> dict[str, Any]:
-        """OpenAI's events acknowledge no chunk and carry 16-bit samples. A foreign server is held to the
-        transcripts of its recordings, which are therefore spoken once."""
+        """OpenAI's events acknowledge no chunk and carry 16-bit samples."""
         if self._foreign is not None:
-            return {"acknowledged": False, "encoding": "s16le", "whole": True}
+            return foreign_plan()
         return {"acknowledged": False, "encoding": "s16le"} if self._server.io == "http" else {}
 
     def measure(self, reporter: Reporter, memory_of: Callable[[int], Memory]) -> StreamOutcome:

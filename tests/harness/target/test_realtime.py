@@ -186,6 +186,16 @@ def test_a_run_is_judged_by_its_words(tmp_path: Path, manifest: Path) -> None:
     assert set(stored.measured["reference_text"]) == {"one two three four five"}
 
 
+def test_one_recording_says_what_was_understood(manifest: Path) -> None:
+    with serving(answers) as url:
+        command = [sys.executable, "-m", "harness.target", "target=realtime", f"target.url={url}"]
+        more = ["workload=streaming", f"dataset.manifest={manifest}"]
+        done = subprocess.run([*command, *more], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for line in ("after the end of speech", "(0 of 5 words wrong)"):
+        assert line in done.stdout
+
+
 def test_whole_recordings_are_not_spoken_live() -> None:
     with pytest.raises(UsageError, match="spoken live"):
         check(compose_run(["target=realtime", "target.url=ws://host"]))
