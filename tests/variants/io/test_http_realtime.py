@@ -193,6 +193,14 @@ def test_a_silent_client_is_told_and_closed() -> None:
             client.receive()
 
 
+def test_a_client_is_not_idle_while_the_server_owes_it_an_answer() -> None:
+    with served(idle_timeout_s=0.1, cost={"per_request_s": 0.6}) as server, live(server) as client:
+        client.format()
+        client.append(sound(1))
+        client.send("input_audio_buffer.commit")
+        assert client.until(f"{TEXT}.completed")["transcript"] == stream_text(sound(1))
+
+
 def test_an_item_has_a_size() -> None:
     with served(max_upload_bytes=5000) as server, live(server) as client:
         client.format()
