@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,16 +16,17 @@ import pytest
 from harness.config.load import compose_run
 from harness.config.rules import check
 from harness.config.schema import TargetConfig
-from harness.errors import UsageError
+from harness.errors import NotComparableError, UsageError
 from harness.protocols import Request
 from harness.record import Model, RunWriter, Status, StoredRun, VerdictStatus, read_run
 from harness.run.judge import judge
 from harness.run.service import server_plan
 from harness.same_ground import comparability_of
+from harness.side_by_side import compare_runs
 from harness.spans import now_ns
 from harness.target.service import TargetService
 from harness.workload.server_process import ServerProcess
-from tests.harness.runs import Recipe, config, process_record, provenance, samples, unmeasured
+from tests.harness.runs import Recipe, config, make_run, process_record, provenance, samples, unmeasured
 from tests.harness.target.servers import response, saying, sends, serving, silent
 from variants.topology.warmup import tone_wav
 
@@ -178,6 +179,19 @@ def test_one_request_to_a_bad_server_says_why(manifest: Path) -> None:
 def test_what_a_foreign_server_cannot_do_is_refused(overrides: list[str], why: str) -> None:
     with pytest.raises(UsageError, match=why):
         check(compose_run(["target=openai", "target.url=http://host", *overrides]))
+
+
+def test_two_servers_may_say_different_things_each_within_its_limit(tmp_path: Path) -> None:
+    def measured_at(url: str, name: str, say: Callable[[str], str]) -> StoredRun:
+        target = asdict(TargetConfig(name="openai", url=url, max_wer=0.5))
+        recipe = Recipe(name, variant="openai", say=say, processes=3, requests=60)
+        return make_run(tmp_path, replace(recipe, changes={"config": {**config(recipe), "target": target}}))
+
+    first = measured_at("http://a/v1", "first", str)
+    other = measured_at("http://b/v1", "other", lambda text: text.rsplit(" ", 1)[0])
+    with pytest.raises(NotComparableError, match=r"target\.url: http://a/v1 / http://b/v1"):
+        compare_runs(first, other)
+    assert compare_runs(first, other, subjects=["target.url"]).withheld is None
 
 
 def test_a_run_from_before_there_were_targets_compares_with_one_of_our_own() -> None:
