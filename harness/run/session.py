@@ -98,7 +98,7 @@ class RunSession:
             profiled=self.config.profiler.name != "none",
             series=self._series,
             overrides=self._overrides,
-            tolerance=_loosest(self.config),
+            tolerance=_tolerance(self.config),
         )
         self._writer = RunWriter.open(Path(self.config.runner.results_dir), run)
         self._audio_file = write_audio_set(self.audio, self._writer.folder / "audio_set.pickle")
@@ -313,10 +313,7 @@ def _heard(config: RunConfig) -> dict[str, Any] | None:
 
 
 def _loosest(config: RunConfig) -> Tolerance:
-    """The tolerance of the run: that of the axis which may change the output most. Of a foreign server
-    nothing else is known than the limit it is held to."""
-    if config.target.is_foreign:
-        return Tolerance("wer", config.target.max_wer)
+    """The tolerance of the run: that of the axis which may change the output most."""
     declared = [config.model.tolerance, config.encoder.tolerance, config.decoder.tolerance]
     loosest = max(declared, key=lambda t: (t.kind == "wer", t.max_wer_difference))
     return Tolerance(loosest.kind, loosest.max_wer_difference if loosest.kind == "wer" else None)
@@ -352,6 +349,11 @@ def _dataset(audio: AudioSet) -> Dataset:
         audio_s=sum(item.duration_s or 0.0 for item in audio.items),
         mix={bucket: count / len(audio.items) for bucket, count in sorted(counts.items())},
     )
+
+
+def _tolerance(config: RunConfig) -> Tolerance:
+    """Of a foreign server nothing else is known than the limit it is held to."""
+    return Tolerance("wer", config.target.max_wer) if config.target.is_foreign else _loosest(config)
 
 
 def _model(config: RunConfig) -> Model:
