@@ -36,7 +36,7 @@ DEFAULT_METRICS = (
 _ACCIDENT = 0.01
 """Failures differ where chance alone would seldom part them so far."""
 _WHERE_FAILURES_ARE = "see the column error of their samples"
-_OTHER_OUTPUT = ("model", "dataset", "workload")
+_OTHER_OUTPUT = ("model", "dataset", "workload", "target")
 """Subjects under which two runs need not say the same: each is held to its own reference only."""
 
 

@@ -25,7 +25,7 @@ from harness.record import MEASURED, Memory, ProcessRecord, Sample
 from harness.run.messages import Reporter
 from harness.run.service import server_plan
 from harness.spans import now_ns
-from harness.target.realtime import foreign_server, own_server
+from harness.target.realtime import foreign_plan, foreign_server, own_server
 from harness.workload.server_process import ServerProcess
 from harness.workload.streaming import (
     SloStep,
@@ -78,10 +78,9 @@ class StreamRun:
         self._recordings, self._items, self.refused = _audible(audio.items, spoken)
 
     def _of_the_protocol(self) -> dict[str, Any]:
-        """OpenAI's events acknowledge no chunk and carry 16-bit samples. A foreign server is held to the
-        transcripts of its recordings, which are therefore spoken once."""
+        """OpenAI's events acknowledge no chunk and carry 16-bit samples."""
         if self._foreign is not None:
-            return {"acknowledged": False, "encoding": "s16le", "whole": True}
+            return foreign_plan()
         return {"acknowledged": False, "encoding": "s16le"} if self._server.io == "http" else {}
 
     def measure(self, reporter: Reporter, memory_of: Callable[[int], Memory]) -> StreamOutcome:
@@ -177,7 +176,8 @@ class StreamRun:
         self, plan: StreamingPlan, reporter: Reporter, memory_of: Callable[[int], Memory]
     ) -> tuple[StreamingResult, Memory, ServerEvidence]:
         def begin() -> None:
-            reporter.stage(f"{plan.connections} live streams for {plan.duration_s:.0f} s")
+            length = "a recording each" if plan.whole else f"{plan.duration_s:.0f} s"
+            reporter.stage(f"{plan.connections} live streams, {length}")
 
         if self._foreign is not None:
             result = stream_load(self._foreign, self._recordings, plan, begin, reporter.counting)
@@ -201,16 +201,20 @@ def figures_text(figures: Mapping[str, Any]) -> str:
             return f"{value['value'] * 1e3:.2f} [{value['low'] * 1e3:.2f}, {value['high'] * 1e3:.2f}] ms"
         return "n too small" if value is None else f"{value * 1e3:.2f} ms"
 
-    answered = "chunk latency" if figures.get("acknowledged", True) else "final text"
+    of_chunks = figures.get("acknowledged", True)  # else from the end of speech
+    answered = "chunk latency" if of_chunks else "final text"
+    per_stream = [
+        ("jitter p50, p95", f"{ms(figures['jitter_p50_s'])}, {ms(figures['jitter_p95_s'])}"),
+        ("final text p50, p95", f"{ms(figures['final_p50_s'])}, {ms(figures['final_p95_s'])}"),
+        ("worst stream's p95", ms(figures["worst_connection_p95_s"])),
+    ]
     rows = [
         ("streams", f"{figures['connections']}, of {figures['chunks']} chunks {figures['lost_chunks']} lost"),
         (f"{answered} p50", ms(figures["p50"])),
         (f"{answered} p95", ms(figures["p95"])),
         (f"{answered} p99", ms(figures["p99"])),
-        ("jitter p50, p95", f"{ms(figures['jitter_p50_s'])}, {ms(figures['jitter_p95_s'])}"),
         ("first text p50, p95", f"{ms(figures['first_text_p50_s'])}, {ms(figures['first_text_p95_s'])}"),
-        ("final text p50, p95", f"{ms(figures['final_p50_s'])}, {ms(figures['final_p95_s'])}"),
-        ("worst stream's p95", ms(figures["worst_connection_p95_s"])),
+        *(per_stream if of_chunks else ()),
         ("clients' lag p99", ms(figures["lag_p99_s"])),
     ]
     if search := figures.get("search"):

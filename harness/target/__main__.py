@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from harness.audio.decode import decode
+from harness.audio.limits import Limits
+from harness.audio.target import Target
 from harness.command import command, end_on_signals, guarded
 from harness.config.load import compose_run
 from harness.config.rules import check
@@ -20,7 +23,9 @@ from harness.measure.wer import count_errors
 from harness.paths import datasets_dir
 from harness.target.exchange import Exchange
 from harness.target.openai import PATH, Heard
+from harness.target.realtime import foreign_plan, foreign_server
 from harness.target.service import TargetService, fields_of, server_timing
+from harness.workload.streaming import StreamingPlan, stream_load
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,15 +47,34 @@ def _try(overrides: Sequence[str]) -> int:
         raise UsageError("target=in_house has no address to ask; set target=openai target.url=…")
     check(config)
     item = _recording(config)
+    for line in _live(config, item) if config.target.name == "realtime" else _whole(config, item):
+        print(line)
+    return int(ExitCode.DONE)
+
+
+def _whole(config: RunConfig, item: AudioItem) -> Iterator[str]:
+    """The recording in one request."""
     with closing(TargetService(config.target)) as service:
-        print(f"asked    {config.target.url} ({PATH}): {_asked(config)}")
+        yield f"asked    {config.target.url} ({PATH}): {_asked(config)}"
         try:
             exchange, heard = service.ask(item.read())
         except RequestError as error:
             raise InvalidMeasurementError(f"{item.item_id}: {error}") from error
-    for line in _understood(item, exchange, heard):
-        print(line)
-    return int(ExitCode.DONE)
+    yield from _understood(item, exchange, heard)
+
+
+def _live(config: RunConfig, item: AudioItem) -> Iterator[str]:
+    """The recording spoken live, once."""
+    plan = StreamingPlan(**{**config.workload.options, **foreign_plan()}, connections=1)
+    sound = Target(sample_rate=plan.sample_rate, quality=config.frontend["resample_quality"])
+    yield f"asked    {config.target.url}: model={config.target.model}, {config.target.codec}"
+    result = stream_load(foreign_server(config.target), [decode(item.read(), Limits(), sound).samples], plan)
+    if error := result.records.errors[0]:
+        raise InvalidMeasurementError(f"{item.item_id}: {error}")
+    first = seconds(float(result.first_text_s[0])) if len(result.first_text_s) else "with the last"
+    final = seconds(float(result.final_s[0]))
+    yield f"time     first text {first}, final text {final} after the end of speech"
+    yield from _compared(item, result.records.texts[0])
 
 
 def _recording(config: RunConfig) -> AudioItem:
@@ -81,12 +105,16 @@ def _understood(item: AudioItem, exchange: Exchange, heard: Heard) -> Iterator[s
         yield "its own  " + ", ".join(f"{name} {seconds(value)}" for name, value in timing)
     if heard.extra:
         yield f"beside   {', '.join(heard.extra)}"
-    if item.text is not None:
-        errors = count_errors(item.text, heard.text)
-        yield f"said     {item.text}"
-        yield f"heard    {heard.text}   ({errors.total} of {errors.words} words wrong)"
-    else:
-        yield f"heard    {heard.text}"
+    yield from _compared(item, heard.text)
+
+
+def _compared(item: AudioItem, text: str) -> Iterator[str]:
+    if item.text is None:
+        yield f"heard    {text}"
+        return
+    errors = count_errors(item.text, text)
+    yield f"said     {item.text}"
+    yield f"heard    {text}   ({errors.total} of {errors.words} words wrong)"
 
 
 if __name__ == "__main__":

@@ -77,6 +77,12 @@ class RealtimeTarget:
         return ServerEvidence({"target": {**seen, "answers": answered, "versions": {}, "retries": 0}}, ())
 
 
+def foreign_plan() -> dict[str, Any]:
+    """Of a ``StreamingPlan``, what holds for a foreign server: recordings are spoken once, because they are
+    held to their transcripts."""
+    return {"acknowledged": False, "encoding": "s16le", "whole": True}
+
+
 def foreign_server(target: TargetConfig) -> RealtimeTarget:
     return RealtimeTarget(target, _SOUNDS[target.codec])
 

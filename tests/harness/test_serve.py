@@ -58,7 +58,6 @@ def test_it_serves_until_it_is_interrupted(tmp_path: Path) -> None:
     ("arguments", "code", "says"),
     [
         (["io=epoll"], 2, "serves io=http"),
-        (["variant=warp"], 2, "no such choice"),
         (["encoder=multi_profile"], 3, "cannot run here"),
     ],
 )

@@ -122,7 +122,8 @@ class App:
             form = await read_form(body, headers, self._rules.upload, share)
             wanted = _wanted(form)
             received_ns = now_ns()
-            reply = await self._transcribed(bytes(form.file or b""))
+            self._refuse_if_full()  # others may have been faster with their bodies
+            reply = await self._transcribed(form.take_file())
         answered = Span("reply", reply.finished_ns, now_ns())
         received = Span("ipc", opened_ns, received_ns)
         waited = Span("queue", received_ns, max(received_ns, reply.started_ns))

@@ -76,6 +76,7 @@ class Conversation:
         self._events = itertools.count(1)
         self._out: asyncio.Queue[Mapping[str, Any] | _Over] = asyncio.Queue()
         self._room = asyncio.Semaphore(shared.max_jobs)
+        self._pending = 0  # jobs that the backend has not completed
         self._handlers: Mapping[str, Callable[[Mapping[str, Any]], Awaitable[None]]] = {
             "session.update": self._configure,
             "transcription_session.update": self._configure,
@@ -118,12 +119,16 @@ class Conversation:
             self._out.put_nowait(_Over(1000, ""))
 
     async def _next(self) -> str | None:
-        """The next event's text; None where the client has left."""
-        try:
-            async with asyncio.timeout(self._patience.idle_s):
-                message = await self._receive()
-        except TimeoutError:
-            raise _Over(_CLOSE_POLICY, f"nothing was sent for {self._patience.idle_s:g} s") from None
+        """The next event's text; None where the client has left. One that waits for us is not idle."""
+        while True:
+            try:
+                async with asyncio.timeout(self._patience.idle_s):
+                    message = await self._receive()
+                break
+            except TimeoutError:
+                if not self._pending:
+                    why = f"nothing was sent for {self._patience.idle_s:g} s"
+                    raise _Over(_CLOSE_POLICY, why) from None
         if message["type"] == "websocket.disconnect":
             return None
         return message.get("text") or ""
@@ -207,8 +212,13 @@ class Conversation:
                 await asyncio.sleep(_AGAIN_S)
             except Exception as error:  # a backend that is down must not look like a defect of the door
                 raise _Over(_CLOSE_TRY_AGAIN, f"cannot serve: {error}") from error
-        answered.add_done_callback(lambda _: self._room.release())
+        self._pending += 1
+        answered.add_done_callback(self._done)
         return answered
+
+    def _done(self, _answered: object) -> None:
+        self._pending -= 1
+        self._room.release()
 
     def _heard(self, item: _Item, done: asyncio.Future[Completion]) -> None:
         if done.cancelled():

@@ -161,6 +161,12 @@ class Form:
     _value: bytearray = field(default_factory=bytearray)
     _header: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
 
+    def take_file(self) -> bytes:
+        """The recording, which is not kept here as well."""
+        taken, self.file = bytes(self.file or b""), None
+        self._value = bytearray()
+        return taken
+
     def begin(self) -> None:
         self._parts += 1
         if self._parts > _MAX_PARTS:

@@ -43,6 +43,7 @@ def test_live_streams_lose_nothing(tmp_path: Path, variant: str) -> None:
     assert "chunk latency p50" in done.stdout
 
 
+@pytest.mark.slow  # four processes more; tests/harness/target has the websocket, and others the run
 def test_streams_over_a_websocket_get_the_reference_s_text(tmp_path: Path) -> None:
     """The protocol acknowledges no chunk: latency is from the end of speech to the final text."""
     done, run = measure(tmp_path, "variant=http", "workload=streaming", *PATIENT)

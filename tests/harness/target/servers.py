@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -52,7 +53,7 @@ def silent(sock: socket.socket, _request: bytes) -> None:
 
 
 @contextmanager
-def serving(*acts: Act) -> Iterator[str]:
+def serving(*acts: Act, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """The base URL of a server that does ``acts`` with one request after the other, the last for all that
     follow."""
     listener = socket.create_server(("127.0.0.1", 0))
@@ -65,6 +66,8 @@ def serving(*acts: Act) -> Iterator[str]:
 
     def converse(sock: socket.socket) -> None:
         with sock, contextlib.suppress(OSError):
+            if tls is not None:
+                sock = tls.wrap_socket(sock, server_side=True)
             while request := _request(sock):
                 next_act()(sock, request)
 

@@ -5,27 +5,28 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
-from harness.config.load import compose_run, to_dict
+from harness.config.load import compose_run
 from harness.config.rules import check
 from harness.config.schema import TargetConfig
-from harness.errors import UsageError
+from harness.errors import NotComparableError, UsageError
 from harness.protocols import Request
 from harness.record import Model, RunWriter, Status, StoredRun, VerdictStatus, read_run
 from harness.run.judge import judge
 from harness.run.service import server_plan
 from harness.same_ground import comparability_of
+from harness.side_by_side import compare_runs
 from harness.spans import now_ns
 from harness.target.service import TargetService
 from harness.workload.server_process import ServerProcess
-from tests.harness.runs import Recipe, process_record, provenance, samples, unmeasured
+from tests.harness.runs import Recipe, config, make_run, process_record, provenance, samples, unmeasured
 from tests.harness.target.servers import response, saying, sends, serving, silent
 from variants.topology.warmup import tone_wav
 
@@ -101,7 +102,7 @@ def test_what_a_run_is_worth(
     tmp_path: Path, text: str | None, max_wer: float | None, status: VerdictStatus, why: str | None
 ) -> None:
     run = replace(unmeasured(Recipe()), status=Status.COMPLETE)
-    target = {**to_dict(compose_run(["target=openai"]))["target"], "max_wer": max_wer}
+    target = asdict(TargetConfig(name="openai", max_wer=max_wer))
     run = replace(run, config={**run.config, "runner": {"max_failed_share": 0.05}, "target": target})
     writer = RunWriter.open(tmp_path, run)
     record = replace(process_record(0), evidence={"target": {"host": "a"}})
@@ -118,6 +119,7 @@ def test_what_a_run_is_worth(
         assert why in judged.verdict.reasons[0].message
 
 
+@pytest.mark.slow  # a second whole run; test_service has each bad answer
 def test_bad_answers_cost_their_rows_and_the_run_ends(tmp_path: Path, manifest: Path) -> None:
     bad = (sends(response(b"no", "503 Busy")), silent)
     open_loop = ("workload=open", "workload.rate_per_s=50", "workload.clients=4", "target.timeout_s=1")
@@ -135,8 +137,8 @@ def test_bad_answers_cost_their_rows_and_the_run_ends(tmp_path: Path, manifest: 
 
 @pytest.fixture
 def own_server() -> Iterator[str]:
-    config = compose_run(["io=http", "model=fixed_cost", "frontend=webrtc"])
-    with ServerProcess(server_plan(config, [1.0], [1.0])) as server:
+    served = compose_run(["io=http", "model=fixed_cost", "frontend=webrtc"])
+    with ServerProcess(server_plan(served, [1.0], [1.0])) as server:
         yield f"http://{server.address}/v1"
 
 
@@ -175,34 +177,47 @@ def test_one_request_to_a_bad_server_says_why(manifest: Path) -> None:
     ],
 )
 def test_what_a_foreign_server_cannot_do_is_refused(overrides: list[str], why: str) -> None:
-    config = compose_run(["target=openai", "target.url=http://host", *overrides])
     with pytest.raises(UsageError, match=why):
-        check(config)
+        check(compose_run(["target=openai", "target.url=http://host", *overrides]))
+
+
+def test_two_servers_may_say_different_things_each_within_its_limit(tmp_path: Path) -> None:
+    def measured_at(url: str, name: str, say: Callable[[str], str]) -> StoredRun:
+        target = asdict(TargetConfig(name="openai", url=url, max_wer=0.5))
+        recipe = Recipe(name, variant="openai", say=say, processes=3, requests=60)
+        return make_run(tmp_path, replace(recipe, changes={"config": {**config(recipe), "target": target}}))
+
+    first = measured_at("http://a/v1", "first", str)
+    other = measured_at("http://b/v1", "other", lambda text: text.rsplit(" ", 1)[0])
+    with pytest.raises(NotComparableError, match=r"target\.url: http://a/v1 / http://b/v1"):
+        compare_runs(first, other)
+    assert compare_runs(first, other, subjects=["target.url"]).withheld is None
 
 
 def test_a_run_from_before_there_were_targets_compares_with_one_of_our_own() -> None:
-    now = to_dict(compose_run([]))
-    before = {key: value for key, value in now.items() if key != "target"}
+    before = config(Recipe())
+    now = {**before, "target": asdict(TargetConfig())}
     assert comparability_of(now, provenance()) == comparability_of(before, provenance())
 
 
 def test_another_server_or_model_is_another_ground() -> None:
-    config = to_dict(compose_run(["target=openai", "target.url=http://a"]))
-    other = {**config, "target": {**config["target"], "model": "other"}}
-    held = {**config, "target": {**config["target"], "max_wer": 0.1, "key_variable": "X"}}
-    newer = replace(provenance(), model=Model("m", "foreign", "", details={"server": ["2"]}))
-    keys = [comparability_of(each, provenance()).key for each in (config, held, other)]
-    assert keys[0] == keys[1] != keys[2]
-    assert comparability_of(config, newer).key != keys[0]
+    def ground(version: str = "1", **target: object) -> str:
+        asked = TargetConfig(name="openai", url="http://a", **target)
+        origin = replace(provenance(), model=Model("m", "foreign", "", details={"server": [version]}))
+        return comparability_of({**config(Recipe()), "target": asdict(asked)}, origin).key
+
+    same = ground()
+    assert ground(max_wer=0.1, key_variable="X") == same
+    assert same not in (ground(model="other"), ground(stream=True), ground(version="2"))
 
 
 @pytest.mark.slow  # half a minute of requests, and it compares times
 def test_its_latency_is_that_of_a_plain_httpx_script() -> None:
-    config = compose_run(
+    served = compose_run(
         ["io=http", "model=fixed_cost", "frontend=webrtc", "model.options.per_request_s=0.05"]
     )
     sound, ours, theirs = tone_wav(2.0), [], []
-    with ServerProcess(server_plan(config, [2.0], [2.0])) as server:
+    with ServerProcess(server_plan(served, [2.0], [2.0])) as server:
         url = f"http://{server.address}/v1"
         service = TargetService(TargetConfig(name="openai", url=url))
         with httpx.Client(trust_env=False, timeout=30.0) as plain:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -120,6 +124,27 @@ def test_connections_are_kept_and_the_server_s_own_timing_is_evidence() -> None:
 
 def test_timing_that_makes_no_sense_is_left_out() -> None:
     assert dict(server_timing('a;dur=x, b;dur="3", ;dur=1, c')) == {"b": 0.003}
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl is there to make a certificate")
+@pytest.mark.parametrize("trusted", [True, False])
+def test_tls_is_spoken_with_whom_the_system_trusts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost -addext"
+    files = ["subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*make.split(), *files], check=True, capture_output=True)
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with serving(sends(saying("hello")), tls=context) as url:
+        service = TargetService(target(url.replace("http://127.0.0.1", "https://localhost"), timeout_s=10.0))
+        reply = service.handle(Request("r", WAV))
+        service.close()
+    assert ("certificate verify failed" in (reply.error or "")) != trusted
+    assert (reply.error is None) == trusted
 
 
 # ---------------------------------------------------------------- bad ones

@@ -193,6 +193,14 @@ def test_a_silent_client_is_told_and_closed() -> None:
             client.receive()
 
 
+def test_a_client_is_not_idle_while_the_server_owes_it_an_answer() -> None:
+    with served(idle_timeout_s=0.1, cost={"per_request_s": 0.6}) as server, live(server) as client:
+        client.format()
+        client.append(sound(1))
+        client.send("input_audio_buffer.commit")
+        assert client.until(f"{TEXT}.completed")["transcript"] == stream_text(sound(1))
+
+
 def test_an_item_has_a_size() -> None:
     with served(max_upload_bytes=5000) as server, live(server) as client:
         client.format()
@@ -238,7 +246,7 @@ def test_a_drain_closes_conversations() -> None:
 @pytest.mark.parametrize("count", [60, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_hostile_conversations_cost_themselves_alone(count: int) -> None:
     rng = random.Random(5)
-    plan = ServerPlan(ServiceSpec(RawFloats, engine), io="http", io_options={"slow_peer_timeout_s": 0.5})
+    plan = ServerPlan(ServiceSpec(RawFloats, engine), io="http", io_options={"slow_peer_timeout_s": 5.0})
     with ServerProcess(plan) as server:
         for _ in range(20):
             _misbehave(server, rng)
