@@ -117,7 +117,7 @@ def stages(device: torch.device) -> list[Stage]:
         Stage("denoise, webrtc", BatchWebrtc(_LEVEL, device), cleaned, 0.02),
         Stage(
             "denoise, spectral_gate",
-            lambda samples: gate(samples, np.full(len(samples), samples.shape[1], np.int64)),
+            lambda samples: gate(samples, samples.new_full((len(samples),), samples.shape[1]).long()),
             None,
             1e-4,
         ),

@@ -10,7 +10,7 @@ Everything is torch and runs on a CPU as well.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -23,6 +23,7 @@ from harness.audio.limits import Limits
 from harness.audio.target import Target
 from harness.errors import UsageError
 from harness.protocols import Allocate, Segment
+from harness.protocols.options import Seconds
 from variants.frontend.config import FrontendConfig
 from variants.frontend.host import Chain
 
@@ -42,6 +43,9 @@ class Options(FrontendConfig):
     DENOISERS: ClassVar[tuple[str, ...]] = ("none", "webrtc", "spectral_gate")
     VADS: ClassVar[tuple[str, ...]] = ("none", "silero")
 
+    graphs_up_to_s: Seconds = 64.0
+    """On a GPU: batches of recordings up to so long replay CUDA graphs of each stage that is graphed; a
+    longer one voids the run. 0: no graphs."""
     max_wer_difference: Annotated[float, Meta(ge=0, le=1)] = 0.01
     """How far word error rates may be from those of the host's front end: the run's tolerance."""
 
@@ -67,7 +71,8 @@ def on_device(config: Options, model: TdtModel) -> DeviceStages:
 
 def reference(config: Options) -> dict[str, Any]:
     """The leaf of the front end to whose answers this one's are held: the host's with the same options."""
-    given = {key: value for key, value in asdict(config).items() if key != "max_wer_difference"}
+    of_host = {each.name for each in fields(FrontendConfig)}
+    given = {key: value for key, value in asdict(config).items() if key in of_host}
     if config.denoise == "spectral_gate":
         given["denoise"] = "webrtc"
     return {"name": "host", **given}
