@@ -94,7 +94,8 @@ class DeviceStages:
             if samples.dtype == torch.int16:
                 samples = samples * 2.0**-15
             resampled = self._resampler(rate)(samples)[:, : rows.shape[1]]
-            rows[places, : resampled.shape[1]] = resampled
+            own = slice(len(given)) if len(places) == len(given) else places  # a copy, or a scatter
+            rows[own, : resampled.shape[1]] = resampled
         # A filter rings beyond the end of what it was given.
         return Rows.of(rows, lengths)
 
