@@ -37,7 +37,8 @@ _LOOK = 4096  # samples by which most recordings that are not 16 bits wide are t
 
 @dataclass(frozen=True)
 class Options(FrontendConfig):
-    """The host's options, and a noise filter that it has not (``denoise=spectral_gate``).
+    """The host's options, and a noise filter that it has not (``denoise=spectral_gate``). ``denoise=webrtc``
+    is the host's, a loop over frames: on a GPU it is for large batches, not for one request.
     ``resample_quality`` is that of live streams' recordings alone."""
 
     DENOISERS: ClassVar[tuple[str, ...]] = ("none", "webrtc", "spectral_gate")
