@@ -126,8 +126,8 @@ class _Quantiles:
         watched, believes = _turns(sounds)
         self._watched = torch.from_numpy(watched).to(heard.sum.device)  # [T, 3, B, 1]
         self._believes = torch.from_numpy(believes).to(heard.sum.device)  # [T, 3, B, 1]
-        self._is_believed: list[list[bool]] = believes.any(axis=(2, 3)).tolist()
-        self._all_sound: list[bool] = sounds.all(1).tolist()
+        self._is_believed = [[bool(each.any()) for each in trackers] for trackers in believes]
+        self._all_sound = [bool(each.all()) for each in sounds]
 
     def step(self, frame: int) -> torch.Tensor:
         """``[B, F]`` after frame number ``frame``."""
