@@ -91,7 +91,7 @@ class Running:
 def stages(device: torch.device) -> list[Stage]:
     """In the order of the path."""
     upload, features = Upload(device), DeviceLogMel(FeatureConfig(), RATE, device)
-    detector, gate = BatchSilero().to(device), SpectralGate(_LEVEL, device)
+    detector, gate = BatchSilero(device), SpectralGate(_LEVEL, device)
     on_host, mel = SileroVad(), LogMel(FeatureConfig(), RATE)
 
     def heard(samples: torch.Tensor) -> torch.Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from msgspec import Meta
@@ -44,6 +44,9 @@ class Options(FrontendConfig):
     DENOISERS: ClassVar[tuple[str, ...]] = ("none", "webrtc", "spectral_gate")
     VADS: ClassVar[tuple[str, ...]] = ("none", "silero")
 
+    recurrence: Literal["torch", "kernel"] = "torch"
+    """All steps of Silero's LSTM: torch's own, on a GPU a launch or more for each, or one kernel (GPU,
+    cuda-python)."""
     graphs_up_to_s: Seconds = 64.0
     """On a GPU: batches of recordings up to so long replay CUDA graphs of each stage that is graphed; a
     longer one voids the run. 0: no graphs."""

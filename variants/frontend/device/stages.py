@@ -52,7 +52,8 @@ class DeviceStages:
         self._graphs = GraphedStages(model.device) if wanted else None
         self._suppressor = BatchWebrtc(options.denoise_level, model.device)
         self._gate = SpectralGate(options.denoise_level, model.device)
-        self._detector = BatchSilero().to(model.device) if options.vad == "silero" else None
+        detects = options.vad == "silero"
+        self._detector = BatchSilero(model.device, options.recurrence) if detects else None
         self._batches = self._recordings = self._samples = self._padded_samples = 0
         self._too_long: list[float] = []
 
@@ -156,6 +157,7 @@ class DeviceStages:
             **graphs,
             "name": "device",
             "device": str(self._device),
+            "recurrence": self._options.recurrence,
             "stages": ["resample", *(name for name in own if own[name] != "none"), "segment", "features"],
             "batches": self._batches,
             "recordings": self._recordings,

@@ -14,6 +14,7 @@ from harness.spans import SpanRecorder
 from tests.harness.audio.recordings import RATE, noise, speech
 from variants.frontend import device
 from variants.frontend.device.graphs import Shapes
+from variants.frontend.device.silero import Recurrence
 from variants.frontend.device.stages import DeviceStages
 from variants.models.options import ModelOptions
 from variants.models.parakeet_tiny import build
@@ -56,15 +57,21 @@ def recordings() -> list[list[Segment]]:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("recurrence", ["torch", "kernel"])
 @pytest.mark.parametrize("denoise", ["none", "spectral_gate", "webrtc"])
-def test_graphs_hear_what_the_cpu_hears(denoise: str) -> None:
+def test_graphs_hear_what_the_cpu_hears(denoise: str, recurrence: Recurrence) -> None:
     found = {}
     for name, graphs_up_to_s in (("cpu", 0.0), ("cuda", 0.0), ("graphs", 64.0)):
         options = ModelOptions(
             name="parakeet_tiny", weights="embedded", device="cpu" if name == "cpu" else "cuda"
         )
         model = dataclasses.replace(build(options), features_on="device")
-        stages = DeviceStages(device.Options(denoise=denoise, graphs_up_to_s=graphs_up_to_s), model)
+        chosen = device.Options(
+            denoise=denoise,
+            graphs_up_to_s=graphs_up_to_s,
+            recurrence="torch" if name == "cpu" else recurrence,
+        )
+        stages = DeviceStages(chosen, model)
         stages.warm_up([0.5, 10.0])
         for _ in range(2):
             heard = stages(recordings(), SpanRecorder())
