@@ -27,7 +27,7 @@ from harness.arguments import positive_integer, result_file
 from harness.command import guarded
 from harness.errors import ExitCode, HarnessError, InvalidMeasurementError, UnavailableError
 from harness.files import write_text
-from harness.measure.stats import Estimate, Measured, percentiles
+from harness.measure.stats import Estimate, Measured, nearest_rank, percentiles
 
 SCHEMA = 2
 WARM_UPS = 2
@@ -236,7 +236,10 @@ def described(row: Row) -> Iterator[str]:
     yield f"{row.panel}: {row.size_name} {row.size:g}{row.unit}{floor}{facts}"
     for name in row.samples:
         (key, found), *_ = row.figures(name).items()
-        agreement = "  ".join(f"{fact} {_short(value)}" for fact, value in row.agreement[name].items())
+        medians = {each: nearest_rank(values, 0.5) for each, values in row.columns(name).items()}
+        others = {each: median for each, median in medians.items() if not each.endswith("_s")}
+        told = {**others, **row.agreement[name]}
+        agreement = "  ".join(f"{fact} {_short(value)}" for fact, value in told.items())
         times = "  ".join(f"{quantile} {_shown(figure)}" for quantile, figure in found.items())
         yield f"  {name:20s} {key.removesuffix('_s')} {times}   {agreement}"
     for name, reason in {**row.withheld, **row.unavailable}.items():

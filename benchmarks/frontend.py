@@ -91,7 +91,7 @@ class Running:
 def stages(device: torch.device) -> list[Stage]:
     """In the order of the path."""
     upload, features = Upload(device), DeviceLogMel(FeatureConfig(), RATE, device)
-    detector, gate = BatchSilero().to(device), SpectralGate(_LEVEL, device)
+    detector, gate = BatchSilero(device), SpectralGate(_LEVEL, device)
     on_host, mel = SileroVad(), LogMel(FeatureConfig(), RATE)
 
     def heard(samples: torch.Tensor) -> torch.Tensor:
@@ -117,7 +117,7 @@ def stages(device: torch.device) -> list[Stage]:
         Stage("denoise, webrtc", BatchWebrtc(_LEVEL, device), cleaned, 0.02),
         Stage(
             "denoise, spectral_gate",
-            lambda samples: gate(samples, np.full(len(samples), samples.shape[1], np.int64)),
+            lambda samples: gate(samples, samples.new_full((len(samples),), samples.shape[1]).long()),
             None,
             1e-4,
         ),

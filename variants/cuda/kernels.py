@@ -47,6 +47,18 @@ class Module:
         return int(call(self._driver.cuFuncGetAttribute, attribute, kernel))
 
 
+class Launch:
+    """A kernel of blocks that know nothing of each other."""
+
+    def __init__(self, kernel: Any, threads: int, dynamic_shared_bytes: int) -> None:
+        self._launch = load("driver").cuLaunchKernel
+        self._kernel, self._threads, self._shared = kernel, threads, dynamic_shared_bytes
+
+    def __call__(self, blocks: int, arguments: Arguments, stream: int) -> None:
+        grid, block = (blocks, 1, 1), (self._threads, 1, 1)
+        call(self._launch, self._kernel, *grid, *block, self._shared, stream, arguments.address, 0)
+
+
 class CooperativeLaunch:
     """A kernel whose blocks are all resident at once, or whose launch fails."""
 

@@ -76,7 +76,7 @@ class FrontendConfig:
     """soxr's quality recipe, from QQ (fastest) to VHQ."""
     denoise: str = "none"
     denoise_level: int = 2
-    """Suppression of the WebRTC denoiser: 0 off, 1 to 4 (strongest)."""
+    """How much the noise filter takes away: from 0 (nothing) to 4."""
     vad: str = "silero"
     vad_aggressiveness: int = 2
     """WebRTC's voice detector only: 0 (keeps most) to 3 (keeps least)."""

@@ -30,6 +30,10 @@ class DeviceFrontend(Protocol):
         """Each recording is one segment, as it was decoded; stages are in ``spans``."""
         ...
 
+    def warm_up(self, lengths_s: Sequence[float]) -> None:
+        """Visit every shape of recordings up to the longest."""
+        ...
+
     def evidence(self) -> Evidence: ...
 
 
@@ -116,9 +120,8 @@ class EncoderDecoder:
         rng = np.random.default_rng(0)
         clips = [self._noise(rng, length_s) for length_s in sorted(set(lengths_s))]
         full = [[clips[0]] * self.plan.max_batch] if clips and self.plan.max_batch > 1 else []
-        for segments in ([each] for each in clips):
-            if self.frontend is not None:
-                self.frontend([segments], SpanRecorder())
+        if self.frontend is not None:
+            self.frontend.warm_up([len(each.samples) / each.sample_rate for each in clips])
         # Past any detector, which finds no speech in noise.
         for segments in [*([each] for each in clips), *full]:
             self._transcripts(HostUtterances.of([segments], self.model), SpanRecorder())

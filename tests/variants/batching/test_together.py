@@ -71,6 +71,12 @@ def served(works: Sequence[Work], **options: Any) -> tuple[Echo, Engine]:
     return inference, engine
 
 
+def test_recordings_at_rates_of_their_own_are_as_long_as_they_last() -> None:
+    """Before a front end on the device: three times as many samples at 48 kHz are no longer."""
+    at_48_khz = Work("transcribe", ignore, SpanRecorder(), [Segment(np.ones(300), 48_000, 0.0)])
+    assert served([work(100), at_48_khz, work(300)])[0].calls == [[100, 300], [300]]
+
+
 def test_what_waits_is_one_batch_of_its_length() -> None:
     works = [work(100), work(1000), work(110), work(90), work(990)]
     inference, engine = served(works)

@@ -34,6 +34,25 @@ def test_every_row_is_the_host_s(seconds: tuple[float, ...]) -> None:
     np.testing.assert_allclose(device.values.numpy(), host.values, atol=1e-3)
 
 
+def test_stretches_of_rows_on_the_device_are_what_each_is_as_a_segment() -> None:
+    """Beside each other, overlapping, at a row's ends, of one frame and of half a minute."""
+    rows = np.stack([segments(35.0)[0].samples, np.roll(segments(35.0)[0].samples, 5000)])
+    width = rows.shape[1]
+    stretches = [
+        (0, 0, 30 * RATE),
+        (1, 0, 400),
+        (1, 100, 5000),
+        (0, width - 161, width),
+        (1, width - RATE, width),
+    ]
+    given = [Segment(rows[row, start:end], RATE, start / RATE) for row, start, end in stretches]
+    host = LogMel(FeatureConfig(), RATE)(given)
+    features = DeviceLogMel(FeatureConfig(), RATE, torch.device("cpu"))
+    device = features.of_stretches(torch.from_numpy(rows), np.array(stretches))
+    assert device.lengths.tolist() == host.lengths.tolist()
+    np.testing.assert_allclose(torch.as_tensor(device.values).numpy(), host.values, atol=1e-3)
+
+
 def test_a_longer_batch_leaves_nothing_in_a_shorter_one() -> None:
     features = DeviceLogMel(FeatureConfig(), RATE, torch.device("cpu"))
     alone = features(segments(1.0)).values

@@ -10,9 +10,9 @@ Everything is torch and runs on a CPU as well.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from msgspec import Meta
@@ -23,6 +23,7 @@ from harness.audio.limits import Limits
 from harness.audio.target import Target
 from harness.errors import UsageError
 from harness.protocols import Allocate, Segment
+from harness.protocols.options import Seconds
 from variants.frontend.config import FrontendConfig
 from variants.frontend.host import Chain
 
@@ -36,12 +37,19 @@ _LOOK = 4096  # samples by which most recordings that are not 16 bits wide are t
 
 @dataclass(frozen=True)
 class Options(FrontendConfig):
-    """The host's options, and a noise filter that it has not (``denoise=spectral_gate``).
+    """The host's options, and a noise filter that it has not (``denoise=spectral_gate``). ``denoise=webrtc``
+    is the host's, a loop over frames: on a GPU it is for large batches, not for one request.
     ``resample_quality`` is that of live streams' recordings alone."""
 
     DENOISERS: ClassVar[tuple[str, ...]] = ("none", "webrtc", "spectral_gate")
     VADS: ClassVar[tuple[str, ...]] = ("none", "silero")
 
+    recurrence: Literal["torch", "kernel"] = "torch"
+    """All steps of Silero's LSTM: torch's own, on a GPU a launch or more for each, or one kernel (GPU,
+    cuda-python)."""
+    graphs_up_to_s: Seconds = 64.0
+    """On a GPU: batches of recordings up to so long replay CUDA graphs of each stage that is graphed; a
+    longer one voids the run. 0: no graphs."""
     max_wer_difference: Annotated[float, Meta(ge=0, le=1)] = 0.01
     """How far word error rates may be from those of the host's front end: the run's tolerance."""
 
@@ -67,7 +75,8 @@ def on_device(config: Options, model: TdtModel) -> DeviceStages:
 
 def reference(config: Options) -> dict[str, Any]:
     """The leaf of the front end to whose answers this one's are held: the host's with the same options."""
-    given = {key: value for key, value in asdict(config).items() if key != "max_wer_difference"}
+    of_host = {each.name for each in fields(FrontendConfig)}
+    given = {key: value for key, value in asdict(config).items() if key in of_host}
     if config.denoise == "spectral_gate":
         given["denoise"] = "webrtc"
     return {"name": "host", **given}

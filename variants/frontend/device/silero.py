@@ -9,15 +9,19 @@ Convolutions over the four frames of a window are matrix products here: cuDNN's 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from variants.frontend.device.lstm import LstmSteps
 from variants.frontend.vad import silero_file
 
 WINDOW = 512
 """Samples, at 16 kHz."""
+
+Recurrence = Literal["torch", "kernel"]
 
 _CONTEXT = 64
 _FILE = "silero_vad.jit"  # the package's safetensors holds another training's weights
@@ -31,8 +35,9 @@ class BatchSilero(nn.Module):
 
     spectrum: torch.Tensor
 
-    def __init__(self) -> None:
-        """Raises ``UnavailableError`` where the installed package lacks the weights."""
+    def __init__(self, device: torch.device, recurrence: Recurrence = "torch") -> None:
+        """Raises ``UnavailableError`` where the installed package lacks the weights, or ``device`` what the
+        recurrence's kernel needs."""
         super().__init__()
         weights = _weights()
         self.register_buffer(
@@ -44,6 +49,8 @@ class BatchSilero(nn.Module):
         self.recurrence.load_state_dict({f"{name}_l0": weights[f"decoder.rnn.{name}"] for name in own})
         self.output = _dense(weights, "decoder.decoder.2", 1, 1)
         self.requires_grad_(False)
+        self.to(device)
+        self._steps = LstmSteps(self.recurrence.all_weights[0][1]) if recurrence == "kernel" else None
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
         count = -(-samples.shape[1] // WINDOW)
@@ -52,9 +59,16 @@ class BatchSilero(nn.Module):
         block = max(1, _BLOCK // max(1, len(samples)))
         parts = [self._heard(windows[:, start : start + block]) for start in range(0, max(1, count), block)]
         heard = torch.cat(parts, dim=1)  # [B, W, 128]
+        return torch.sigmoid(self.output(functional.relu(self._states(heard))))[..., 0]
+
+    def _states(self, heard: torch.Tensor) -> torch.Tensor:
+        """``[B, W, 128]`` to the LSTM's states after each window."""
+        if self._steps is not None:
+            weights, _, biases, more_biases = self.recurrence.all_weights[0]
+            return self._steps(functional.linear(heard, weights, biases + more_biases))
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            states, _ = self.recurrence(heard)
-        return torch.sigmoid(self.output(functional.relu(states)))[..., 0]
+            states: torch.Tensor = self.recurrence(heard)[0]
+        return states
 
     def _heard(self, windows: torch.Tensor) -> torch.Tensor:
         """What the recurrence is given of each window: ``[B, w, 576]`` to ``[B, w, 128]``."""

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from math import log
 
-import numpy as np
 import torch
 from torch.nn import functional
 
 _FFT, _HOP = 512, 128
+_OVERLAP = _FFT // _HOP - 1
+_WINDOWS_SUM = 1.5  # of the squared windows that overlap at a sample
 _QUANTILE = 0.2
 _QUANTILE_OF_MEAN = -log(1.0 - _QUANTILE)
 _OPENS_DB, _SOFTNESS_DB = 6.0, 2.0
@@ -34,35 +35,41 @@ class SpectralGate:
         self._closed = 10.0 ** (-DEPTHS_DB[level] / 20.0)
         self._window = torch.hann_window(_FFT, device=device)
 
-    def __call__(self, samples: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
-        """``lengths`` are the clips', ``[B]``."""
+    def __call__(self, samples: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """``lengths`` are the clips', int64 ``[B]`` on the device."""
         # Every frame that overlaps a clip is transformed, however long the rows beside it are.
-        padded = functional.pad(samples, (0, _FFT))
-        spectrum = torch.stft(
-            padded, _FFT, _HOP, window=self._window, pad_mode="constant", return_complex=True
-        )  # [B, bins, T]
-        frames = torch.from_numpy((lengths + _FFT // 2) // _HOP + 1).to(samples.device)[:, None, None]
-        inside = torch.arange(spectrum.shape[2], device=samples.device) < frames  # [B, 1, T]
+        count = -(-samples.shape[1] // _HOP) + _OVERLAP
+        padded = functional.pad(samples, (_FFT - _HOP, count * _HOP - samples.shape[1]))
+        spectrum = torch.fft.rfft(padded.unfold(1, _FFT, _HOP) * self._window)  # [B, T, bins]
+        frames = (-(-lengths // _HOP) + _OVERLAP)[:, None, None]
+        inside = torch.arange(spectrum.shape[1], device=samples.device)[:, None] < frames  # [B, T, 1]
         power = spectrum.real.square() + spectrum.imag.square()
         noise = _noise(power, frames, inside)
         over_db = 10.0 * torch.log10((_smoothed(power, inside) + _SMALL) / (noise + _SMALL))
         opened = _smoothed(torch.sigmoid((over_db - _OPENS_DB) / _SOFTNESS_DB), inside)
-        gated = spectrum * (self._closed + (1.0 - self._closed) * opened)
-        return torch.istft(gated, _FFT, _HOP, window=self._window, length=samples.shape[1])
+        gated = torch.fft.irfft(spectrum * (self._closed + (1.0 - self._closed) * opened), _FFT)
+        return _overlapped(gated * self._window)[:, _FFT - _HOP :][:, : samples.shape[1]] / _WINDOWS_SUM
+
+
+def _overlapped(frames: torch.Tensor) -> torch.Tensor:
+    """``[B, T, 512]``, each 128 samples after the one before, to ``[B, (T + 3) * 128]``."""
+    parts = frames.view(*frames.shape[:2], _OVERLAP + 1, _HOP)  # [B, T, 4, 128]
+    moved = [functional.pad(parts[:, :, k], (0, 0, k, _OVERLAP - k)) for k in range(_OVERLAP + 1)]
+    return torch.stack(moved).sum(0).flatten(1)
 
 
 def _noise(power: torch.Tensor, frames: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
-    """The mean power of each bin's noise, ``[B, bins, 1]``, by the frames within each clip."""
-    ordered = torch.where(inside, power, torch.inf).sort(dim=2).values
-    place = (frames * _QUANTILE).long().expand(-1, power.shape[1], 1)
-    return ordered.gather(2, place) / _QUANTILE_OF_MEAN
+    """The mean power of each bin's noise, ``[B, 1, bins]``, by the frames within each clip."""
+    ordered = torch.where(inside, power, torch.inf).sort(dim=1).values
+    place = (frames * _QUANTILE).long().expand(-1, 1, power.shape[2])
+    return ordered.gather(1, place) / _QUANTILE_OF_MEAN
 
 
 def _smoothed(values: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
-    """Means over ``_BINS`` by ``_FRAMES`` neighbours, of those that are there and within the clip."""
+    """Means of ``[B, T, bins]`` over neighbours, of those that are there and within the clip."""
     there = inside.to(values.dtype).expand_as(values)
     total, count = (
-        functional.avg_pool2d(each[:, None], (_BINS, _FRAMES), 1, (_BINS // 2, _FRAMES // 2))[:, 0]
+        functional.avg_pool2d(each[:, None], (_FRAMES, _BINS), 1, (_FRAMES // 2, _BINS // 2))[:, 0]
         for each in (values * there, there)
     )
     return total / count.clamp(min=_SMALL)

@@ -15,6 +15,7 @@ from harness.errors import UsageError
 from harness.protocols import Evidence, FeatureBatch, Segment
 from harness.spans import SpanRecorder
 from variants.frontend.device import Options
+from variants.frontend.device.graphs import GraphedStages, Shapes, Stage
 from variants.frontend.device.resample import Resampler, resampled_length
 from variants.frontend.device.rows import Rows
 from variants.frontend.device.silero import WINDOW, BatchSilero
@@ -46,22 +47,38 @@ class DeviceStages:
         self._rate, self._features = model.sample_rate, model.features
         self._upload = Upload(model.device)
         self._resamplers: dict[int, Resampler] = {}
-        self._denoise = _denoiser(options, model.device)
-        self._detector = BatchSilero().to(model.device) if options.vad == "silero" else None
+        self._shapes = Shapes(options.graphs_up_to_s, model.sample_rate)
+        wanted = model.device.type == "cuda" and options.graphs_up_to_s > 0.0
+        self._graphs = GraphedStages(model.device) if wanted else None
+        self._suppressor = BatchWebrtc(options.denoise_level, model.device)
+        self._gate = SpectralGate(options.denoise_level, model.device)
+        detects = options.vad == "silero"
+        self._detector = BatchSilero(model.device, options.recurrence) if detects else None
         self._batches = self._recordings = self._samples = self._padded_samples = 0
+        self._too_long: list[float] = []
 
     @torch.inference_mode()
     def __call__(self, recordings: Sequence[Sequence[Segment]], spans: SpanRecorder) -> DeviceUtterances:
         given = [recording for (recording,) in recordings]
         rows = self._timed("resample", partial(self._resampled, given), spans)
         self._count(rows)
-        if self._denoise is not None:
-            rows = self._timed("denoise", partial(self._denoise, rows), spans)
+        if self._options.denoise != "none":
+            rows = self._timed("denoise", partial(self._denoised, rows), spans)
         heard = None
         if self._detector is not None:
-            heard = self._timed("vad", partial(self._detector, rows.samples), spans)
+            heard = self._timed("vad", partial(self._run, "vad", self._detector, rows.samples), spans)
         found = self._timed("segment", partial(self._cut, rows, heard), spans)
-        return DeviceUtterances.of(rows, found, self._rate, self._features)
+        return DeviceUtterances.of(rows, found[: len(given)], self._rate, self._features)
+
+    def warm_up(self, lengths_s: Sequence[float]) -> None:
+        """A recording of each length, or of each that a graph is for."""
+        longest = max(lengths_s, default=0.0)
+        if self._graphs is not None:
+            lengths_s = [each for each in self._shapes.lengths_s if each <= longest * 1.25 + 0.5]
+        rng = np.random.default_rng(0)
+        for length_s in lengths_s:
+            noise = 0.1 * rng.standard_normal(max(1, round(length_s * self._rate)), dtype=np.float32)
+            self([[Segment(noise, self._rate, 0.0)]], SpanRecorder())
 
     def _timed(self, name: str, stage: Callable[[], T], spans: SpanRecorder) -> T:
         with spans.span(name):
@@ -72,15 +89,38 @@ class DeviceStages:
     def _resampled(self, given: Sequence[Segment]) -> Rows:
         """Up in one transfer for all recordings of a rate and type, whose time is in the span as well."""
         lengths = [resampled_length(len(each.samples), each.sample_rate, self._rate) for each in given]
-        rows = torch.zeros(len(given), round_up(max(lengths, default=0)), device=self._device)
+        rows = torch.zeros(self._shape(lengths), device=self._device)
         for (rate, _), places in _alike(given).items():
             samples = self._upload([given[place].samples for place in places])
             if samples.dtype == torch.int16:
                 samples = samples * 2.0**-15
             resampled = self._resampler(rate)(samples)[:, : rows.shape[1]]
-            rows[places, : resampled.shape[1]] = resampled
+            own = slice(len(given)) if len(places) == len(given) else places  # a copy, or a scatter
+            rows[own, : resampled.shape[1]] = resampled
         # A filter rings beyond the end of what it was given.
-        return Rows(rows, np.array(lengths, np.int64)).masked(rows)
+        return Rows.of(rows, lengths)
+
+    def _shape(self, lengths: Sequence[int]) -> tuple[int, int]:
+        """That of a graph, where there are graphs and one is long enough."""
+        longest = max(lengths, default=0)
+        if self._graphs is not None:
+            shape = self._shapes.padded(len(lengths), longest)
+            if shape is not None:
+                return shape
+            self._too_long.append(longest / self._rate)
+        return len(lengths), round_up(longest)
+
+    def _run(self, name: str, stage: Stage, *inputs: torch.Tensor) -> torch.Tensor:
+        """``stage`` by its graph, where ``inputs`` have the shape of one."""
+        rows, samples = inputs[0].shape
+        if self._graphs is None or self._shapes.padded(rows, samples) != (rows, samples):
+            return stage(*inputs)
+        return self._graphs.run(name, stage, *inputs)
+
+    def _denoised(self, rows: Rows) -> Rows:
+        if self._options.denoise == "webrtc":  # a loop over frames that asks the host: no graph
+            return rows.masked(self._suppressor(rows.samples))
+        return rows.masked(self._run("denoise", self._gate, rows.samples, rows.on_device))
 
     def _resampler(self, rate: int) -> Resampler:
         if rate not in self._resamplers:
@@ -106,32 +146,35 @@ class DeviceStages:
 
     def _count(self, rows: Rows) -> None:
         self._batches += 1
-        self._recordings += len(rows.lengths)
+        self._recordings += int((rows.lengths > 0).sum())
         self._samples += int(rows.lengths.sum())
         self._padded_samples += rows.samples.numel()
 
     def evidence(self) -> Evidence:
-        own = {"denoise": self._denoise, "vad": self._detector}
+        own = {"denoise": self._options.denoise, "vad": self._options.vad}
+        graphs = {} if self._graphs is None else self._graphs.evidence()
         return {
+            **graphs,
             "name": "device",
             "device": str(self._device),
-            "stages": ["resample", *(name for name in own if own[name] is not None), "segment", "features"],
+            "recurrence": self._options.recurrence,
+            "stages": ["resample", *(name for name in own if own[name] != "none"), "segment", "features"],
             "batches": self._batches,
             "recordings": self._recordings,
             "rates": sorted(self._resamplers),
             "uploaded_bytes": self._upload.bytes,
             "padding_share": 1.0 - self._samples / self._padded_samples if self._padded_samples else 0.0,
+            "not_engaged": self._not_engaged(),
         }
 
-
-def _denoiser(options: Options, device: torch.device) -> Callable[[Rows], Rows] | None:
-    if options.denoise == "webrtc":
-        suppressor = BatchWebrtc(options.denoise_level, device)
-        return lambda rows: rows.masked(suppressor(rows.samples))
-    if options.denoise == "spectral_gate":
-        gate = SpectralGate(options.denoise_level, device)
-        return lambda rows: rows.masked(gate(rows.samples, rows.lengths))
-    return None
+    def _not_engaged(self) -> str | None:
+        if not self._too_long:
+            return None
+        count, longest_s = len(self._too_long), max(self._too_long)
+        return (
+            f"{count} batches ran without graphs, the longest recording being {longest_s:.1f} s: "
+            f"raise frontend.graphs_up_to_s={self._options.graphs_up_to_s:g}, or set it to 0"
+        )
 
 
 def _alike(given: Sequence[Segment]) -> Mapping[tuple[int, str], list[int]]:

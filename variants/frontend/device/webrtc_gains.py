@@ -112,39 +112,56 @@ def _blended(quantiles: torch.Tensor, modelled: torch.Tensor, number: torch.Tens
 class _Quantiles:
     """The noise as the lower quartile of each bin so far.
 
-    Three trackers take turns; one that has watched ``LONG`` frames is believed, and starts again.
+    Three trackers take turns; one that has watched ``LONG`` frames is believed, and starts again. Until then
+    the last is.
     """
 
     def __init__(self, heard: _Heard) -> None:
         clips, bins = heard.magnitude.shape[1:]
         new = heard.sum.new_full
         self._heard = heard
-        self._counter = new((3, clips), 0.0) + new((3, 1), LONG).cumsum(0).div(3).floor()
         self._quantile, self._density = new((3, clips, bins), 8.0), new((3, clips, bins), 0.3)
         self._believed = new((clips, bins), 0.0)
+        sounds = heard.sounds.cpu().numpy()
+        watched, believes = _turns(sounds)
+        self._watched = torch.from_numpy(watched).to(heard.sum.device)  # [T, 3, B, 1]
+        self._believes = torch.from_numpy(believes).to(heard.sum.device)  # [T, 3, B, 1]
+        self._is_believed = [[bool(each.any()) for each in trackers] for trackers in believes]
+        self._all_sound = [bool(each.all()) for each in sounds]
 
     def step(self, frame: int) -> torch.Tensor:
         """``[B, F]`` after frame number ``frame``."""
-        now, sounds = self._heard.log[frame], self._heard.sounds[frame]
-        weight = (1.0 / (self._counter + 1.0))[..., None]
-        step = 40.0 / self._density.clamp(min=1.0) * weight
+        now, watched = self._heard.log[frame], self._watched[frame]
+        step = 40.0 / (self._density.clamp(min=1.0) * (watched + 1.0))
         quantile = self._quantile + torch.where(now > self._quantile, 0.25 * step, -0.75 * step)
-        nearer = (self._counter[..., None] * self._density + 50.0) * weight
+        nearer = (watched * self._density + 50.0) / (watched + 1.0)
         density = torch.where((now - quantile).abs() < 0.01, nearer, self._density)
-        full = self._counter >= LONG
-        believed = self._believed
-        starting = self._heard.number[frame] < LONG
-        for tracker in range(3):
-            chosen = starting if tracker == 2 else torch.zeros_like(starting)
-            chosen = chosen | (full[tracker] & ~starting)
-            believed = torch.where(chosen[:, None], _rough_exp(quantile[tracker]), believed)
-        counter = torch.where(full, 1.0, self._counter + 1.0)
-        keep = sounds[:, None]
-        self._quantile = torch.where(keep, quantile, self._quantile)
-        self._density = torch.where(keep, density, self._density)
-        self._counter = torch.where(sounds, counter, self._counter)
-        self._believed = torch.where(keep, believed, self._believed)
+        if not self._all_sound[frame]:
+            sounds = self._heard.sounds[frame][:, None]
+            quantile = torch.where(sounds, quantile, self._quantile)
+            density = torch.where(sounds, density, self._density)
+        self._quantile, self._density = quantile, density
+        for tracker, is_believed in enumerate(self._is_believed[frame]):
+            if is_believed:
+                noise = _rough_exp(quantile[tracker])
+                self._believed = torch.where(self._believes[frame, tracker], noise, self._believed)
         return self._believed
+
+
+def _turns(sounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of ``sounds`` ``[T, B]``: frames that each tracker has watched before each frame, float32
+    ``[T, 3, B, 1]``, and whether it is believed after it, bool of that shape."""
+    frames, clips = sounds.shape
+    counter = np.repeat([[LONG * (tracker + 1) // 3] for tracker in range(3)], clips, axis=1)
+    watched, believes = np.empty((frames, 3, clips), np.float32), np.zeros((frames, 3, clips), bool)
+    starting = np.cumsum(sounds, axis=0) <= LONG
+    for frame, sound in enumerate(sounds):
+        watched[frame] = counter
+        full = counter >= LONG
+        believes[frame] = full & ~starting[frame] & sound
+        believes[frame, -1] |= starting[frame] & sound
+        counter = np.where(sound, np.where(full, 1, counter + 1), counter)
+    return watched[..., None], believes[..., None]
 
 
 @dataclass(frozen=True)

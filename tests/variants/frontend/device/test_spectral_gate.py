@@ -12,7 +12,7 @@ from variants.frontend.device.spectral_gate import DEPTHS_DB, SpectralGate
 
 def gated(clips: list[np.ndarray], level: int = 2) -> list[np.ndarray]:
     gate = SpectralGate(level, torch.device("cpu"))
-    found = gate(padded(clips), np.array([*map(len, clips)])).numpy()
+    found = gate(padded(clips), torch.tensor([*map(len, clips)])).numpy()
     return [row[: len(clip)] for row, clip in zip(found, clips, strict=True)]
 
 
