@@ -45,7 +45,7 @@ class Heard:
         return self.source_samples / self.source_rate
 
     def fields(self) -> dict[str, Any]:
-        """In no time, where ``dataclasses.asdict`` copies what nobody can change."""
+        """What ``dataclasses.asdict`` would copy, of which nothing can change."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
