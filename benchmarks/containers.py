@@ -134,7 +134,7 @@ class Decoding:
     expected: np.ndarray
     """float32 ``[n]``, the mean of the channels, as FFmpeg has them."""
     format: Format
-    others: Callable[[], Sequence[int]] = tuple
+    others: Sequence[int] = ()
     """The processes that work beside this thread."""
 
     def agree(self) -> Mapping[str, Any]:
@@ -150,11 +150,10 @@ class Decoding:
         return {"apart": apart}
 
     def run(self) -> core.Sample:
-        pids = self.others()
-        theirs_ns, ours_ns, start_ns = _cores_ns(pids), time.thread_time_ns(), now_ns()
+        theirs_ns, ours_ns, start_ns = _cores_ns(self.others), time.thread_time_ns(), now_ns()
         self.load(self.payload)
         wall_s, ours_ns = (now_ns() - start_ns) * 1e-9, time.thread_time_ns() - ours_ns
-        core_s = (ours_ns + _cores_ns(pids) - theirs_ns) * 1e-9
+        core_s = (ours_ns + _cores_ns(self.others) - theirs_ns) * 1e-9
         audio_s = len(self.expected) / self.format.sample_rate
         return {"core_s": core_s, "wall_s": wall_s, "times_real": audio_s / core_s}
 
@@ -165,10 +164,6 @@ class Decoding:
 def _cores_ns(pids: Sequence[int]) -> int:
     """What the main threads of ``pids`` have had of a core."""
     return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) for pid in pids)
-
-
-def _children() -> list[int]:
-    return [child.pid for child in psutil.Process().children()]
 
 
 def reference(payload: bytes) -> np.ndarray:
@@ -191,13 +186,15 @@ def trials(options: argparse.Namespace, _results: core.Results) -> Iterator[core
 def _trial(format: Format, length_s: float, payload: bytes, pool: DecoderPool) -> core.Trial:
     known, missing = libraries(format)
     expected = reference(payload)
+    decode(payload, pool=pool)  # starts its process
+    others = [child.pid for child in psutil.Process().children()]
     ways: dict[str, Load] = {
         "decode": lambda payload: decode(payload).samples,
         "isolated": lambda payload: decode(payload, pool=pool).samples,
         **known,
     }
     contenders = {
-        name: Decoding(load, payload, expected, format, _children if name == "isolated" else tuple)
+        name: Decoding(load, payload, expected, format, others if name == "isolated" else ())
         for name, load in ways.items()
     }
     floors = {name: _fastest_s(contenders[name]) for name in known}
