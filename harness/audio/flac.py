@@ -27,7 +27,7 @@ def promise(payload: bytes) -> Promise:
         raise Unsuited("flac: more bits a sample than float32 holds")
     if shortest != longest or longest == 0:
         raise Unsuited("flac: blocks of several lengths")
-    if payload.find(MAGIC, 4) >= 0:
+    if payload.rfind(MAGIC) > 0:  # several times as fast as find
         raise Unsuited("flac: several recordings in one")
     _check_last_frame(payload, samples, longest, int.from_bytes(largest, "big"))
     return Promise(channels + 1, rate, samples)

@@ -35,12 +35,10 @@ def joined(parts: Sequence[Channels], channels: int) -> np.ndarray:
 def _scaled(block: np.ndarray, kind: str) -> np.ndarray:
     """Powers of two: no rounding after that of the width."""
     if kind in _SCALES:
-        block = np.multiply(
-            block, np.float32(_SCALES[kind]), dtype=np.float32, casting="same_kind", order="C"
-        )
+        block = np.multiply(block, np.float32(_SCALES[kind]), dtype=np.float32, casting="same_kind")
     if kind == "u1":
         block -= np.float32(1.0)
-    return np.ascontiguousarray(block, np.float32)
+    return np.asarray(block, np.float32)
 
 
 def refuse_unusable(

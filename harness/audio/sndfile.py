@@ -41,13 +41,12 @@ def read(payload: bytes, promise: Promise, make_writer: Callable[[int, int], Mon
     writer = make_writer(promise.channels, promise.sample_rate)
     try:
         with _Forward(io.BytesIO(payload)) as file:
-            found = Promise(file.channels, file.samplerate, promise.samples)
-            while found == promise and len(block := file.read(_BLOCK, "float32", always_2d=True)):
+            if (file.channels, file.samplerate) != (promise.channels, promise.sample_rate):
+                raise Unsuited("libsndfile: another rate or channel count than promised")
+            while len(block := file.read(_BLOCK, "float32", always_2d=True)):
                 writer.append(block.T)
     except soundfile.LibsndfileError as error:
         raise Unsuited(f"libsndfile: {error.error_string}") from error
-    if found != promise:
-        raise Unsuited("libsndfile: another rate or channel count than promised")
     if writer.position != promise.samples:
         raise Unsuited("libsndfile: not as many samples as promised")
     return writer.finish()
