@@ -33,7 +33,7 @@ from variants.encoder.bucketed import on_host
 from variants.encoder.memory import module_bytes
 from variants.encoder.options import Compiled, Eager
 from variants.encoder.parity import LIMITS, States, require, require_labels
-from variants.models.options import ModelOptions
+from variants.models.options import ModelOptions, resolve_device
 from variants.models.whisper.architecture import (
     BASE,
     LARGE_V3,
@@ -198,14 +198,13 @@ def _model(options: argparse.Namespace) -> AttentionModel:
         options=asked,
         progress=core.tell,
     )
-    model = assemble(MODELS[options.model], chosen)
     captured = {*options.encoders, *options.decoders} - {"openai", "cpu_synced"}
-    if captured and model.device.type != "cuda":
+    if captured and resolve_device(chosen).type != "cuda":  # before a billion weights are drawn
         raise UnavailableError(
             f"{', '.join(sorted(captured))}: graphs need an NVIDIA GPU, and torch finds none: use "
             "--encoders openai --decoders openai cpu_synced"
         )
-    return model
+    return assemble(MODELS[options.model], chosen)
 
 
 def _encoders(

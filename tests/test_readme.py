@@ -71,6 +71,9 @@ TRIALS = {
     "benchmarks.planner": Trial(writes="profiles.png", says="profile"),
     "benchmarks.encoder": Trial(says="GPU", needs=GPU),
     "benchmarks.decoder": Trial(says="GPU", needs=GPU),
+    "benchmarks.whisper": Trial(says="GPU", needs=GPU),
+    "benchmarks.containers": Trial("--lengths 2 --rounds 2", says="flac", slow=True),
+    "benchmarks.frontend": Trial("--batches 1 --length 2 --rounds 2", says="resample", slow=True),
     "benchmarks.tensorrt export": Trial(
         "--model parakeet_tiny --layers 1 --lengths 1 --precision fp32", "probes/*.npz", slow=True
     ),

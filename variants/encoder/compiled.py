@@ -24,7 +24,7 @@ import torch
 from harness.errors import HarnessError, UnavailableError, UsageError
 from variants.encoder.bucketed import BucketedEncoder, Call, StaticInputs
 from variants.encoder.eager import extend_positions
-from variants.encoder.fused import FusedConformer
+from variants.encoder.fused import FusedConformer, require_whole
 from variants.encoder.memory import DeviceMemory, module_bytes
 from variants.encoder.options import Compiled
 from variants.encoder.planner import AffineCost, CostCurve, MeasuredCost, seconds_to_frames
@@ -199,6 +199,8 @@ def _capture(
     kept: dict[Slot, str] = {}
     seconds: dict[Slot, Mapping[str, float]] = {}
     slots = grid.slots()
+    if "fused" in chosen.backends:
+        require_whole(encoder, slots[0].batch, slots[0].frames)
     with compilations(len(slots)):
         forwards = {backend: _forward(model, backend, chosen, grid.longest) for backend in chosen.backends}
         for index, slot in enumerate(slots):

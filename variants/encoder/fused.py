@@ -207,6 +207,18 @@ def require_known(encoder: Any) -> None:
         )
 
 
+def require_whole(encoder: Any, rows: int, frames: int) -> None:
+    """Raises ``UsageError`` for a shape that NeMo's subsampling works through in parts, which cannot be
+    compiled whole: its first convolution would write more numbers than 31 bits can count."""
+    subsampling = encoder.pre_encode
+    written = rows * frames * subsampling._feat_in * subsampling._conv_channels / subsampling._stride**2
+    if written > 2**31:
+        raise UsageError(
+            f"encoder.options.backend=fused cannot compile a batch of {rows} x {frames} frames, which NeMo's "
+            "subsampling cuts: lower model.max_batch, or set encoder.options.backend=kernels"
+        )
+
+
 @torch.no_grad()
 def layer_weights(module: Any, table: torch.Tensor) -> LayerWeights:
     """``module`` is NeMo's ``ConformerLayer``, ``table`` the positions ``[2 longest - 1, D]``."""

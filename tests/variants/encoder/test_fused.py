@@ -10,7 +10,7 @@ import torch
 from harness.errors import UsageError
 from tests.variants.encoder.parts import ARCHITECTURE, small_model
 from variants.encoder import compiled
-from variants.encoder.fused import FusedConformer
+from variants.encoder.fused import FusedConformer, require_whole
 from variants.encoder.shapes import output_frames
 from variants.encoder.subsampling import subsample, subsampling_weights
 
@@ -61,6 +61,14 @@ def test_every_valid_frame_is_nemos(nemo: Any, frames: int, rows: int) -> None:
 def test_subsampling_with_the_channels_innermost_is_nemos(nemo: Any, frames: int) -> None:
     ours = partial(subsample, weights=subsampling_weights(nemo.pre_encode))
     agrees(nemo, fused(nemo, subsample=ours), frames)
+
+
+def test_a_batch_that_nemo_would_cut_is_refused_before_anything_is_compiled(nemo: Any) -> None:
+    size = ARCHITECTURE
+    most = 2**31 // (size.feature_bins * size.subsampling_channels) * 4
+    require_whole(nemo, 1, most)
+    with pytest.raises(UsageError, match=r"lower model\.max_batch"):
+        require_whole(nemo, 2, most)
 
 
 def test_another_subsampling_is_refused(nemo: Any) -> None:
