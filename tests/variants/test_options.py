@@ -28,7 +28,7 @@ from variants import registry
         ("ipc", "shared_memory", {"capacity_mb": 1, "slot_kb": 2048}, r"fit ipc\.options\.capacity_mb=1"),
         ("topology", "inprocess", {"max_pending": 0}, r"topology\.options\.max_pending=0"),
         ("topology", "inprocess", {"worker": "nobody"}, r"topology\.options\.worker='nobody'"),
-        ("topology", "collapsed", {"frontend_workers": 0}, "frontend_workers=0 .* at least 1"),
+        ("topology", "collapsed", {"frontend_workers": -1}, "frontend_workers=-1 .* at least 0"),
         ("topology", "microservices", {"frontend_workers": 2}, "frontend_workers: no such key"),
         ("gc", "frozen", {"objects": -1}, r"gc\.options\.objects=-1"),
         ("gc", "default", {"words": 1}, r"gc\.options\.words: no such key"),

@@ -39,6 +39,8 @@ SECOND = 1_000_000_000
 class NoFrontend:
     """Live streams never reach it."""
 
+    stages = ()
+
 
 def engine(**options: Any) -> Engine:
     cost = SimpleNamespace(options=fixed_cost.Options(**options))
