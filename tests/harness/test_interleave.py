@@ -82,6 +82,7 @@ def test_processes_of_a_round_take_turns_of_a_few_requests(tmp_path: Path) -> No
     assert runs[0].run.content_hash == RunSession(alone, []).content_hash  # of as many processes
 
 
+@pytest.mark.slow
 def test_several_clients_of_a_closed_loop_keep_to_their_turns(tmp_path: Path) -> None:
     done = interleave(tmp_path, "--rounds", "1", "runner.turn_requests=4", "workload.clients=3", "io=epoll")
     runs = measured_runs(done)
@@ -120,6 +121,7 @@ def test_one_that_dies_leaves_the_others_their_turns(tmp_path: Path) -> None:
     assert turns(intervals)[-6:] == [(0, 2), (1, 2)] * 3
 
 
+@pytest.mark.slow
 def test_whole_processes_take_turns_where_they_are_told_to(tmp_path: Path) -> None:
     runs = measured_runs(interleave(tmp_path, "--rounds", "2", "runner.turn_requests=0"))
     assert turns(served(runs, 0)) == [(0, 12), (1, 12)]
@@ -128,6 +130,7 @@ def test_whole_processes_take_turns_where_they_are_told_to(tmp_path: Path) -> No
     assert commands == {("python", "-m", "harness.interleave", "--of=runner.label=a")}
 
 
+@pytest.mark.slow
 def test_unequal_numbers_of_requests_take_turns_as_a_whole(tmp_path: Path) -> None:
     """The one that ended early would leave the others to work at the same time."""
     shorter = ("--of", "workload.requests=6 runner.label=c")
