@@ -74,11 +74,12 @@ def _name(run: Run) -> str:
 def without_local_paths(run: Run) -> Run:
     """The same run, told without the folders of the machine that it ran on."""
     command = tuple(_local_word(word) for word in run.provenance.command)
+    model = replace(run.provenance.model, weights=_last_part(run.provenance.model.weights))
     return replace(
         run,
         config=_local_config(run.config),
         overrides=tuple(_local_word(word) for word in run.overrides),
-        provenance=replace(run.provenance, command=command),
+        provenance=replace(run.provenance, command=command, model=model),
     )
 
 

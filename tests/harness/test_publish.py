@@ -22,7 +22,8 @@ def test_figures_stay_and_paths_go(tmp_path: Path) -> None:
         "dataset.manifest=/data/mine/calls.jsonl",
     )
     config = {**stored.run.config, "runner": {"results_dir": str(tmp_path), "cache_dir": "/var/cache"}}
-    origin = replace(stored.run.provenance, command=command)
+    model = replace(stored.run.provenance.model, weights=str(tmp_path / "tiny.en"))
+    origin = replace(stored.run.provenance, command=command, model=model)
     write_run(folder, replace(stored.run, provenance=origin, config=config))
 
     [copy] = publish([folder], tmp_path / "reference")
@@ -33,6 +34,7 @@ def test_figures_stay_and_paths_go(tmp_path: Path) -> None:
     assert kept.run.provenance.command == (
         "python", "-m", "harness", "runner.results_dir=results", "dataset.manifest=calls.jsonl"
     )  # fmt: skip
+    assert kept.run.provenance.model.weights == "tiny.en"
     assert str(tmp_path) not in (copy / "run.json").read_text()
 
 
