@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from harness.errors import RequestError
 from harness.measure.ledger import balance
 from harness.protocols import Engine, Evidence, Reply, Request, Segment, Stream, Transcript, Work
 from harness.protocols.engine import ignore
@@ -44,7 +45,7 @@ class Gated:
         return [Transcript(str(n)) for n in self.calls[-1]]
 
     def open_stream(self) -> Stream:
-        raise NotImplementedError
+        raise RequestError("no streams here")
 
     def warm_up(self, lengths_s: Iterable[float]) -> None: ...
 
