@@ -22,10 +22,8 @@ from harness.config.load import compose_run, to_dict
 from harness.config.rules import check
 from harness.config.schema import RunConfig
 from harness.config.schema import Tolerance as ConfiguredTolerance
-from harness.corpus.load import load_audio_set
 from harness.corpus.manifest import AudioSet
 from harness.errors import HarnessError
-from harness.paths import datasets_dir
 from harness.protocols.interrupts import uninterrupted
 from harness.record import (
     Dataset,
@@ -45,6 +43,7 @@ from harness.record import (
     read_run,
 )
 from harness.run import provenance
+from harness.run.audio_set import audio_set_of
 from harness.run.job import Job, write_audio_set
 from harness.run.judge import judge
 from harness.run.process import Launch, run_jobs
@@ -64,16 +63,7 @@ class RunSession:
         """Check ``config`` and render its audio set. Launches nothing, writes no results yet."""
         check(config)
         self.config = config
-        self.audio = load_audio_set(
-            config.dataset.name,
-            Path(config.dataset.manifest) if config.dataset.manifest else None,
-            specs_dir=datasets_dir(),
-            cache_dir=Path(config.runner.cache_dir),
-            items=config.dataset.items,
-            seed=config.dataset.seed,
-            progress=True,
-            max_audio_s=config.frontend["max_audio_s"],
-        )
+        self.audio = audio_set_of(config)
         self._overrides = tuple(overrides)
         self._series = series
         self._warnings = list(self.audio.warnings)

@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
 
 from harness.audio.decode import decode
 from harness.audio.limits import Limits
@@ -15,12 +14,11 @@ from harness.command import command, end_on_signals, guarded
 from harness.config.load import compose_run
 from harness.config.rules import check
 from harness.config.schema import RunConfig
-from harness.corpus.load import load_audio_set
 from harness.corpus.manifest import AudioItem
 from harness.errors import ExitCode, InvalidMeasurementError, RequestError, UsageError
 from harness.measure.text import seconds
 from harness.measure.wer import count_errors
-from harness.paths import datasets_dir
+from harness.run.audio_set import audio_set_of
 from harness.target.exchange import Exchange
 from harness.target.openai import PATH, Heard
 from harness.target.realtime import foreign_plan, foreign_server
@@ -79,14 +77,7 @@ def _live(config: RunConfig, item: AudioItem) -> Iterator[str]:
 
 def _recording(config: RunConfig) -> AudioItem:
     """The first of the set that can be read."""
-    audio = load_audio_set(
-        config.dataset.name,
-        Path(config.dataset.manifest) if config.dataset.manifest else None,
-        specs_dir=datasets_dir(),
-        cache_dir=Path(config.runner.cache_dir),
-        items=config.dataset.items,
-        seed=config.dataset.seed,
-    )
+    audio = audio_set_of(config)
     found = next((item for item in audio.items if not item.expect_failure), None)
     if found is None:
         raise UsageError("every recording of the set is expected to fail: there is none to try")
