@@ -259,17 +259,7 @@ class _Client:
             scheduled[row, :count] = stream.due_ns + stream.start_ns
             sent[row, : len(stream.sent_ns)] = stream.sent_ns
             answered[row, count - 1] = stream.final_ns
-        return StreamRecords(
-            scheduled_ns=scheduled,
-            sent_ns=sent,
-            acked_ns=answered,
-            first_text_ns=np.array([stream.first_text_ns for stream in streams], np.int64),
-            final_ns=np.array([stream.final_ns for stream in streams], np.int64),
-            texts=tuple(stream.text for stream in streams),
-            errors=tuple(stream.error for stream in streams),
-            refused_sends=self._refused,
-            cpu_s=cpu_s,
-        )
+        return StreamRecords.of(streams, (scheduled, sent, answered), self._refused, cpu_s)
 
 
 def _configuration(target: TargetConfig, sound: Sound) -> dict[str, Any]:

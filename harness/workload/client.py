@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +73,15 @@ class Script:
     """How long after its end of speech a stream waits for its final text."""
 
 
+class Spoken(Protocol):
+    """A live stream as its client knows it. Times on the monotonic clock; 0: it did not happen."""
+
+    first_text_ns: int
+    final_ns: int
+    text: str
+    error: str
+
+
 @dataclass(frozen=True)
 class StreamRecords:
     """What the connections of one process saw. ``[C]`` connections, ``[C, K]`` their chunks.
@@ -90,6 +100,25 @@ class StreamRecords:
     refused_sends: int
     """Chunks that had to wait because the server did not read: back-pressure, not lag."""
     cpu_s: float
+
+    @classmethod
+    def of(
+        cls,
+        streams: Sequence[Spoken],
+        chunks: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]],
+        refused_sends: int,
+        cpu_s: float,
+    ) -> StreamRecords:
+        """What ``streams`` saw; of their ``chunks`` when each was scheduled, sent and acknowledged."""
+        return cls(
+            *chunks,
+            first_text_ns=np.array([stream.first_text_ns for stream in streams], np.int64),
+            final_ns=np.array([stream.final_ns for stream in streams], np.int64),
+            texts=tuple(stream.text for stream in streams),
+            errors=tuple(stream.error for stream in streams),
+            refused_sends=refused_sends,
+            cpu_s=cpu_s,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,14 +425,4 @@ class StreamLoop:
             scheduled[row, :count] = np.asarray(stream.prepared.due_ns, np.int64) + stream.start_ns
             sent[row, :count] = stream.sent_ns
             acked[row, :count] = stream.acked_ns
-        return StreamRecords(
-            scheduled_ns=scheduled,
-            sent_ns=sent,
-            acked_ns=acked,
-            first_text_ns=np.array([stream.first_text_ns for stream in streams], np.int64),
-            final_ns=np.array([stream.final_ns for stream in streams], np.int64),
-            texts=tuple(stream.text for stream in streams),
-            errors=tuple(stream.error for stream in streams),
-            refused_sends=self._refused,
-            cpu_s=cpu_s,
-        )
+        return StreamRecords.of(streams, (scheduled, sent, acked), self._refused, cpu_s)
