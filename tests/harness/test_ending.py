@@ -21,6 +21,7 @@ import pytest
 
 from harness.protocols.folders import SOCKETS, remove_abandoned
 from harness.record import Status, StoredRun, read_run
+from tests import shared_memory
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -196,7 +197,7 @@ def measuring(running: Command, configuration: Configuration) -> bool:
 def faults(case: Case, cache: Path, folder: Path) -> list[str]:
     """What was left behind or lost when ``case`` was carried out."""
     configuration = CONFIGURATIONS[case.configuration]
-    shared = set(Path("/dev/shm").iterdir())
+    shared = shared_memory.names()
     with command(case.configuration, cache, folder) as running:
         over = running.process.poll
         if case.measuring:
@@ -226,7 +227,7 @@ def strike(case: Case, running: Command, pid: int) -> None:
                 os.killpg(running.process.pid, case.number)
 
 
-def left_behind(case: Case, running: Command, shared: set[Path]) -> list[str]:
+def left_behind(case: Case, running: Command, shared: set[str]) -> list[str]:
     found = []
     if not running.wait_for(lambda: not running.processes(), 30):
         found.append(f"still running: {running.processes()}")
@@ -234,8 +235,8 @@ def left_behind(case: Case, running: Command, shared: set[Path]) -> list[str]:
         remove_abandoned(SOCKETS, running.temporary)  # as the next start does
     if names := [path.name for path in running.temporary.iterdir()]:
         found.append(f"in the temporary folder: {names}")
-    if not running.wait_for(lambda: set(Path("/dev/shm").iterdir()) <= shared, 10):
-        found.append(f"in /dev/shm: {set(Path('/dev/shm').iterdir()) - shared}")
+    if left := shared_memory.left_since(shared):
+        found.append(f"in shared memory: {left}")
     return found
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import shared_memory
 from tests.variants.ipc import children
 from variants import registry
 from variants.ipc.types import PeerGoneError, Receiver, Sender, Transport
@@ -87,7 +88,7 @@ def test_the_writer_dies(link: Transport, address: Address, spawn: Spawn, deaths
     receiver, moments = link.receiver(address("a")), random.Random(1)
     kill(spawn(children.send_for_ever, link, address("a"), LARGEST, 0))
     read_whole_messages(receiver, time.monotonic() + 0.05)
-    before, names, whole = open_files_and_mappings(), set(Path("/dev/shm").iterdir()), 0
+    before, names, whole = open_files_and_mappings(), shared_memory.names(), 0
     earlier = receiver.traffic.broken_links
     for seed in range(deaths):
         child = spawn(children.send_for_ever, link, address("a"), LARGEST, seed)
@@ -102,7 +103,7 @@ def test_the_writer_dies(link: Transport, address: Address, spawn: Spawn, deaths
     assert receiver.traffic.broken_links == earlier + deaths
     read_whole_messages(receiver, time.monotonic() + 0.05)
     assert open_files_and_mappings() == before
-    assert set(Path("/dev/shm").iterdir()) <= names
+    assert not shared_memory.left_since(names)
     receiver.close()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import shared_memory
 from variants import registry
 from variants.ipc.segment import Geometry, Segment
 from variants.ipc.serialize import address_of
@@ -155,7 +156,7 @@ def test_only_the_writer_can_write() -> None:
 
 
 def test_memory_goes_with_its_last_user(shared: Transport, address: Address) -> None:
-    before, names = mappings(), set(Path("/dev/shm").iterdir())
+    before, names = mappings(), shared_memory.names()
     receiver, sender = shared.receiver(address("a")), shared.sender(address("a"))
     sender.send(np.ones(100_000, np.uint8))
     lease = lease_of(receiver)
@@ -165,7 +166,7 @@ def test_memory_goes_with_its_last_user(shared: Transport, address: Address) -> 
     lease.release()
     del kept, lease, sender, receiver
     assert mappings() == before
-    assert set(Path("/dev/shm").iterdir()) <= names
+    assert not shared_memory.left_since(names)
 
 
 def test_gaps_are_shared_and_not_gathered(shared: Transport, address: Address) -> None:

@@ -20,6 +20,7 @@ import pytest
 from harness.protocols import Request, ServiceSpec
 from harness.protocols.folders import SOCKETS, remove_abandoned
 from harness.run.judge import NOT_ENGAGED
+from tests import shared_memory
 from tests.variants.topology import parts
 from variants.ipc.types import TornReadError
 from variants.topology import collapsed
@@ -223,7 +224,7 @@ time.sleep(60)
 
 @pytest.mark.parametrize("ipc", ["shared_memory", "zeromq"])
 def test_nothing_outlives_a_service_that_is_killed(ipc: str, own_temp: Path) -> None:
-    shared = set(Path("/dev/shm").iterdir())
+    shared = shared_memory.names()
     code = OWNER.format(path=sys.path, topology="collapsed", ipc=ipc)
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
@@ -234,7 +235,7 @@ def test_nothing_outlives_a_service_that_is_killed(ipc: str, own_temp: Path) -> 
     while any(Path(f"/proc/{pid}").exists() for pid in pids[1:]):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert set(Path("/dev/shm").iterdir()) <= shared
+    assert not shared_memory.left_since(shared)
     remove_abandoned(SOCKETS)  # as the next service's start does
     assert not list(own_temp.iterdir())
 

@@ -17,6 +17,7 @@ from harness.measure.ledger import balance
 from harness.protocols import Reply, Request, ServiceSpec
 from harness.protocols.engine import hear
 from harness.spans import SPAN_NAMES
+from tests import shared_memory
 from tests.variants.topology import parts
 from variants.topology import collapsed, microservices
 from variants.topology.types import (
@@ -240,7 +241,7 @@ def test_what_waits_at_the_end_is_answered_too(topology: str) -> None:
 
 
 def test_nothing_is_left_behind(own_temp: Path) -> None:
-    shared = set(Path("/dev/shm").iterdir())
+    shared = shared_memory.names()
     service = parts.build("microservices")
     service.start()
     assert service.handle(Request("a", REQUESTS["short"])).error is None
@@ -248,7 +249,7 @@ def test_nothing_is_left_behind(own_temp: Path) -> None:
     pids = service.evidence()["topology"]["pids"][1:]
     service.close()
     assert not list(own_temp.iterdir())
-    assert set(Path("/dev/shm").iterdir()) <= shared
+    assert not shared_memory.left_since(shared)
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
