@@ -99,6 +99,11 @@ RULES = (
         "this protocol is spoken live: set workload=streaming",
     ),
     Rule(
+        ("target", "target.retries"),
+        lambda c: c.target.name != "openai" and c.target.retries > 0,
+        "only a whole recording can be sent again: set target=openai or target.retries=0",
+    ),
+    Rule(
         ("target", "io"),
         lambda c: c.target.is_foreign and c.io.name != "none",
         "a foreign server has its own door: leave io=none",

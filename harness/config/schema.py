@@ -123,6 +123,8 @@ class TargetConfig:
     name: Literal["in_house", "openai", "realtime"] = "in_house"
     url: str = ""
     """Base URL of a foreign server, such as http://127.0.0.1:8000/v1; written to results."""
+    hide_host: bool = False
+    """Write a hash of the server's host and port to results in place of their names."""
     model: str = "whisper-1"
     """The name that the server knows its model by."""
     key_variable: str = ""
@@ -138,6 +140,11 @@ class TargetConfig:
     """For a whole request, connecting included. One that takes longer has failed."""
     max_answer_bytes: Positive = 16 << 20
     """An answer that is longer has failed."""
+    retries: Count = 0
+    """How often a request is sent again (openai) after a connection that broke, a time-out, or HTTP 408, 425,
+    429 or 5xx: when Retry-After says or, without it, after 0.1 s and twice as long each time. Its latency
+    holds every attempt, its row their number, and the run says that there were any. 0: what fails has
+    failed."""
     max_wer: Share | None = None
     """The word error rate against the set's transcripts that the server is held to. A foreign server has no
     eager reference: without a limit its run is UNVERIFIED."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -81,6 +81,14 @@ class Segment:
     samples: np.ndarray
     sample_rate: int
     start_s: float
+    end_s: float | None = None
+    """In the request, where pauses were left out of ``samples``; None: where they end."""
+
+    @property
+    def place(self) -> tuple[float, float]:
+        """From where to where it is in the request, in seconds."""
+        length_s = len(self.samples) / self.sample_rate
+        return self.start_s, self.start_s + length_s if self.end_s is None else self.end_s
 
 
 class Frontend(Protocol):
@@ -193,12 +201,22 @@ class ShapePlan:
     """Hears of what an encoder or a decoder prepares for these shapes."""
 
 
+class TextSegment(NamedTuple):
+    """What was understood of a stretch of a recording, whose place in it is in seconds."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Transcript:
     """What a request got back: text, and the tokens of each segment in order."""
 
     text: str
     hypotheses: tuple[Hypothesis, ...] = ()
+    segments: tuple[TextSegment, ...] = ()
+    """Of each hypothesis, or none where the engine does not tell them apart."""
     bounds: tuple[tuple[float, float], ...] | None = None
     """Where speech begins and ends in the recording, in seconds; None where the host's front end cut it."""
 
@@ -314,6 +332,8 @@ class Reply:
     speech_s: float = 0.0
     batch_id: int = 0
     batch_size: int = 1
+    attempts: int = 1
+    """Of a client that sends what failed again."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ class Sample:
     time it dispatched. ``dispatched_s`` is when a client thread took the request up, ``started_s``
     and ``finished_s`` are the service's. ``spans`` sums the seconds of each span name. Requests of one
     process with the same ``batch_id`` were computed together, ``batch_size`` of them; 0 is alone.
-    ``expect_failure`` is what the manifest says of the recording.
+    ``expect_failure`` is what the manifest says of the recording; ``attempts`` how often a foreign server was
+    asked (``target.retries``).
     """
 
     process: int
@@ -53,6 +54,7 @@ class Sample:
     batch_id: int = 0
     batch_size: int = 1
     expect_failure: bool = False
+    attempts: int = 1
 
     @property
     def latency_s(self) -> float:
@@ -76,10 +78,10 @@ class Sample:
 
 _SCALARS = [f.name for f in fields(Sample) if f.name not in ("spans", "token_ids")]
 _DERIVED = ("latency_s", "service_s", "lag_s", "rtf")
-_COUNTS = ("segments", "tokens", "batch_id", "batch_size")
+_COUNTS = ("segments", "tokens", "batch_id", "batch_size", "attempts")
 _INTEGERS = ("process", "index", "sample_rate", "channels", *_COUNTS)
 _STRINGS = ("phase", "request_id", "bucket", "container", "text", "reference_text", "error")
-_EARLIER = {"batch_id": 0, "batch_size": 1, "expect_failure": False}
+_EARLIER = {"batch_id": 0, "batch_size": 1, "expect_failure": False, "attempts": 1}
 """What rows of files mean that lack a column: before it there was no other value."""
 COLUMNS = (*_SCALARS, "tokens", "token_ids", *_DERIVED, *(f"span_{name}_s" for name in SPAN_NAMES))
 

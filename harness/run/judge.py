@@ -75,7 +75,7 @@ def judge(run: Run, samples: pd.DataFrame, folder: Path, warnings: Sequence[str]
     )
     figures = summary_to_json(summarize(StoredRun(judged, samples, folder)))
     counts = {"requests": len(measured), "failed": len(measured) - len(served)}
-    warned = [*warnings, *_unsteady(run, served), *_unexpected(served)]
+    warned = [*warnings, *_unsteady(run, served), *_unexpected(served), *_retried(measured)]
     return replace(judged, summary={"warnings": warned, **counts, "figures": figures})
 
 
@@ -116,6 +116,15 @@ def _unexpected(served: pd.DataFrame) -> Iterator[str]:
         yield (
             f"{names_of(answered)} was expected to fail and was answered: see what accepts it, or take "
             "expect_failure out of the manifest"
+        )
+
+
+def _retried(measured: pd.DataFrame) -> Iterator[str]:
+    again = int((measured["attempts"] > 1).sum())
+    if again:
+        yield (
+            f"{again} of {len(measured)} requests were sent more than once (target.retries): their latency "
+            "holds every attempt, and a failure before the last counts as none"
         )
 
 

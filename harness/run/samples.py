@@ -48,4 +48,5 @@ def to_sample(done: Completed, item: AudioItem, process: ProcessRecord, phase: s
         batch_id=reply.batch_id,
         batch_size=reply.batch_size,
         expect_failure=item.expect_failure,
+        attempts=reply.attempts,
     )

@@ -20,7 +20,7 @@ from typing import Any
 
 from harness.config.load import compose_run, to_dict
 from harness.config.rules import check
-from harness.config.schema import RunConfig
+from harness.config.schema import RunConfig, TargetConfig
 from harness.config.schema import Tolerance as ConfiguredTolerance
 from harness.corpus.manifest import AudioSet
 from harness.errors import HarnessError
@@ -50,6 +50,7 @@ from harness.run.process import Launch, run_jobs
 from harness.run.progress import Progress
 from harness.run.tracing import nsys_command
 from harness.same_ground import comparability_of, is_foreign
+from harness.target.address import stated_url, without_secrets
 from variants import registry
 
 #: Keys that say where a run is kept, not what it measures.
@@ -64,7 +65,7 @@ class RunSession:
         check(config)
         self.config = config
         self.audio = audio_set_of(config)
-        self._overrides = tuple(overrides)
+        self._overrides = _stated(overrides, config.target)
         self._series = series
         self._warnings = list(self.audio.warnings)
         self._writer: RunWriter | None = None
@@ -90,9 +91,9 @@ class RunSession:
             created_utc=now.isoformat(timespec="seconds"),
             mode=Mode(self.config.workload.mode),
             variant=self.config.variant,
-            config=to_dict(self.config),
+            config=_written(self.config),
             provenance=self._origin,
-            comparability=comparability_of(to_dict(self.config), self._origin),
+            comparability=comparability_of(_written(self.config), self._origin),
             content_hash=self.content_hash,
             profiled=self.config.profiler.name != "none",
             series=self._series,
@@ -177,7 +178,7 @@ class RunSession:
             writer.run,
             status=Status.COMPLETE,
             processes=merged.processes,
-            config=to_dict(config),
+            config=_written(config),
             content_hash=content_hash(_content(config, self._origin)),
         )
         run = _with_model(run, merged.processes)
@@ -248,7 +249,7 @@ class RunSession:
             # The weights are known once a process has built them; see finish().
             model=_model(self.config),
             gpus=provenance.gpus(self.config.topology.devices_used),
-            command=provenance.command_line(),
+            command=_stated(provenance.command_line(), self.config.target),
         )
 
 
@@ -328,6 +329,19 @@ def _loosest(config: RunConfig) -> Tolerance:
         declared.append(ConfiguredTolerance("wer", config.frontend["max_wer_difference"]))
     loosest = max(declared, key=lambda t: (t.kind == "wer", t.max_wer_difference))
     return Tolerance(loosest.kind, loosest.max_wer_difference if loosest.kind == "wer" else None)
+
+
+def _written(config: RunConfig) -> dict[str, Any]:
+    """The configuration as results hold it."""
+    target = config.target
+    if target.is_foreign:
+        config = replace(config, target=replace(target, url=stated_url(target)))
+    return to_dict(config)
+
+
+def _stated(words: Sequence[str], target: TargetConfig) -> tuple[str, ...]:
+    """Of a command, as results hold them."""
+    return tuple(without_secrets(word, target, None) if target.is_foreign else word for word in words)
 
 
 def _content(config: RunConfig, origin: Provenance) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from harness.config.schema import TargetConfig
 from harness.errors import UnavailableError, UsageError
@@ -32,9 +33,26 @@ def base_url(target: TargetConfig) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
 
 
-def host(target: TargetConfig) -> str:
-    """Host and port as results name them."""
-    return urlsplit(base_url(target)).netloc
+def stated_host(target: TargetConfig) -> str:
+    """Host and port, or their hash, as results name them."""
+    host = urlsplit(base_url(target)).netloc
+    return f"host-{hashlib.sha256(host.lower().encode()).hexdigest()[:12]}" if target.hide_host else host
+
+
+def stated_url(target: TargetConfig) -> str:
+    """The base URL as results hold it."""
+    return urlunsplit(urlsplit(base_url(target))._replace(netloc=stated_host(target)))
+
+
+def without_secrets(message: str, target: TargetConfig, key: str | None) -> str:
+    """What a server says may repeat the key, or name the host that is to be hidden."""
+    if key is not None:
+        message = message.replace(key, "[key]")
+    if target.hide_host:
+        parts = urlsplit(base_url(target))
+        for name in (parts.netloc, parts.hostname or parts.netloc):
+            message = message.replace(name, stated_host(target))
+    return message
 
 
 def key(target: TargetConfig) -> str | None:

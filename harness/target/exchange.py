@@ -6,9 +6,12 @@ A server can be slow, silent or endless; the whole exchange has one deadline and
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import httpcore
@@ -17,7 +20,8 @@ from harness.errors import RequestError
 from harness.spans import CoreWait, Span, now_ns
 
 _PIECE_BYTES = 64 << 10
-_CONNECTED = ("connection.connect_tcp", "connection.start_tls")
+_OPENED = "connection.connect_tcp"
+_SECURED = "connection.start_tls"
 _SENT = "http11.send_request_body"
 """Names of httpcore's phases (its ``trace`` extension)."""
 
@@ -29,6 +33,14 @@ class Limits:
     max_answer_bytes: int
 
 
+class TryAgainError(RequestError):
+    """A failure that another attempt may not meet; ``after_s`` is when the server wants it."""
+
+    def __init__(self, message: str, after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+
+
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """What came back. Instants are nanoseconds of the monotonic clock."""
@@ -38,14 +50,26 @@ class Exchange:
     """Names in lower case; the last of a repeated one."""
     body: bytes
     asked_ns: int
+    resolved_ns: int
+    """When the host's name was looked up; this and the next two are ``asked_ns`` where a connection was
+    there already."""
+    opened_ns: int
+    """TCP's."""
     connected_ns: int
-    """``asked_ns`` where a connection was there already."""
+    """With TLS, where there is any."""
     sent_ns: int
     found_ns: int
     """When the first byte of the answer was noticed."""
     read_ns: int
     core_wait_ns: int
     """Of the time from ``sent_ns`` to ``found_ns``: this thread could have run and had no core."""
+
+    @property
+    def connecting_s(self) -> Mapping[str, float]:
+        """Seconds of a new connection's look-up of the name, of TCP's and of TLS's handshake."""
+        ends = (self.asked_ns, self.resolved_ns, self.opened_ns, self.connected_ns)
+        each = ((end - start) * 1e-9 for start, end in pairwise(ends))
+        return dict(zip(("dns", "tcp", "tls"), each, strict=True))
 
     @property
     def spans(self) -> tuple[Span, ...]:
@@ -79,14 +103,14 @@ class HttpConnection:
         try:
             return self._ask(url, headers, body)
         except (httpcore.TimeoutException, TimeoutError) as error:
-            raise RequestError(f"timed out after {self._limits.timeout_s:g} s {watch.doing}") from error
+            raise TryAgainError(f"timed out after {self._limits.timeout_s:g} s {watch.doing}") from error
         except (
             httpcore.NetworkError,
             httpcore.ProtocolError,
             httpcore.UnsupportedProtocol,
             OSError,
         ) as error:
-            raise RequestError(
+            raise TryAgainError(
                 f"the connection broke {watch.doing}: {error or type(error).__name__}"
             ) from error
 
@@ -121,7 +145,9 @@ class HttpConnection:
             },
             body=answer,
             asked_ns=asked_ns,
-            connected_ns=max(done_ns.get(phase, asked_ns) for phase in _CONNECTED),
+            resolved_ns=watch.resolved_ns if _OPENED in done_ns else asked_ns,
+            opened_ns=done_ns.get(_OPENED, asked_ns),
+            connected_ns=max(done_ns.get(phase, asked_ns) for phase in (_OPENED, _SECURED)),
             sent_ns=min(done_ns.get(_SENT, watch.found_ns), watch.found_ns),
             found_ns=watch.found_ns,
             read_ns=now_ns(),
@@ -156,12 +182,16 @@ class _Watch:
     def __init__(self) -> None:
         self._deadline_ns = 0
         self._is_sent = False
+        self.resolved_ns = 0
         self.found_ns = 0
 
     def begin(self, timeout_s: float) -> None:
         self._deadline_ns = now_ns() + round(timeout_s * 1e9)
         self._is_sent = False
         self.found_ns = 0
+
+    def resolved(self) -> None:
+        self.resolved_ns = now_ns()
 
     def sent(self) -> None:
         self._is_sent = True
@@ -198,7 +228,16 @@ class _Backend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        stream = self._sockets.connect_tcp(host, port, self._watch.left_s(), local_address, socket_options)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        self._watch.resolved()
+        addresses = [str(address[0]) for *_, address in found]
+        for address in addresses[:-1]:
+            with contextlib.suppress(httpcore.ConnectError):
+                return self._connect(address, port, local_address, socket_options)
+        return self._connect(addresses[-1], port, local_address, socket_options)
+
+    def _connect(self, address: str, port: int, *more: Any) -> httpcore.NetworkStream:
+        stream = self._sockets.connect_tcp(address, port, self._watch.left_s(), *more)
         return _Stream(stream, self._watch)
 
 

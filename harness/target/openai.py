@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import RequestError
-from harness.target.exchange import Exchange
+from harness.target.exchange import Exchange, TryAgainError
 
 PATH = "/audio/transcriptions"
+_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _QUOTED = 200
 """Characters of a server's answer that an error repeats."""
 _MAGIC = (
@@ -31,6 +32,12 @@ class Heard:
 
     text: str
     extra: Mapping[str, Any]
+
+    @property
+    def segments(self) -> int:
+        """As many as the answer tells apart; one where it tells none."""
+        told = self.extra.get("segments")
+        return max(1, len(told)) if isinstance(told, list) else 1
 
 
 def encode_form(payload: bytes, fields: Mapping[str, str]) -> tuple[str, bytes]:
@@ -57,6 +64,8 @@ def file_name(payload: bytes) -> str:
 def read_answer(exchange: Exchange) -> Heard:
     """The transcript, in whichever shape the server chose. Raises ``RequestError`` for an answer that has
     none, an error among them."""
+    if exchange.status in _TRANSIENT:
+        raise TryAgainError(_refused(exchange), _retry_after_s(exchange))
     if exchange.status != 200:
         raise RequestError(_refused(exchange))
     kind = exchange.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -79,6 +88,12 @@ def _refused(exchange: Exchange) -> str:
         return f"HTTP {status}: it redirects to {where:.200}; give the address that answers as target.url"
     again = f", retry after {headers['retry-after']:.40} s" if "retry-after" in headers else ""
     return f"HTTP {status}{again}: {_message(exchange.body)}"
+
+
+def _retry_after_s(exchange: Exchange) -> float | None:
+    """None where it is not stated, or stated as a date, which would need the server's clock."""
+    stated = exchange.headers.get("retry-after", "")
+    return float(stated) if stated.isdecimal() else None
 
 
 def _message(body: bytes) -> str:

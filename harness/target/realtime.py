@@ -72,7 +72,11 @@ class RealtimeTarget:
         return RealtimeScript(self.target, self.sound, share)
 
     def evidence(self, result: StreamingResult) -> ServerEvidence:
-        seen = {"host": address.host(self.target), "model": self.target.model, "codec": self.target.codec}
+        seen = {
+            "host": address.stated_host(self.target),
+            "model": self.target.model,
+            "codec": self.target.codec,
+        }
         answered = int(np.sum(result.records.final_ns > 0))
         return ServerEvidence({"target": {**seen, "answers": answered, "versions": {}, "retries": 0}}, ())
 
@@ -135,6 +139,7 @@ class _Client:
         self._sound = script.sound
         self._plan = script.share.plan
         self._control = control
+        self._target = script.target
         self._key = address.key(script.target)
         self._refused = 0
         said = [_messages(recording, script) for recording in script.share.recordings]
@@ -246,8 +251,7 @@ class _Client:
         return self._clean(f"{what}: {error or type(error).__name__}")
 
     def _clean(self, message: str) -> str:
-        """A server may repeat the key in what it refuses."""
-        return message if self._key is None else message.replace(self._key, "[key]")
+        return address.without_secrets(message, self._target, self._key)
 
     def _records(self, cpu_s: float) -> StreamRecords:
         streams = self._streams

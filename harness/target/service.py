@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
 from typing import Any
 
 from harness.config.schema import TargetConfig
@@ -12,16 +14,17 @@ from harness.errors import RequestError
 from harness.protocols import BuildProgress, Evidence, Reply, Request, Transcript, silent
 from harness.spans import Span, now_ns
 from harness.target import address
-from harness.target.exchange import Exchange, Limits
+from harness.target.exchange import Exchange, Limits, TryAgainError
 from harness.target.openai import PATH, Heard, encode_form, read_answer
 from harness.target.threads import PerThread
 
+_FIRST_PAUSE_S = 0.1
 _VERSION_HEADERS = ("server", "openai-version", "x-powered-by")
 
 
 class TargetService:
-    """``harness.protocols.Service`` in front of an address. Nothing is retried: a request that fails is a
-    failed request."""
+    """``harness.protocols.Service`` in front of an address. A request that fails is a failed request, but
+    for ``target.retries``."""
 
     def __init__(self, target: TargetConfig) -> None:
         """Raises ``UsageError`` for a URL that is none, ``UnavailableError`` for a key that is not there."""
@@ -33,27 +36,50 @@ class TargetService:
         self._seen = _Seen()
 
     def start(self, progress: BuildProgress = silent) -> None:
-        progress(f"asking {address.host(self._target)}")
+        progress(f"asking {address.stated_host(self._target)}")
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:
         """Nothing: requests warm a foreign server up, as the runner sends them."""
 
     def handle(self, request: Request) -> Reply:
-        asked_ns = now_ns()
-        try:
-            exchange, heard = self.ask(request.payload)
-        except RequestError as error:
-            self._seen.failed()
-            return Reply(
-                request.request_id, None, (), asked_ns, now_ns(), error=self._without_key(str(error))
-            )
+        asked_ns = tried_ns = now_ns()
+        before: list[Span] = []  # attempts that failed
+        for attempt in count(1):
+            try:
+                exchange, heard = self.ask(request.payload)
+                break
+            except RequestError as error:
+                if attempt > self._target.retries or not isinstance(error, TryAgainError):
+                    return self._failed(request, asked_ns, error, attempt)
+                self._pause(error, attempt)
+                before.append(Span("wait", tried_ns, tried_ns := now_ns()))
         read_ns = now_ns()
         spans = (
-            Span("upload", asked_ns, exchange.asked_ns),  # the form is made
+            *before,
+            Span("upload", tried_ns, exchange.asked_ns),  # the form is made
             *exchange.spans,
             Span("download", exchange.read_ns, read_ns),  # and the answer is read
         )
-        return Reply(request.request_id, Transcript(heard.text), spans, asked_ns, read_ns, segments=1)
+        transcript = Transcript(heard.text)
+        return Reply(
+            request.request_id,
+            transcript,
+            spans,
+            asked_ns,
+            read_ns,
+            segments=heard.segments,
+            attempts=attempt,
+        )
+
+    def _failed(self, request: Request, asked_ns: int, error: RequestError, attempts: int) -> Reply:
+        self._seen.failed()
+        said = self._clean(str(error))
+        return Reply(request.request_id, None, (), asked_ns, now_ns(), error=said, attempts=attempts)
+
+    def _pause(self, error: TryAgainError, attempt: int) -> None:
+        self._seen.retried()
+        pause_s = _FIRST_PAUSE_S * 2 ** (attempt - 1) if error.after_s is None else error.after_s
+        time.sleep(min(pause_s, self._target.timeout_s))
 
     def ask(self, payload: bytes) -> tuple[Exchange, Heard]:
         """Send one recording. Raises ``RequestError`` where no transcript comes back."""
@@ -65,14 +91,13 @@ class TargetService:
         self._seen.answered(exchange)
         return exchange, read_answer(exchange)
 
-    def _without_key(self, message: str) -> str:
-        """A server may repeat the key in what it refuses."""
-        return message if self._key is None else message.replace(self._key, "[key]")
+    def _clean(self, message: str) -> str:
+        return address.without_secrets(message, self._target, self._key)
 
     def evidence(self) -> Evidence:
         return {
             "target": {
-                "host": address.host(self._target),
+                "host": address.stated_host(self._target),
                 "model": self._target.model,
                 **self._seen.as_dict(),
             }
@@ -101,14 +126,18 @@ class _Seen:
         self._versions: dict[str, set[str]] = {}
         self._timing_s: Counter[str] = Counter()
         self._timed = 0
+        self._connecting_s: Counter[str] = Counter()
         self._connections = 0
         self._failed = 0
+        self._retries = 0
 
     def answered(self, exchange: Exchange) -> None:
         timing = dict(server_timing(exchange.headers.get("server-timing", "")))
         with self._lock:
             self._statuses[exchange.status] += 1
-            self._connections += exchange.connected_ns > exchange.asked_ns
+            if exchange.connected_ns > exchange.asked_ns:
+                self._connections += 1
+                self._connecting_s.update(exchange.connecting_s)
             for name in _VERSION_HEADERS:
                 if name in exchange.headers:
                     self._versions.setdefault(name, set()).add(exchange.headers[name][:100])
@@ -119,17 +148,24 @@ class _Seen:
         with self._lock:
             self._failed += 1
 
+    def retried(self) -> None:
+        with self._lock:
+            self._retries += 1
+
     def as_dict(self) -> Mapping[str, Any]:
-        """``server_timing_s``: means over the answers that had such a header, warm-up included."""
+        """``connecting_s``: means over the connections; ``server_timing_s``: over the answers that had such a
+        header. Warm-up is included in all of it."""
         with self._lock:
             means = {name: total / self._timed for name, total in self._timing_s.items()}
+            connecting = {name: total / self._connections for name, total in self._connecting_s.items()}
             return {
                 "answers": {str(status): count for status, count in sorted(self._statuses.items())},
                 "failed": self._failed,
                 "connections": self._connections,
                 "versions": {name: sorted(found) for name, found in sorted(self._versions.items())},
+                "connecting_s": connecting,
                 "server_timing_s": means,
-                "retries": 0,
+                "retries": self._retries,
             }
 
 

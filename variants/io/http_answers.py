@@ -75,13 +75,15 @@ def _json(text: str, reply: Reply) -> bytes:
 
 def _verbose(text: str, reply: Reply) -> bytes:
     """OpenAI's fields, and what only this service can say: its spans, in nanoseconds of the host's
-    monotonic clock, and the batch that the request was in."""
+    monotonic clock, and the batch that the request was in. Probabilities that the model does not have
+    are left out of the segments."""
     return json.dumps(
         {
             "task": "transcribe",
             "language": "",
             "duration": reply.speech_s,
             "text": text,
+            "segments": _segments(reply),
             "usage": _usage(reply),
             "spans": reply.spans,
             "segments_heard": reply.segments,
@@ -89,6 +91,25 @@ def _verbose(text: str, reply: Reply) -> bytes:
             "batch_size": reply.batch_size,
         }
     ).encode()
+
+
+def _segments(reply: Reply) -> list[Mapping[str, Any]]:
+    """``seek`` is in frames of 10 ms; greedy decoding is at temperature 0."""
+    if reply.transcript is None:
+        return []
+    each = zip(reply.transcript.segments, reply.transcript.hypotheses, strict=False)
+    return [
+        {
+            "id": number,
+            "seek": round(start_s * 100),
+            "start": round(start_s, 3),
+            "end": round(end_s, 3),
+            "text": text,
+            "tokens": hypothesis.tokens,
+            "temperature": 0.0,
+        }
+        for number, ((start_s, end_s, text), hypothesis) in enumerate(each)
+    ]
 
 
 def _events(text: str, reply: Reply) -> bytes:

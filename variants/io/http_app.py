@@ -183,10 +183,7 @@ class App:
         return as_json({"object": "list", "data": [model]})
 
     async def _page(self, _scope: Scope, _body: Body) -> Answer:
-        policy = (
-            "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
-        )
-        return Answer(200, "text/html; charset=utf-8", _page_html(), (("content-security-policy", policy),))
+        return Answer(200, "text/html; charset=utf-8", _page_html(), (_PAGE_POLICY,))
 
 
 @cache
@@ -196,12 +193,14 @@ def _page_html() -> bytes:
 
 def _wanted(form: Form) -> tuple[str, bool]:
     """The format of the answer, and whether it is streamed. Other fields of the API (model, language,
-    prompt, temperature) say nothing to a model that has one way to transcribe."""
+    prompt, temperature) say nothing to a model that has one way to transcribe. Times of words are refused."""
     if form.file is None:
         raise Refused(400, "the form has no file")
     wanted = form.fields.get("response_format", "json")
     if wanted not in FORMATS:
         raise Refused(400, f"response_format {wanted!r:.40} is none of {', '.join(FORMATS)}")
+    if "word" in form.fields.get("timestamp_granularities[]", "").split(","):
+        raise Refused(400, "timestamp_granularities: there are times of segments here, none of words")
     return wanted, form.fields.get("stream", "").lower() == "true"
 
 

@@ -205,8 +205,10 @@ class Form:
         self._value += memoryview(data)[start:end]
 
     def end(self) -> None:
+        """A field that comes again is a list, with commas."""
         if self._name != _FILE:
-            self.fields[self._name] = self._value.decode(errors="replace")
+            value = self._value.decode(errors="replace")
+            self.fields[self._name] = ",".join(filter(None, (self.fields.get(self._name), value)))
 
     def finish(self) -> None:
         self.complete = True

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from harness.protocols import Evidence, Hypothesis, Segment, Stream, Transcript
+from harness.protocols import Evidence, Hypothesis, Segment, Stream, TextSegment, Transcript
 from harness.protocols.options import Positive, Seconds
 from harness.spans import SpanRecorder
 
@@ -141,11 +141,15 @@ class FixedCostEngine:
 
 
 def _checked(segments: Sequence[Segment]) -> Transcript:
-    whole, each = Checksum(), []
+    whole = Checksum()
     for segment in segments:
         whole = whole.updated(segment.samples)
-        each.append(Hypothesis(Checksum().updated(segment.samples).tokens))
-    return Transcript(whole.text if segments else "", tuple(each))
+    each = [Checksum().updated(segment.samples) for segment in segments]
+    return Transcript(
+        whole.text if segments else "",
+        tuple(Hypothesis(checksum.tokens) for checksum in each),
+        tuple(TextSegment(*s.place, checksum.text) for s, checksum in zip(segments, each, strict=True)),
+    )
 
 
 class FixedCostStream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -16,11 +17,12 @@ from harness.protocols import (
     Segment,
     ShapePlan,
     Stream,
+    TextSegment,
     Transcript,
 )
 from harness.spans import SpanRecorder
 from variants.models.types import Model
-from variants.serving.utterances import HostUtterances, Utterances
+from variants.serving.utterances import Bounds, HostUtterances, Utterances
 
 
 class DeviceFrontend(Protocol):
@@ -75,11 +77,11 @@ class EncoderDecoder:
         return self._transcripts(self.frontend(recordings, spans), spans)
 
     def _transcripts(self, heard: Utterances, spans: SpanRecorder) -> list[Transcript]:
-        hypotheses = iter(self._hypotheses(heard, spans))
-        found = [tuple(next(hypotheses) for _ in range(count)) for count in heard.counts]
+        utterances = zip(self._hypotheses(heard, spans), heard.places, strict=True)
+        found = [list(islice(utterances, count)) for count in heard.counts]
         with spans.span("text"):
             of_each = zip(found, heard.bounds, strict=True)
-            return [Transcript(self._text(each), each, bounds) for each, bounds in of_each]
+            return [self._transcript(each, bounds) for each, bounds in of_each]
 
     def _hypotheses(self, heard: Utterances, spans: SpanRecorder) -> list[Hypothesis]:
         frames = heard.frames
@@ -105,8 +107,13 @@ class EncoderDecoder:
         if self.frontend is not None:
             self.model.synchronize()
 
-    def _text(self, hypotheses: Sequence[Hypothesis]) -> str:
-        return " ".join(filter(None, (self.model.tokenizer.decode(each.tokens) for each in hypotheses)))
+    def _transcript(
+        self, utterances: Sequence[tuple[Hypothesis, tuple[float, float]]], bounds: Bounds | None
+    ) -> Transcript:
+        decode = self.model.tokenizer.decode
+        segments = tuple(TextSegment(*place, decode(hypothesis.tokens)) for hypothesis, place in utterances)
+        text = " ".join(each.text for each in segments if each.text)
+        return Transcript(text, tuple(hypothesis for hypothesis, _ in utterances), segments, bounds)
 
     def open_stream(self) -> Stream:
         return self.model.open_stream(self.encoder, self.decoder)

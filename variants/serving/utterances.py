@@ -28,6 +28,11 @@ class Utterances(Protocol):
         ...
 
     @property
+    def places(self) -> Sequence[tuple[float, float]]:
+        """From where to where each utterance is in its recording, in seconds."""
+        ...
+
+    @property
     def frames(self) -> Sequence[int]:
         """Feature frames of each utterance."""
         ...
@@ -54,6 +59,10 @@ class HostUtterances:
     @property
     def bounds(self) -> Sequence[None]:
         return [None] * len(self.counts)
+
+    @property
+    def places(self) -> Sequence[tuple[float, float]]:
+        return [each.place for each in self.segments]
 
     @property
     def frames(self) -> Sequence[int]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 
 import httpx
@@ -27,7 +28,7 @@ from harness.spans import now_ns
 from harness.target.service import TargetService
 from harness.workload.server_process import ServerProcess
 from tests.harness.runs import Recipe, config, make_run, process_record, provenance, samples, unmeasured
-from tests.harness.target.servers import response, saying, sends, serving, silent
+from tests.harness.target.servers import hangs_up_after, response, saying, sends, serving, silent
 from variants.topology.warmup import tone_wav
 
 QUICK = ("runner.processes=1", "workload.requests=24", "runner.warmup.max_passes=2")
@@ -56,6 +57,13 @@ def measured(
     return done, read_run(path.parent)
 
 
+def holding(stored: StoredRun, secret: str) -> list[Path]:
+    """Files of the run that hold ``secret``."""
+    written = [path for path in stored.folder.rglob("*") if path.is_file()]
+    assert written
+    return [path for path in written if secret.encode() in path.read_bytes()]
+
+
 def right(sock: socket.socket, _request: bytes) -> None:
     sock.sendall(saying("One, two, three, four, five.", "server: other/3\r\n"))
 
@@ -82,10 +90,25 @@ def test_a_good_server_s_run_is_valid_and_says_nothing_of_the_key(
     assert (rows["span_wait_s"] > 0).all()
     assert (rows["span_encoder_s"] == 0).all()
     assert "target.max_wer is 5.00%" in done.stdout
-    written = [path for path in stored.folder.rglob("*") if path.is_file()]
-    assert written
-    assert not [path for path in written if b"s3cret" in path.read_bytes()]
+    assert not holding(stored, "s3cret")
     assert "s3cret" not in done.stdout + done.stderr
+
+
+def test_a_hidden_host_is_in_no_file_and_retries_are_said(tmp_path: Path, manifest: Path) -> None:
+    asked = count(1)
+
+    def right_but_for_every_tenth(sock: socket.socket, request: bytes) -> None:
+        (hangs_up_after(b"") if next(asked) % 10 == 0 else right)(sock, request)
+
+    with serving(right_but_for_every_tenth) as url:
+        wanted = ("target.max_wer=0.05", "target.hide_host=true", "target.retries=1")
+        done, stored = measured(tmp_path, manifest, url, *wanted)
+    assert done.returncode == 0, done.stderr
+    assert not holding(stored, url.split("/")[2])
+    assert stored.run.comparability.fields["target.url"].startswith("http://host-")
+    again = int((stored.measured["attempts"] == 2).sum())
+    assert again >= 2
+    assert f"{again} of 24 requests were sent more than once" in done.stdout
 
 
 @pytest.mark.parametrize(

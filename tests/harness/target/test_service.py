@@ -119,6 +119,10 @@ def test_connections_are_kept_and_the_server_s_own_timing_is_evidence() -> None:
     assert (found["answers"], found["connections"], found["failed"]) == ({"200": 3}, 1, 0)
     assert found["server_timing_s"] == pytest.approx({"decode": 0.002, "model": 0.0105})
     assert found["versions"] == {"server": ["other/1.2"]}
+    assert found["retries"] == 0
+    assert found["connecting_s"]["dns"] > 0
+    assert found["connecting_s"]["tcp"] > 0
+    assert found["connecting_s"]["tls"] == 0
     assert found["host"] == url.split("/")[2]
 
 
@@ -197,6 +201,55 @@ def test_the_next_request_connects_again() -> None:
         assert service.handle(Request("a", WAV)).error
         assert service.handle(Request("b", WAV)).error is None
         service.close()
+
+
+BUSY = sends(response(b"", "429 Busy", more="retry-after: 1\r\n"))
+
+
+def test_what_is_sent_again_says_how_often_and_where_the_time_went() -> None:
+    with serving(hangs_up_after(b""), BUSY, sends(saying("hello"))) as url:
+        service = TargetService(target(url, retries=2))
+        reply = service.handle(Request("r", WAV))
+        found = service.evidence()["target"]
+        service.close()
+    assert (reply.error, reply.attempts, found["retries"], found["failed"]) == (None, 3, 2, 0)
+    first, second, _ = (span.duration_s for span in reply.spans if span.name == "wait")
+    assert first >= 0.1  # of ours
+    assert second >= 1.0  # the server's wish
+    assert [one.end_ns for one in reply.spans[:-1]] == [next_.start_ns for next_ in reply.spans[1:]]
+
+
+@pytest.mark.parametrize(
+    ("acts", "retries", "attempts"),
+    [
+        ([BUSY, sends(saying("hello"))], 0, 1),
+        ([hangs_up_after(b""), hangs_up_after(b""), sends(saying("hello"))], 1, 2),
+        ([sends(response(b"", "400 Bad")), sends(saying("hello"))], 5, 1),
+        ([sends(response(b"{")), sends(saying("hello"))], 5, 1),
+    ],
+    ids=["not asked to", "too often", "a request that is refused", "an answer that is none"],
+)
+def test_what_another_attempt_would_not_mend_is_not_sent_again(
+    acts: list[Act], retries: int, attempts: int
+) -> None:
+    with serving(*acts) as url:
+        service = TargetService(target(url, retries=retries))
+        reply = service.handle(Request("r", WAV))
+        assert service.evidence()["target"]["failed"] == 1
+        service.close()
+    assert reply.error
+    assert reply.attempts == attempts
+
+
+def test_a_host_that_is_to_be_hidden_is_named_nowhere() -> None:
+    with serving(sends(response(b"", "302 Found", more="location: http://127.0.0.1/x\r\n"))) as url:
+        service = TargetService(target(url, hide_host=True))
+        error = service.handle(Request("r", WAV)).error or ""
+        host = service.evidence()["target"]["host"]
+        service.close()
+    assert "127.0.0.1" not in error
+    assert re.fullmatch(r"host-[0-9a-f]{12}", host)
+    assert host in error
 
 
 def test_nobody_at_the_address_is_said() -> None:

@@ -100,6 +100,9 @@ def test_a_recording_is_answered_in_every_shape() -> None:
     assert short.json()["text"] == text
     assert (long["text"], long["batch_size"]) == (text, 1)
     assert [name for name, _, _ in long["spans"]][-1] == "reply"
+    (segment,) = long["segments"]
+    assert (segment["start"], segment["text"]) == (0.0, text)
+    assert segment["end"] == pytest.approx(5000 / 16000, abs=1e-3)
     assert streamed.headers["content-type"] == "text/event-stream"
     events = [json.loads(line[6:]) for line in streamed.text.splitlines() if line.startswith("data: {")]
     assert [event["type"] for event in events] == ["transcript.text.delta", "transcript.text.done"]
@@ -160,6 +163,14 @@ def test_evidence_counts_answers() -> None:
         (("POST", PATH, {"files": {"sound": b"x"}}), 400),
         (("POST", PATH, {"files": [("file", b"1"), ("file", b"2")]}), 400),
         (("POST", PATH, {"files": {"file": b""}, "data": {"response_format": "srt"}}), 400),
+        (
+            (
+                "POST",
+                PATH,
+                {"files": {"file": b""}, "data": {"timestamp_granularities[]": ["segment", "word"]}},
+            ),
+            400,
+        ),
         (("POST", PATH, {"files": [(f"part{n}", b"1") for n in range(40)]}), 400),
         (("POST", PATH, {"files": {"file": b"abc"}}), 422),
         (("POST", PATH, {"files": {"file": bytes(5000)}}), 413),

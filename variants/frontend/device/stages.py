@@ -204,6 +204,7 @@ class DeviceUtterances:
     stretches: np.ndarray  # int64 [S, 3]: row, start, end
     counts: Sequence[int]
     bounds: Sequence[Bounds]
+    places: Sequence[tuple[float, float]]
     model_features: DeviceLogMel
 
     @classmethod
@@ -218,6 +219,7 @@ class DeviceUtterances:
             np.array(stretches, np.int64).reshape(-1, 3),
             [*map(len, heard)],
             [tuple((s / rate, e / rate) for s, e in intervals) for intervals in found],
+            [(s / rate, e / rate) for _, s, e in stretches],
             features,
         )
 

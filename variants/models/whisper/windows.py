@@ -54,7 +54,7 @@ def pack(segments: Sequence[Segment]) -> list[Segment]:
 
 def _joined(segments: Sequence[Segment]) -> Segment:
     samples = np.concatenate([segment.samples for segment in segments])
-    return Segment(samples, segments[0].sample_rate, segments[0].start_s)
+    return Segment(samples, segments[0].sample_rate, segments[0].start_s, segments[-1].place[1])
 
 
 @dataclass

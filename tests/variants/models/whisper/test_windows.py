@@ -54,6 +54,7 @@ def test_segments_share_a_window_as_long_as_they_fit() -> None:
     windows = pack(segments)
     assert [each.start_s for each in windows] == [0.0, 31.0, 70.0]
     assert [len(each.samples) / RATE for each in windows] == [29.0, 30.0, 30.0]
+    assert [each.place[1] for each in windows] == [30.0, 68.5, 100.0]  # pauses are left out of the samples
     np.testing.assert_array_equal(
         np.concatenate([each.samples for each in windows]),
         np.concatenate([each.samples for each in segments]),
