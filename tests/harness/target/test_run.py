@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
@@ -18,7 +22,7 @@ from harness.config.load import compose_run
 from harness.config.rules import check
 from harness.config.schema import TargetConfig
 from harness.errors import NotComparableError, UsageError
-from harness.protocols import Request
+from harness.protocols import Reply, Request
 from harness.record import Model, RunWriter, Status, StoredRun, VerdictStatus, read_run
 from harness.run.judge import judge
 from harness.run.service import server_plan
@@ -234,23 +238,62 @@ def test_another_server_or_model_is_another_ground() -> None:
     assert same not in (ground(model="other"), ground(stream=True), ground(version="2"))
 
 
+# ---------------------------------------------------------------- others' clients, at the same server
+
+
+@contextmanager
+def fixed_server(cost_s: float) -> Iterator[tuple[str, TargetService]]:
+    """The address of a server that computes so long, and our client of it."""
+    served = compose_run(
+        ["io=http", "model=fixed_cost", "frontend=webrtc", f"model.options.per_request_s={cost_s}"]
+    )
+    with ServerProcess(server_plan(served, [2.0], [2.0])) as server:
+        service = TargetService(TargetConfig(name="openai", url=f"http://{server.address}/v1"))
+        yield f"http://{server.address}", service
+        service.close()
+
+
+def latency_s(reply: Reply) -> float:
+    assert reply.error is None
+    return (reply.finished_ns - reply.started_ns) * 1e-9
+
+
 @pytest.mark.slow  # half a minute of requests, and it compares times
 def test_its_latency_is_that_of_a_plain_httpx_script() -> None:
-    served = compose_run(
-        ["io=http", "model=fixed_cost", "frontend=webrtc", "model.options.per_request_s=0.05"]
-    )
     sound, ours, theirs = tone_wav(2.0), [], []
-    with ServerProcess(server_plan(served, [2.0], [2.0])) as server:
-        url = f"http://{server.address}/v1"
-        service = TargetService(TargetConfig(name="openai", url=url))
-        with httpx.Client(trust_env=False, timeout=30.0) as plain:
-            for _ in range(220):
-                reply = service.handle(Request("r", sound))
-                ours.append((reply.finished_ns - reply.started_ns) * 1e-9)
-                began_ns = now_ns()
-                form = {"file": ("x.wav", sound)}
-                answer = plain.post(f"{url}/audio/transcriptions", files=form, data={"model": "whisper-1"})
-                assert answer.json()["text"] == (reply.transcript.text if reply.transcript else "")
-                theirs.append((now_ns() - began_ns) * 1e-9)
-        service.close()
+    with fixed_server(0.05) as (url, service), httpx.Client(trust_env=False, timeout=30.0) as plain:
+        for _ in range(220):
+            reply = service.handle(Request("r", sound))
+            ours.append(latency_s(reply))
+            began_ns = now_ns()
+            form = {"file": ("x.wav", sound)}
+            answer = plain.post(f"{url}/v1/audio/transcriptions", files=form, data={"model": "whisper-1"})
+            assert answer.json()["text"] == (reply.transcript.text if reply.transcript else "")
+            theirs.append((now_ns() - began_ns) * 1e-9)
     assert np.median(ours[20:]) == pytest.approx(np.median(theirs[20:]), rel=0.03)
+
+
+@pytest.mark.slow  # a load generator of many processes starts three times, and it compares times
+@pytest.mark.skipif(shutil.which("aiperf") is None, reason="AIPerf is not on the PATH (pip install aiperf)")
+def test_its_latency_is_that_of_another_load_generator(tmp_path: Path) -> None:
+    sound, ours, theirs = tone_wav(2.0), [], []
+    inputs = tmp_path / "inputs.jsonl"
+    inputs.write_text(json.dumps({"audio": f"wav,{base64.b64encode(sound).decode()}"}))
+    with fixed_server(0.2) as (url, service):  # its dozen processes take 3 ms of a shared core for a request
+        for turn in range(3):
+            ours += [latency_s(service.handle(Request("r", sound))) for _ in range(70)][10:]
+            theirs += aiperf_latencies_s(url, inputs, tmp_path / str(turn))
+    assert np.median(ours) == pytest.approx(np.median(theirs), rel=0.03)
+
+
+def aiperf_latencies_s(url: str, inputs: Path, folder: Path) -> list[float]:
+    command = (
+        f"aiperf profile --endpoint-type audio-transcription --url {url} --model m --input-file {inputs} "
+        "--custom-dataset-type single_turn --concurrency 1 --warmup-request-count 10 --request-count 60 "
+        f"--ui none --output-artifact-dir {folder}"
+    )
+    subprocess.run(command.split(), check=True, capture_output=True, timeout=120)
+    rows = map(json.loads, (folder / "profile_export.jsonl").read_text().splitlines())
+    measured = [row for row in rows if row["metadata"]["benchmark_phase"] != "warmup"]
+    assert len(measured) == 60
+    return [row["metrics"]["request_latency"]["value"] * 1e-3 for row in measured]
