@@ -15,6 +15,7 @@ from harness.measure.summary import Summary, figures_of
 from harness.measure.telemetry import THROTTLING
 from harness.measure.text import NOTHING, digits, duration, first_errors, gigabytes, number, seconds
 from harness.record import Mode, ParityStatus, Run, StoredRun, Telemetry, VerdictStatus
+from harness.same_ground import is_foreign
 
 WITHHELD = "withheld"
 WIDE_SHARE = 0.10
@@ -246,11 +247,16 @@ def offline_rows(entry: Entry) -> list[tuple[str, str]]:
     found = mean_of(of_each)
     each = f" (each process: {', '.join(seconds(one.wall_s) for one in of_each)})" if len(of_each) > 1 else ""
     sizes = ", ".join(f"{count} of {size}" for size, count in sorted(found.batches.items()))
-    return [
+    of_any = [
         ("audio", f"{digits(found.audio_s / 3600)} h"),
         ("wall", f"{seconds(found.wall_s)}{each}, first byte read to last text"),
         ("not in it", f"{seconds(found.prepared_s)} of building and warming up"),
         ("hours an hour", digits(found.rtfx)),
+    ]
+    if is_foreign(entry.stored.run.config):
+        return of_any  # the rest would be this client's
+    return [
+        *of_any,
         ("price", _or_unknown(found.usd_per_1000_h, "$ per 1,000 hours", "set cost.*_usd_per_hour")),
         ("energy", _or_unknown(found.energy_j_per_h, "J an hour of audio", "no device counts it")),
         ("device idle", f"{found.device_idle_share:.1%} of the wall time: neither encoder nor decoder ran"),

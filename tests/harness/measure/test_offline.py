@@ -11,7 +11,9 @@ import pytest
 
 from harness.measure.energy import EnergyMeter
 from harness.measure.offline import mean_of, offline_figures
+from harness.measure.summary import summarize
 from harness.record import CpuTime, Mode, RunWriter, Sample, StoredRun, Telemetry
+from harness.report.content import Entry, offline_rows
 from tests.harness.nvml_standin import Card, Nvml
 from tests.harness.runs import Recipe, process_record, samples, unmeasured
 
@@ -91,3 +93,14 @@ def test_energy_is_that_of_the_devices_while_it_is_measured(monkeypatch: pytest.
     assert meter.read_j() == pytest.approx(7.5)
     assert EnergyMeter(Nvml(Card("GPU-a"))).read_j() is None  # it has no counter
     assert EnergyMeter(None).read_j() is None
+
+
+def test_of_a_foreign_server_only_what_its_client_saw_is_said(tmp_path: Path) -> None:
+    stored = offline(tmp_path, 4, 4)
+    foreign = replace(stored.run, config={**stored.run.config, "target": {"name": "openai"}})
+    ours, theirs = (
+        [name for name, _ in offline_rows(Entry(each, summarize(each), "run"))]
+        for each in (stored, replace(stored, run=foreign))
+    )
+    assert theirs == ["audio", "wall", "not in it", "hours an hour"]
+    assert {*theirs, "device idle", "cores used", "batches", "price"} <= set(ours)
