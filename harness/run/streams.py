@@ -219,7 +219,8 @@ def figures_text(figures: Mapping[str, Any]) -> str:
     ]
     if search := figures.get("search"):
         limit = ms(search["limit_s"])
-        rows.append(("largest load", f"{search['largest']} streams under a p95 of {limit}"))
+        held = f"{search['largest']} streams" if search["largest"] else "not one stream"
+        rows.append(("largest load", f"{held} under a p95 of {limit}"))
     return "\n".join(f"{name:20} {text}" for name, text in rows)
 
 

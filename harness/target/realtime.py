@@ -290,7 +290,7 @@ def _messages(recording: npt.NDArray[Any], script: RealtimeScript) -> tuple[list
         for piece in pieces
     ]
     ends = np.minimum(np.array(starts, np.int64) + chunk, len(recording))
-    return events, np.rint(ends / rate * 1e9).astype(np.int64)
+    return events, np.rint(ends / (rate * plan.speed) * 1e9).astype(np.int64)
 
 
 def _event(message: str | bytes) -> tuple[str | None, dict[str, Any]]:

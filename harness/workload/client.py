@@ -69,6 +69,8 @@ class Script:
     sample_rate: int = 16_000
     encoding: Encoding = Encoding.S16LE
     ack_every: int = 1
+    speed: float = 1.0
+    """Times real time at which is spoken."""
     final_timeout_s: float = 10.0
     """How long after its end of speech a stream waits for its final text."""
 
@@ -144,7 +146,7 @@ def prepare(recording: npt.NDArray[np.generic], script: Script) -> _Prepared:
         for k, start in enumerate(starts, 1)
     )
     ends = (min(start + chunk, len(recording)) for start in starts)
-    return _Prepared(frames, tuple(round(end / script.sample_rate * 1e9) for end in ends))
+    return _Prepared(frames, tuple(round(end / (script.sample_rate * script.speed) * 1e9) for end in ends))
 
 
 class _Stream:

@@ -34,6 +34,9 @@ class StreamingOptions:
     duration_s: PositiveSeconds = 30.0
     """Speech of each stream; recordings are repeated or cut to it."""
     chunk_s: Annotated[float, Meta(ge=0.020, le=1.120)] = 0.1
+    """Of sound."""
+    speed: Annotated[float, Meta(gt=0)] = 1.0
+    """How many times faster than real time is spoken: other than 1, no latency is that of a conversation."""
     ack_every: Positive = 1
     """Chunks between two acknowledgements. Above 1, a chunk's latency includes its wait for the next."""
     encoding: Literal["s16le", "f32le"] = "s16le"

@@ -93,6 +93,7 @@ class OwnWire:
             sample_rate=plan.sample_rate,
             encoding=Encoding[plan.encoding.upper()],
             ack_every=plan.ack_every,
+            speed=plan.speed,
             final_timeout_s=plan.final_timeout_s,
         )
 
@@ -166,7 +167,7 @@ class StreamsInterrupted(KeyboardInterrupt):
 def schedule(plan: StreamingPlan, recordings: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Which recording each connection speaks, and when it begins: ``[C]`` and ``[C]`` seconds."""
     rng = np.random.default_rng(plan.seed)
-    spread_s = plan.start_spread_s or plan.chunk_s
+    spread_s = plan.start_spread_s or plan.chunk_s / plan.speed
     return rng.integers(0, recordings, plan.connections), rng.uniform(0.0, spread_s, plan.connections)
 
 
@@ -287,7 +288,8 @@ class StreamingResult:
     def first_text_s(self) -> npt.NDArray[np.float64]:
         """[C'], from the start of each stream until its first text."""
         seen = self.records.first_text_ns > 0
-        begun = self.records.scheduled_ns[:, 0] - round(min(self.plan.chunk_s, self.plan.duration_s) * 1e9)
+        first_s = min(self.plan.chunk_s, self.plan.duration_s) / self.plan.speed
+        begun = self.records.scheduled_ns[:, 0] - round(first_s * 1e9)
         return _seconds((self.records.first_text_ns - begun)[seen])
 
     @property

@@ -51,9 +51,11 @@ def serving(act: Act) -> Iterator[str]:
         server.shutdown()
 
 
-def streamed(url: str, *lengths_s: float, connections: int = 3, **options: object) -> StreamingResult:
+def streamed(
+    url: str, *lengths_s: float, connections: int = 3, speed: float = 1.0, **options: object
+) -> StreamingResult:
     target = foreign_server(TargetConfig(name="realtime", url=url, timeout_s=5.0, **options))
-    own = {"whole": True, "acknowledged": False, "lag_budget_s": 1.0}
+    own = {"whole": True, "acknowledged": False, "lag_budget_s": 1.0, "speed": speed}
     plan = StreamingPlan(connections=connections, chunk_s=0.1, final_timeout_s=1.0, seed=1, **own)
     rng = np.random.default_rng(0)
     recordings = [rng.uniform(-0.5, 0.5, round(s * 16_000)).astype(np.float32) for s in lengths_s or (0.45,)]
@@ -83,16 +85,17 @@ def test_our_own_server_is_heard_and_answers() -> None:
     assert (summary.lost_chunks, summary.acknowledged, summary.reasons) == (0, False, ())
 
 
-def test_latency_is_from_the_end_of_speech_to_the_final_text() -> None:
+@pytest.mark.parametrize("speed", [1, 2])
+def test_latency_is_from_the_end_of_speech_to_the_final_text(speed: int) -> None:
     with serving(answers) as url:
-        result = streamed(url)
+        result = streamed(url, speed=speed)
     assert len(result.latencies_s) == 3
     assert (result.latencies_s >= 0.05).all()
     assert (result.latencies_s == result.final_s).all()
     assert len(result.first_text_s) == 3
     assert set(result.records.texts) == {"one two three four five"}
     due = result.records.scheduled_ns[0]
-    assert np.diff(due[due > 0]).tolist() == [100_000_000] * 3 + [50_000_000]
+    assert np.diff(due[due > 0]).tolist() == [100_000_000 // speed] * 3 + [50_000_000 // speed]
     assert (result.lags_s >= 0).all()
 
 

@@ -116,6 +116,16 @@ def test_text_comes_while_the_stream_still_speaks() -> None:
     assert np.all(result.first_text_s >= 0.2)
 
 
+def test_sound_may_come_faster_than_it_was_spoken() -> None:
+    plan = StreamingPlan(connections=3, duration_s=1.0, chunk_s=0.1, speed=4.0)
+    with ServerProcess(ServerPlan(ServiceSpec(NoFrontend, partial(engine, partial_every_s=0.2)))) as server:
+        result = stream_load(server.address, [speech(1.0)], plan)
+    assert (np.diff(result.records.scheduled_ns, axis=1) == 25_000_000).all()
+    assert (result.records.sent_ns >= result.records.scheduled_ns).all()
+    assert (result.first_text_s >= 0.05).all()
+    assert result.summary([checksum(fit(speech(1.0), plan))]).wrong_texts == 0
+
+
 def test_a_stream_that_the_server_refuses_makes_the_run_invalid() -> None:
     plan = StreamingPlan(connections=5, duration_s=0.2, chunk_s=0.1)
     with ServerProcess(
