@@ -39,7 +39,7 @@ _IGNORED = frozenset(
 )
 _NAMED = 4
 _IGNORED_LEAVES = frozenset({"needs", "tolerance", "max_wer_difference", "family", "families"})
-_IMPLIED = MappingProxyType({"frontend.name": "host"})
+_IMPLIED = MappingProxyType({"frontend.name": "host", "runner.spelling": "as_is"})
 """What runs of earlier schema versions do not state, because there was no other."""
 
 
@@ -127,7 +127,7 @@ def is_foreign(config: Mapping[str, Any]) -> bool:
 def _configured(config: Mapping[str, Any]) -> dict[str, Any]:
     groups = _FOREIGN_GROUPS if is_foreign(config) else (*VARIANT_AXES, *_GROUND_GROUPS)
     flat = _flat({key: config[key] for key in groups if key in config})
-    implied = {} if is_foreign(config) else _IMPLIED
+    implied = {name: value for name, value in _IMPLIED.items() if is_under(name, groups)}
     return {
         name: value
         for name, value in {**implied, **flat}.items()

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+import pandas as pd
+
 from harness.errors import InvalidMeasurementError
 from harness.measure.contrast import Shares, holm
 from harness.measure.effects import Effect, effects, failure_shares, failures_by_recording
 from harness.measure.metrics import Metric, metric
+from harness.measure.spelling import spelled
 from harness.measure.stats import CONFIDENCE
 from harness.measure.wer import compare_outputs
 from harness.record import Parity, ParityStatus, Run, StoredRun, Tolerance, VerdictStatus
@@ -74,12 +77,16 @@ def compare_runs(
     parity = None
     if not any(is_under(subject, _OTHER_OUTPUT) for subject in subjects):
         allowed = tolerance or looser(a.run.tolerance, b.run.tolerance)
-        parity = compare_outputs(a.measured, b.measured, allowed, a.run.variant)
+        parity = compare_outputs(_spelled(a), _spelled(b), allowed, a.run.variant)
     withheld = _withheld((a.run.parity, b.run.parity, parity)) or _failures(a, b)
     wanted = [metric(name) for name in DEFAULT_METRICS] if metrics is None else list(metrics)
     if withheld is not None:
         wanted = [m for m in wanted if not m.is_speed]
     return Comparison(a, b, tuple(effects(a, b, wanted)), parity, withheld)
+
+
+def _spelled(stored: StoredRun) -> pd.DataFrame:
+    return spelled(stored.measured, stored.run.config)
 
 
 def require_quotable(run: Run) -> None:

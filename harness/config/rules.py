@@ -9,6 +9,7 @@ from harness.config.needs import Machine, missing
 from harness.config.schema import RunConfig
 from harness.errors import UnavailableError, UsageError
 from harness.files import expanded, open_regular
+from harness.measure.spelling import normalizer
 from harness.target.address import base_url, key
 
 _AXES = ("model", "encoder", "decoder", "batching", "topology", "ipc", "io", "gc")
@@ -135,6 +136,8 @@ def check(config: RunConfig, machine: Machine | None = None) -> None:
             raise UsageError(
                 f"{first}={_value(config, first)} with {second}={_value(config, second)}: {rule.remedy}"
             )
+    if config.runner.spelling != "as_is":
+        normalizer(config.runner.spelling)
     if config.target.is_foreign:
         base_url(config.target)
         key(config.target)

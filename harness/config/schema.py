@@ -183,6 +183,9 @@ class RunnerConfig:
     resume: bool = False
     """Skip a run of the same content that is complete already, and go on with an offline run that was
     stopped. Sweeps (-m) always do."""
+    spelling: Literal["as_is", "whisper_english", "whisper_basic"] = "as_is"
+    """Of texts whose words are compared: as they are but for case and punctuation, or by Whisper's
+    normalizers (numbers as digits, contractions written out), which its published word error rates are of."""
     reference: bool = True
     """Check the output against the eager reference in a process of its own. A run without one is
     UNVERIFIED: its speed is neither compared nor published."""

@@ -28,6 +28,7 @@ from harness.measure.metrics import (
     wall_shares_s,
 )
 from harness.measure.rounds import figures, is_count, ratio
+from harness.measure.spelling import spelled
 from harness.measure.stats import (
     CONFIDENCE,
     MINIMUM_FOR_RATIO,
@@ -167,7 +168,7 @@ def effects(a: StoredRun, b: StoredRun, metrics: Sequence[Metric]) -> list[Effec
     found = [*_failures(a, b, metrics)]
     if not a.measured.empty and not b.measured.empty:
         columns = [*_NEEDED, *dict.fromkeys(m.column for m in metrics if m.kind is Kind.PERCENTILE)]
-        whole = Pair.of(a.measured[columns], b.measured[columns])
+        whole = Pair.of(*(spelled(each.measured[columns], each.run.config) for each in (a, b)))
         found += [e for scope, pair in _scopes(a, b, whole) for e in _percentiles(metrics, scope, pair)]
         found += [e for m in metrics if (e := _single(a, b, m, whole)) is not None]
     return sorted(found, key=lambda effect: metrics.index(effect.metric))

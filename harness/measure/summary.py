@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from harness.measure.metrics import ALL, WEIGHTED, buckets_of, mix_weights, wall_shares_s
+from harness.measure.spelling import spelled
 from harness.measure.stats import Estimate, Floats, Measured, Resampled, TooSmall
 from harness.measure.wer import WerResult, WordErrors, corpus_wer
 from harness.record import Mode, StoredRun
@@ -73,7 +74,13 @@ def summarize(stored: StoredRun) -> Summary:
     for bucket in buckets_of(rows):
         part = rows[rows["bucket"] == bucket]
         scopes.append(_scope(bucket, part, Resampled.of(part["process"])))
-    return Summary(tuple(scopes), _rtfx(stored, sample), corpus_wer(rows), len(rows) + failed, failed)
+    return Summary(
+        tuple(scopes),
+        _rtfx(stored, sample),
+        corpus_wer(spelled(rows, stored.run.config)),
+        len(rows) + failed,
+        failed,
+    )
 
 
 def figures_of(stored: StoredRun) -> Summary:

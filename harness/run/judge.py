@@ -12,6 +12,7 @@ import pandas as pd
 from harness.measure.backlog import backlog_reason
 from harness.measure.ledger import ledger_reason
 from harness.measure.memory import combine
+from harness.measure.spelling import spelled
 from harness.measure.stats import nearest_rank
 from harness.measure.steadiness import first_meeting_warning
 from harness.measure.summary import summarize, summary_to_json
@@ -255,9 +256,10 @@ def _outcome(run: Run, served: pd.DataFrame, reference: pd.DataFrame | None, its
     max_wer = _max_wer(run)
     if served.empty:
         return None
+    served = spelled(served, run.config)
     if max_wer is not None:
         return against_transcripts(served, max_wer)
-    return None if reference is None else _parity(run, served, reference, itself)
+    return None if reference is None else _parity(run, served, spelled(reference, run.config), itself)
 
 
 def _max_wer(run: Run) -> float | None:
