@@ -46,9 +46,7 @@ def load_checkpoint(path: Path) -> Weights:
     Raises ``UsageError`` naming the file when it is missing, no ``.nemo`` archive, no transducer with
     durations, or trained on features that the front end does not compute.
     """
-    _check_archive(path)
-    with _quiet_nemo():
-        model = _restore(path)
+    model = restore(path)
     durations = _durations(model, path)
     _check_features(model.cfg.preprocessor, path)
     return Weights(
@@ -62,6 +60,14 @@ def load_checkpoint(path: Path) -> Weights:
         feature_bins=int(model.cfg.preprocessor.features),
         provenance={"weights": path.name, "weights_hash": file_sha256(path)},
     )
+
+
+def restore(path: Path) -> Any:
+    """NeMo's own model, in ``eval()`` mode on the CPU. Raises ``UsageError`` naming the file where it is
+    missing, no ``.nemo`` archive, or no transducer with a tokenizer."""
+    _check_archive(path)
+    with quiet_nemo():
+        return _restored(path)
 
 
 def _check_archive(path: Path) -> None:
@@ -96,7 +102,7 @@ def _unpacked_bytes(archive: tarfile.TarFile) -> Iterator[int]:
                 yield sum(tensor.file_size for tensor in tensors.infolist())
 
 
-def _restore(path: Path) -> Any:
+def _restored(path: Path) -> Any:
     from nemo.collections.asr.models import ASRModel, EncDecRNNTModel
 
     try:
@@ -140,7 +146,7 @@ def _check_features(preprocessor: Mapping[str, Any], path: Path) -> None:
 
 
 @contextmanager
-def _quiet_nemo() -> Iterator[None]:
+def quiet_nemo() -> Iterator[None]:
     """NeMo warns at length about the data loaders of training, which do not concern inference."""
     logger = logging.getLogger("nemo_logger")
     level = logger.level
