@@ -47,7 +47,7 @@ def load_checkpoint(path: Path) -> Weights:
     durations, or trained on features that the front end does not compute.
     """
     model = restore(path)
-    durations = _durations(model, path)
+    durations = durations_of(model, path)
     _check_features(model.cfg.preprocessor, path)
     return Weights(
         modules=(model.encoder, model.decoder, model.joint),
@@ -121,8 +121,9 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _durations(model: Any, path: Path) -> tuple[int, ...]:
-    """The durations of the joint's extra outputs, from wherever the configuration states them."""
+def durations_of(model: Any, path: Path) -> tuple[int, ...]:
+    """The durations of the joint's extra outputs, from wherever the configuration states them. Raises
+    ``UsageError`` naming the file where there are none."""
     outputs = int(model.joint.num_extra_outputs)
     stated = model.cfg.decoding.get("durations") or model.cfg.loss.get("tdt_kwargs", {}).get("durations")
     if outputs == 0 or not stated or len(stated) != outputs:

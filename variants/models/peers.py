@@ -7,8 +7,9 @@ together. What they share with our path is what goes in: the segments that the f
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,7 +33,7 @@ class Heard:
 
     text: str
     tokens: tuple[int, ...] = ()
-    """Their ids in the model's vocabulary."""
+    """Their ids in the model's vocabulary, where the engine tells them."""
 
 
 class SegmentEngine(Protocol):
@@ -50,7 +51,7 @@ class SegmentPeer:
     name: str
     engine: SegmentEngine
     provenance: dict[str, Any]
-    _counts: dict[str, int] = field(default_factory=lambda: {"segments": 0, "tokens": 0})
+    _segments: int = 0
 
     def transcribe(self, recordings: Sequence[Sequence[Segment]], spans: SpanRecorder) -> list[Transcript]:
         samples = [segment.samples for segments in recordings for segment in segments]
@@ -67,8 +68,7 @@ class SegmentPeer:
             rows = [long_enough[index] for index in group]
             for row, heard in zip(rows, self.engine.hear([samples[row] for row in rows]), strict=True):
                 found[row] = heard
-        self._counts["segments"] += len(samples)
-        self._counts["tokens"] += sum(len(heard.tokens) for heard in found)
+        self._segments += len(samples)
         return found
 
     def open_stream(self) -> Stream:
@@ -84,7 +84,7 @@ class SegmentPeer:
     def evidence(self) -> Evidence:
         return {
             "model": {"name": self.name, **self.provenance},
-            **self._counts,
+            "segments": self._segments,
             "segments_at_once": _TOGETHER,
         }
 
@@ -102,6 +102,20 @@ def check(options: ModelOptions) -> None:
         )
     if options.precision != "fp32":
         raise UsageError(f"model.precision={options.precision}: model={options.name} computes in fp32 here")
+
+
+def check_host(options: ModelOptions) -> None:
+    """Raises ``UnavailableError`` where a GPU is asked for."""
+    if options.device == "cuda":
+        raise UnavailableError(
+            f"model.device=cuda: model={options.name} computes on the CPU here; leave it auto"
+        )
+
+
+def process_threads() -> int:
+    """Of an engine that does not read OMP_NUM_THREADS (``runner.threads``) itself; all where that is 0."""
+    stated = os.environ.get("OMP_NUM_THREADS", "")
+    return int(stated) if stated.isdecimal() and int(stated) else len(os.sched_getaffinity(0))
 
 
 def versions(*packages: str) -> dict[str, str]:
