@@ -5,13 +5,12 @@ encoder (``variants.encoder.tensorrt.export``) is another graph. onnx-asr reads 
 network and joint in one graph, a vocabulary and a configuration; sherpa-onnx an encoder whose metadata
 describes the model, prediction network and joint apart, and the vocabulary under another name.
 
-Exports are kept under a key of what they are made of, and made in a process of their own: a served process
+Exports are kept under a key of what they are made of, and made in a process of their own: one that serves
 holds neither torch nor NeMo for them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,17 +19,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness.errors import HarnessError, UsageError
-from harness.protocols.children import Child, teller
-from variants.content_cache import ContentCache, user_cache
+from harness.errors import UsageError
+from harness.protocols.children import teller
+from variants.content_cache import user_cache
+from variants.made_once import made_once
 from variants.models.embedded_weights import TOKENIZER
 from variants.models.options import ModelOptions
 from variants.models.peers import versions
-from variants.models.weights import file_sha256
+from variants.models.weights import file_sha256, files_sha256
 
 SCHEME = 1
 """Part of every key: raise it whenever what is exported changes."""
-_GRACE_S = 10.0
 _METADATA_VERSION = 2  # of sherpa-onnx's own scripts of export
 
 
@@ -70,28 +69,19 @@ def _folder_digest(folder: Path) -> str:
     graphs = sorted(folder.glob("*.onnx*"))
     if not graphs:
         raise UsageError(f"model.weights={folder}: there is no ONNX graph in it")
-    return hashlib.sha256("".join(map(file_sha256, graphs)).encode()).hexdigest()
+    return files_sha256(graphs)
 
 
 def _exported(options: ModelOptions, layout: str, digest: str) -> Path:
-    made_with = versions("torch", "nemo_toolkit", "onnx")
-    content = json.dumps([SCHEME, layout, digest, made_with], sort_keys=True)
-    key = hashlib.sha256(content.encode()).hexdigest()[:32]
     chosen: OnnxPeerOptions = options.options
-    cache = ContentCache(Path(chosen.cache_dir) if chosen.cache_dir else user_cache("onnx"))
-    if (found := cache.get(key)) is not None:
-        return found
-    options.progress(f"exporting for {options.name}")
-    with cache.create(key) as unfinished:
-        child = Child("variants.models.onnx_layouts:main", Job(layout, options.weights, unfinished), "export")
-        try:
-            child.answer(options.progress)
-        finally:
-            child.end(_GRACE_S)
-    folder = cache.get(key)
-    if folder is None:
-        raise HarnessError(f"the export {key} was damaged while it was written: is the disk full?")
-    return folder
+    options.progress(f"graphs for {options.name}")
+    return made_once(
+        Path(chosen.cache_dir) if chosen.cache_dir else user_cache("onnx"),
+        [SCHEME, layout, digest, versions("torch", "nemo_toolkit", "onnx")],
+        "variants.models.onnx_layouts:main",
+        lambda folder: Job(layout, options.weights, folder),
+        options.progress,
+    )
 
 
 # ---------------------------------------------------------------- the exporting process
