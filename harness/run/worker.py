@@ -172,7 +172,7 @@ class Worker:
             memory = self._memory(service, telemetry)  # asking a server for evidence ends it
             evidence: dict[str, Any] = {
                 **service.evidence(),
-                "startup": self._startup,
+                "startup": {**self._startup, "total_s": sum(self._startup.values())},
                 "warmup": asdict(report),
                 "energy_j": energy_j,
             }

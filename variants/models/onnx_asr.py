@@ -31,7 +31,7 @@ def build(options: ModelOptions) -> SegmentPeer:
     check_host(options)
     exported = onnx_model(options, "onnx_asr")
     threads = process_threads()
-    options.progress(f"loading {exported.folder.name}")
+    options.progress(f"loading {exported.provenance['weights']}")
     provenance = {
         **exported.provenance,
         "device": "cpu",

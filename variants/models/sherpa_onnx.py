@@ -32,7 +32,7 @@ def build(options: ModelOptions) -> SegmentPeer:
     check_host(options)
     exported = onnx_model(options, "sherpa_onnx")
     threads = process_threads()
-    options.progress(f"loading {exported.folder.name}")
+    options.progress(f"loading {exported.provenance['weights']}")
     provenance = {
         **exported.provenance,
         "device": "cpu",
