@@ -56,7 +56,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _outcome(lineup: Lineup, options: argparse.Namespace) -> Outcome:
     if options.runs:
-        return Outcome(by_model(read_run(folder) for folder in options.runs), {})
+        return Outcome(by_model(map(read_run, options.runs), lineup), {})
     rounds = options.rounds or (1 if options.quick else _ROUNDS)
     return measure(lineup, rounds, options.overrides, options.quick)
 

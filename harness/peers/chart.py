@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from harness.measure.stats import Estimate, Measured
 from harness.peers.standing import Standing
-from harness.report.style import COLORS, INK, QUIET, figure_of, head, png, seconds_label, style
+from harness.report.style import INK, QUIET, colored, figure_of, head, png, seconds_label, style
 
 _ROW_INCHES = 0.34
 _P95, _HEIGHT = 0.36, 0.62
@@ -77,7 +77,7 @@ def chart(found: Sequence[Standing]) -> bytes | None:
 
 def _draw(axes: Axes, panel: Panel, found: Sequence[Standing], named: bool) -> None:
     places = range(len(found))[::-1]
-    for place, each, color in zip(places, found, COLORS, strict=False):
+    for place, (each, color) in zip(places, colored(found), strict=True):
         if each.stored is None:
             _say(axes, place, "cannot run here")
         elif panel.speed and each.reason:

@@ -20,6 +20,7 @@ from harness.peers.lineup import Engine, Lineup
 from harness.record import Parity, ParityStatus, StoredRun, Tolerance, VerdictStatus
 from harness.run.launcher import measured
 from harness.run.session import RunSession
+from harness.same_ground import require_comparable
 from harness.side_by_side import compare_runs
 
 START_UP = ("import_cpu_s", "build_s", "warm_up_s", "total_s")
@@ -86,7 +87,9 @@ def measure(
         reasons[model] = str(error)
 
     runs, errors = _measured(list(able.values()), rounds, failed)
-    return Outcome(by_model(runs), reasons, [e for e in errors if not isinstance(e, UnavailableError)])
+    return Outcome(
+        by_model(runs, lineup), reasons, [e for e in errors if not isinstance(e, UnavailableError)]
+    )
 
 
 def _check_weights(lineup: Lineup, given: Sequence[str]) -> None:
@@ -111,12 +114,24 @@ def _measured(
     return [measured(RunSession(compose_run(alone), alone))], []
 
 
-def by_model(runs: Iterable[StoredRun]) -> dict[str, StoredRun]:
-    return {str(stored.run.config["model"]["name"]): stored for stored in runs}
+def by_model(runs: Iterable[StoredRun], lineup: Lineup) -> dict[str, StoredRun]:
+    """Raises ``UsageError`` naming a run that is of no engine, or of one that has another."""
+    found: dict[str, StoredRun] = {}
+    engines = [engine.model for engine in lineup.engines]
+    for stored in runs:
+        model = str(stored.run.config["model"]["name"])
+        if model not in engines:
+            raise UsageError(f"{stored.folder}: model={model} is none of {', '.join(engines)}; see --of")
+        if model in found:
+            raise UsageError(
+                f"{stored.folder}: {found[model].folder} is of model={model} too; give one of them"
+            )
+        found[model] = stored
+    return found
 
 
 def standings(lineup: Lineup, outcome: Outcome) -> list[Standing]:
-    """In the order of the line-up."""
+    """In the order of the line-up. Raises ``NotComparableError`` where runs differ in more than the model."""
     ours = outcome.runs.get(lineup.engines[0].model)
     found = []
     for engine in lineup.engines:
@@ -136,6 +151,7 @@ def _standing(engine: Engine, stored: StoredRun, ours: StoredRun | None, allowed
         return Standing(engine, stored, _invalid(stored), figures=told)
     if ours is None:
         return Standing(engine, stored, "there is no run of ours to hold its words to", figures=told)
+    require_comparable(ours.run, stored.run, ("model",))
     parity = compare_outputs(ours.measured, stored.measured, Tolerance("wer", allowed), "ours")
     reason = _invalid(stored) or _invalid(ours) or _other_words(parity)
     ratio = None if reason else _ratio(ours, stored)

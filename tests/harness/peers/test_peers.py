@@ -16,7 +16,7 @@ from harness.errors import ExitCode, UnavailableError, UsageError
 from harness.peers.__main__ import main
 from harness.peers.lineup import Engine, Lineup, lineups, read_lineup
 from harness.peers.standing import measure, standings
-from harness.record import ProcessRecord, StoredRun, read_run
+from harness.record import Mode, ProcessRecord, StoredRun, read_run
 from tests.harness.machines import Laptop
 from tests.harness.runs import Recipe, make_run, provenance
 
@@ -95,6 +95,22 @@ def test_the_csv_has_a_row_an_engine_in_base_units_and_hides_what_is_withheld(ta
 def test_the_chart_is_drawn(tabled: Path) -> None:
     assert (tabled / "peers.png").read_bytes().startswith(b"\x89PNG")
     assert "(peers.png)" in (tabled / "peers.md").read_text()
+
+
+def test_runs_that_cannot_stand_in_one_table_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours, again = (run_of(tmp_path / name, "parakeet_tiny") for name in "ab")
+    stranger = run_of(tmp_path, "fixed_cost")
+    elsewhere = run_of(tmp_path, "onnx_asr", mode=Mode.OPEN)
+    for other, code, says in (
+        (again, ExitCode.USAGE, "is of model=parakeet_tiny too"),
+        (stranger, ExitCode.USAGE, "model=fixed_cost is none of parakeet_tiny, nemo_transcribe"),
+        (elsewhere, ExitCode.NOT_COMPARABLE, "workload.mode"),
+    ):
+        runs = [str(ours.folder), str(other.folder)]
+        assert main(["--out", str(tmp_path / "out"), "--runs", *runs]) == code
+        assert says in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- line-ups
