@@ -56,6 +56,8 @@ MINUTES = 60.0
 
 Enough = Callable[[Sequence[StoredRun], int], bool]
 """Whether what so many rounds measured is enough."""
+Failed = Callable[[Sequence[str], HarnessError], None]
+"""Hears at once which variant, by its overrides, ended early and of what."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,10 @@ class Budget:
 
 
 def interleaved(
-    configurations: Sequence[Sequence[str]], budget: Budget, enough: Enough = lambda _runs, _rounds: False
+    configurations: Sequence[Sequence[str]],
+    budget: Budget,
+    enough: Enough = lambda _runs, _rounds: False,
+    failed: Failed = lambda _overrides, _error: None,
 ) -> tuple[list[StoredRun], list[HarnessError]]:
     """Measure each list of overrides in rounds of one process each, taking turns.
 
@@ -96,6 +101,7 @@ def interleaved(
                 session.abandon(error)
                 going.remove(session)
                 errors.append(error)
+                failed(session.overrides, error)
             for session in going:
                 session.take_answers(going)
             if len(going) < 2 or (block + 1 in looks(budget.rounds) and _is_enough(going, block + 1, enough)):

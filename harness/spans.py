@@ -52,8 +52,8 @@ _SCHEDSTAT_BYTES = 96  # three numbers of 64 bits
 #: Stages of a request, in order. Reports stack them in this order, and sample files have one
 #: column for each, so that files of different variants line up. ``batch`` is the wait for the
 #: other requests of a batch; the spans after it belong to each request of the batch for their wall time.
-#: The last four are all that a client sees of a server that is not ours. The wire counts these names:
-#: a new one comes last.
+#: The four from ``connect`` are all that a client sees of a server that is not ours; ``engine`` is the whole
+#: work of an engine of others that tells no stages. The wire counts these names: a new one comes last.
 SPAN_NAMES = (
     "queue",
     "decode",
@@ -72,6 +72,7 @@ SPAN_NAMES = (
     "upload",
     "wait",
     "download",
+    "engine",
 )
 _KNOWN = frozenset(SPAN_NAMES)
 

@@ -58,6 +58,12 @@ TRIALS = {
     "harness.report RUN_A": Trial(writes="reports/mine/report.html"),
     "harness.report times.json": Trial(writes="times.png"),
     "harness.claims": Trial("--quick --claims 7", "reports/claims/*.md", "claim 7", slow=True),
+    "harness.peers": Trial(
+        "--quick runner.cache_dir=.cache",
+        "reports/peers/peers.png",
+        "table    reports/peers/peers.md",
+        slow=True,
+    ),
     "harness.publish": Trial(writes="results/reference/NAME/*/run.json", says="published 1 runs"),
     "harness.options": Trial(says="io.options.port"),
     "harness.doctor": Trial(says="can run"),

@@ -95,8 +95,8 @@ class ContentCache:
             return Path(tempfile.mkdtemp(dir=self._root, prefix=f"{_UNFINISHED}{key[:8]}-"))
         except OSError as error:
             raise HarnessError(
-                f"{self._root}: cannot be written ({error.strerror}); set encoder.options.cache_dir to a "
-                "folder with a few gigabytes of room"
+                f"{self._root}: cannot be written ({error.strerror}); set options.cache_dir of the choice "
+                "that builds it to a folder with a few gigabytes of room"
             ) from error
 
     def _publish(self, unfinished: Path, key: str) -> None:
@@ -112,7 +112,7 @@ def _refuse_foreign(path: Path) -> None:
     if found.st_uid != os.geteuid() or stat.S_ISLNK(found.st_mode) or found.st_mode & stat.S_IWOTH:
         raise UsageError(
             f"{path}: another user owns it or may change it, and what is cached is executed; remove it, or "
-            "set the cache's folder (encoder.options.cache_dir, HOME) to one of your own"
+            "set the cache's folder (options.cache_dir of the choice, HOME) to one of your own"
         )
 
 

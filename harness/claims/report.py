@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.claims.finding import Finding
 from harness.files import write_text
+from harness.measure.text import markdown_table
 from harness.run.provenance import cpu_model, usable_cores
 
 _HEADINGS = ("#", "claim", "pair", "measured here", "verdict")
@@ -40,7 +41,7 @@ def markdown(findings: Sequence[Finding], conditions: Mapping[str, Any]) -> str:
     """The whole report."""
     lines = ["# The published claims, measured here", ""]
     lines += [", ".join(f"{key}: {value}" for key, value in conditions.items()), ""]
-    lines += _table(_HEADINGS, [_summary(finding) for finding in findings])
+    lines += markdown_table(_HEADINGS, [_summary(finding) for finding in findings])
     for finding in findings:
         lines += ["", f"## {finding.number}. {finding.leaf.claim}", "", *_section(finding)]
     return "\n".join(lines).rstrip() + "\n"
@@ -82,10 +83,4 @@ def _summary(finding: Finding) -> list[str]:
 
 def _mapped(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     headings = list(dict.fromkeys(key for row in rows for key in row))
-    return _table(headings, [[row.get(key, "") for key in headings] for row in rows])
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
-    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
-    return lines + ["| " + " | ".join(row) + " |" for row in cells]
+    return markdown_table(headings, [[row.get(key, "") for key in headings] for row in rows])

@@ -22,7 +22,14 @@ from harness.nvml import open_nvml, visible_devices
 _COMPARISON = re.compile(r"(?P<what>[a-z_]+)>=(?P<version>\d+(?:\.\d+)*)")
 #: What is to be installed, where a package is imported under another name.
 _DISTRIBUTIONS = MappingProxyType(
-    {"whisper": "openai-whisper", "faster_whisper": "faster-whisper", "cuda.bindings": "cuda-python"}
+    {
+        "whisper": "openai-whisper",
+        "faster_whisper": "faster-whisper",
+        "cuda.bindings": "cuda-python",
+        "nemo": "nemo_toolkit[asr]",
+        "onnx_asr": "onnx-asr",
+        "sherpa_onnx": "sherpa-onnx",
+    }
 )
 
 

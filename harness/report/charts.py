@@ -51,6 +51,7 @@ SPAN_COLORS = {
     "upload": "#7F6A4F",
     "wait": "#4A4A4A",
     "download": "#B08D57",
+    "engine": "#9C4A6B",
 }
 UNACCOUNTED = "unaccounted"
 PART_COLORS = {**SPAN_COLORS, UNACCOUNTED: GRID}

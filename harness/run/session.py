@@ -65,7 +65,7 @@ class RunSession:
         check(config)
         self.config = config
         self.audio = audio_set_of(config)
-        self._overrides = _stated(overrides, config.target)
+        self.overrides = _stated(overrides, config.target)
         self._series = series
         self._warnings = list(self.audio.warnings)
         self._writer: RunWriter | None = None
@@ -97,7 +97,7 @@ class RunSession:
             content_hash=self.content_hash,
             profiled=self.config.profiler.name != "none",
             series=self._series,
-            overrides=self._overrides,
+            overrides=self.overrides,
             tolerance=_tolerance(self.config),
         )
         self._writer = RunWriter.open(Path(self.config.runner.results_dir), run)

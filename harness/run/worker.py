@@ -9,8 +9,9 @@ import contextlib
 import os
 import signal
 import threading
+import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
@@ -98,11 +99,11 @@ class Worker:
         self._meter = GpuMeter(None)
         self._nvml: Any | None = None
         self._search: dict[str, Any] = {}
+        self._startup: dict[str, float] = {}
 
     def run(self) -> None:
         """Do the job. The journal holds each request as soon as it is answered."""
-        if not self._job.alone:
-            self._import_model()
+        self._import_model()
         self._turns.take()
         with open_nvml() as nvml, Journal(Path(self._job.folder), self._record) as journal:
             self._nvml, self._meter = nvml, GpuMeter(nvml, self._job.alone, self._devices)
@@ -116,10 +117,19 @@ class Worker:
 
     def _import_model(self) -> None:
         """Before this process has its turn: it measures nothing yet, and neither does one that builds.
-        Processes that the service starts import for themselves."""
+        Processes that the service starts import for themselves. What it takes is told in seconds of a core:
+        those that take turns import at the same time."""
         if self._serves_itself:
             self._reporter.stage("importing")
-            registry.preload("model", self._config.model.name)
+            with self._timed("import_cpu_s", time.process_time):
+                registry.preload("model", self._config.model.name)
+
+    @contextlib.contextmanager
+    def _timed(self, step: str, clock: Callable[[], float] = time.monotonic) -> Iterator[None]:
+        """A step on the way to the first request, for the evidence."""
+        start_s = clock()
+        yield
+        self._startup[step] = clock() - start_s
 
     def _transcribe_all(self, journal: Journal) -> None:
         """Every recording once, for its text; offline, where there may be thousands, some of them."""
@@ -160,7 +170,12 @@ class Worker:
                 energy_j = energy.read_j()
             telemetry = self._telemetry(sampler)
             memory = self._memory(service, telemetry)  # asking a server for evidence ends it
-            evidence: dict[str, Any] = {**service.evidence(), "warmup": asdict(report), "energy_j": energy_j}
+            evidence: dict[str, Any] = {
+                **service.evidence(),
+                "startup": {**self._startup, "total_s": sum(self._startup.values())},
+                "warmup": asdict(report),
+                "energy_j": energy_j,
+            }
             pauses: Iterable[Any] = ()
             if self._search:
                 evidence["search"] = self._search
@@ -239,7 +254,8 @@ class Worker:
             )
         service = make_service(self._config, self._lengths_s, self._shapes_s())
         try:
-            service.start(self._reporter.building)
+            with self._timed("build_s"):
+                service.start(self._reporter.building)
             yield service
         finally:
             service.close()
@@ -260,7 +276,8 @@ class Worker:
 
     def _warm_up(self, service: Service, journal: Journal) -> WarmupReport:
         self._reporter.stage("warming up")
-        service.warm_up(self._shapes_s())
+        with self._timed("warm_up_s"):
+            service.warm_up(self._shapes_s())
         first = {item.bucket: item for item in reversed(self._audio.items)}
         rules = self._config.runner.warmup
         count = 0

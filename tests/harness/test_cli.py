@@ -93,6 +93,14 @@ def test_a_run_ends_with_a_table_a_record_and_a_page(plain: tuple[str, StoredRun
     assert leftovers <= {".json", ".parquet", ".log", ""}
 
 
+def test_a_run_says_what_it_took_until_it_could_serve(plain: tuple[str, StoredRun]) -> None:
+    (process,) = plain[1].run.processes
+    total_s = process.evidence["startup"].pop("total_s")
+    assert set(process.evidence["startup"]) == {"import_cpu_s", "build_s", "warm_up_s"}
+    assert all(seconds >= 0.0 for seconds in process.evidence["startup"].values())
+    assert total_s == pytest.approx(sum(process.evidence["startup"].values())) != 0.0
+
+
 def test_the_same_seed_gives_the_same_transcripts_and_the_same_shape(
     harness: Harness, plain: tuple[str, StoredRun]
 ) -> None:

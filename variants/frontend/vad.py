@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import webrtcvad
@@ -14,9 +13,7 @@ import webrtcvad
 from harness.audio.pcm import to_pcm16
 from harness.errors import UnavailableError
 from harness.protocols import Audio, SpeechMap
-
-if TYPE_CHECKING:
-    import onnxruntime
+from variants.onnx_sessions import quiet_onnxruntime, session_options
 
 _WEBRTC_WINDOW_S = 0.03
 
@@ -87,17 +84,9 @@ def silero_file(name: str) -> Path:
     )
 
 
-def _session(model: Path) -> onnxruntime.InferenceSession:
-    # Otherwise it looks up names, keeps a database and runs a thread of its own; only the environment stops
-    # that, and only before the import.
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    import onnxruntime  # a tenth of a second, only where Silero is asked for
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+def _session(model: Path) -> Any:
+    made = quiet_onnxruntime().InferenceSession
+    return made(str(model), session_options(threads=1), providers=["CPUExecutionProvider"])
 
 
 def _silero_blocks(samples: np.ndarray) -> Iterator[np.ndarray]:

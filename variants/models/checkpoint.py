@@ -46,10 +46,8 @@ def load_checkpoint(path: Path) -> Weights:
     Raises ``UsageError`` naming the file when it is missing, no ``.nemo`` archive, no transducer with
     durations, or trained on features that the front end does not compute.
     """
-    _check_archive(path)
-    with _quiet_nemo():
-        model = _restore(path)
-    durations = _durations(model, path)
+    model = restore(path)
+    durations = durations_of(model, path)
     _check_features(model.cfg.preprocessor, path)
     return Weights(
         modules=(model.encoder, model.decoder, model.joint),
@@ -62,6 +60,14 @@ def load_checkpoint(path: Path) -> Weights:
         feature_bins=int(model.cfg.preprocessor.features),
         provenance={"weights": path.name, "weights_hash": file_sha256(path)},
     )
+
+
+def restore(path: Path) -> Any:
+    """NeMo's own model, in ``eval()`` mode on the CPU. Raises ``UsageError`` naming the file where it is
+    missing, no ``.nemo`` archive, or no transducer with a tokenizer."""
+    _check_archive(path)
+    with quiet_nemo():
+        return _restored(path)
 
 
 def _check_archive(path: Path) -> None:
@@ -96,7 +102,7 @@ def _unpacked_bytes(archive: tarfile.TarFile) -> Iterator[int]:
                 yield sum(tensor.file_size for tensor in tensors.infolist())
 
 
-def _restore(path: Path) -> Any:
+def _restored(path: Path) -> Any:
     from nemo.collections.asr.models import ASRModel, EncDecRNNTModel
 
     try:
@@ -115,8 +121,9 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _durations(model: Any, path: Path) -> tuple[int, ...]:
-    """The durations of the joint's extra outputs, from wherever the configuration states them."""
+def durations_of(model: Any, path: Path) -> tuple[int, ...]:
+    """The durations of the joint's extra outputs, from wherever the configuration states them. Raises
+    ``UsageError`` naming the file where there are none."""
     outputs = int(model.joint.num_extra_outputs)
     stated = model.cfg.decoding.get("durations") or model.cfg.loss.get("tdt_kwargs", {}).get("durations")
     if outputs == 0 or not stated or len(stated) != outputs:
@@ -140,7 +147,7 @@ def _check_features(preprocessor: Mapping[str, Any], path: Path) -> None:
 
 
 @contextmanager
-def _quiet_nemo() -> Iterator[None]:
+def quiet_nemo() -> Iterator[None]:
     """NeMo warns at length about the data loaders of training, which do not concern inference."""
     logger = logging.getLogger("nemo_logger")
     level = logger.level

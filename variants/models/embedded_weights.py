@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 
 MODULE_PREFIXES = ("encoder", "prednet", "joint")
+_FOLDER = Path(__file__).parent / "embedded"
+TOKENIZER = _FOLDER / "tokenizer.model"
 
 
 def load_embedded(name: str, architecture: TdtArchitecture, folder: Path | None = None) -> Weights:
@@ -22,8 +24,8 @@ def load_embedded(name: str, architecture: TdtArchitecture, folder: Path | None 
 
     Raises ``UnavailableError`` naming a file that is missing or does not fit ``architecture``.
     """
-    folder = folder or Path(__file__).parent / "embedded"
-    path, tokenizer_path = folder / f"{name}.safetensors", folder / "tokenizer.model"
+    folder = folder or _FOLDER
+    path, tokenizer_path = folder / f"{name}.safetensors", folder / TOKENIZER.name
     missing = [str(file) for file in (path, tokenizer_path) if not file.is_file()]
     if missing:
         raise UnavailableError(

@@ -106,23 +106,7 @@ def build_modules(architecture: TdtArchitecture, *, initialize: bool = True) -> 
 def _build_encoder(size: TdtArchitecture) -> torch.nn.Module:
     from nemo.collections.asr.modules import ConformerEncoder
 
-    encoder: torch.nn.Module = ConformerEncoder(
-        feat_in=size.feature_bins,
-        n_layers=size.layers,
-        d_model=size.d_model,
-        n_heads=size.heads,
-        ff_expansion_factor=size.ff_expansion,
-        subsampling="dw_striding",
-        subsampling_factor=size.subsampling_factor,
-        subsampling_conv_channels=size.subsampling_channels,
-        conv_kernel_size=size.conv_kernel,
-        conv_norm_type="batch_norm",
-        self_attention_model="rel_pos",
-        att_context_size=[-1, -1],
-        pos_emb_max_len=size.pos_emb_max_len,
-        use_bias=False,
-        xscaling=False,
-    )
+    encoder: torch.nn.Module = ConformerEncoder(**encoder_arguments(size))
     return encoder
 
 
@@ -130,23 +114,50 @@ def build_transducer(size: TdtArchitecture) -> tuple[torch.nn.Module, torch.nn.M
     """``(prednet, joint)`` alone."""
     from nemo.collections.asr.modules import RNNTDecoder, RNNTJoint
 
-    prednet = RNNTDecoder(
-        prednet={"pred_hidden": size.pred_hidden, "pred_rnn_layers": size.pred_layers},
-        vocab_size=size.vocab_size,
-    )
-    joint = RNNTJoint(
-        jointnet={
+    return RNNTDecoder(**prednet_arguments(size)), RNNTJoint(**joint_arguments(size))
+
+
+def encoder_arguments(size: TdtArchitecture) -> dict[str, Any]:
+    """Of NeMo's ``ConformerEncoder``."""
+    return {
+        "feat_in": size.feature_bins,
+        "n_layers": size.layers,
+        "d_model": size.d_model,
+        "n_heads": size.heads,
+        "ff_expansion_factor": size.ff_expansion,
+        "subsampling": "dw_striding",
+        "subsampling_factor": size.subsampling_factor,
+        "subsampling_conv_channels": size.subsampling_channels,
+        "conv_kernel_size": size.conv_kernel,
+        "conv_norm_type": "batch_norm",
+        "self_attention_model": "rel_pos",
+        "att_context_size": [-1, -1],
+        "pos_emb_max_len": size.pos_emb_max_len,
+        "use_bias": False,
+        "xscaling": False,
+    }
+
+
+def prednet_arguments(size: TdtArchitecture) -> dict[str, Any]:
+    """Of NeMo's ``RNNTDecoder``."""
+    layers = {"pred_hidden": size.pred_hidden, "pred_rnn_layers": size.pred_layers}
+    return {"prednet": layers, "vocab_size": size.vocab_size}
+
+
+def joint_arguments(size: TdtArchitecture) -> dict[str, Any]:
+    """Of NeMo's ``RNNTJoint``."""
+    return {
+        "jointnet": {
             "encoder_hidden": size.d_model,
             "pred_hidden": size.pred_hidden,
             "joint_hidden": size.joint_hidden,
             "activation": "relu",
         },
-        num_classes=size.vocab_size,
-        num_extra_outputs=len(size.durations),
+        "num_classes": size.vocab_size,
+        "num_extra_outputs": len(size.durations),
         # NeMo's default normalizes on the CPU and not on a GPU. Greedy search needs neither.
-        log_softmax=False,
-    )
-    return prednet, joint
+        "log_softmax": False,
+    }
 
 
 def keep_layers(encoder: Any, layers: int | None, name: str) -> int:

@@ -52,6 +52,11 @@ class SentencePieceTokenizer:
     def vocab_size(self) -> int:
         return int(self._processor.get_piece_size())
 
+    @property
+    def pieces(self) -> list[str]:
+        """By id; the start of a word is marked with U+2581."""
+        return [str(self._processor.id_to_piece(token)) for token in range(self.vocab_size)]
+
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self._processor.decode(list(tokens)))
 

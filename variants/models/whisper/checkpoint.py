@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import UnavailableError, UsageError
 from harness.protocols import BuildProgress, silent
-from variants.models.weights import file_sha256
+from variants.models.weights import files_sha256
 from variants.models.whisper.architecture import WhisperArchitecture, build_modules, openai_whisper
 from variants.models.whisper.ctranslate2 import MODEL_FILE, read_ctranslate2
 from variants.models.whisper.hugging_face import read_hugging_face
@@ -63,14 +63,7 @@ def _filled(
     if missing or found.unexpected_keys:
         wrong = ", ".join(sorted(missing | set(found.unexpected_keys))[:5])
         raise UsageError(f"model.weights={folder}: missing or unknown weights ({wrong})")
-    digest = file_sha256(files[0]) if len(files) == 1 else _joint_digest(files)
-    return WhisperWeights(modules, size, {"weights": folder.name, "weights_hash": digest})
-
-
-def _joint_digest(files: list[Path]) -> str:
-    import hashlib
-
-    return hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()
+    return WhisperWeights(modules, size, {"weights": folder.name, "weights_hash": files_sha256(files)})
 
 
 def _of_file(path: Path) -> WhisperWeights:

@@ -6,10 +6,12 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
 from variants.models.whisper.architecture import WhisperArchitecture
+from variants.models.whisper.rules import end_of_text
+from variants.models.whisper.weights import WhisperWeights
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +45,7 @@ def read_hugging_face(
     """Sizes, and float32 weights under openai-whisper's names. Raises ``UsageError`` naming the file."""
     from safetensors import SafetensorError
 
-    size = _size(folder / "config.json")
+    size = read_size(folder / "config.json")
     try:
         return size, dict(_weights(files))
     except SafetensorError as error:
@@ -65,7 +67,8 @@ def openai_name(theirs: str) -> str:
     return theirs
 
 
-def _size(path: Path) -> WhisperArchitecture:
+def read_size(path: Path) -> WhisperArchitecture:
+    """Of a ``config.json``. Raises ``UsageError`` naming it."""
     try:
         config = json.loads(path.read_text())
         return WhisperArchitecture(
@@ -82,3 +85,37 @@ def _size(path: Path) -> WhisperArchitecture:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"model.weights: {path} is not a Whisper's configuration ({error!r})") from error
+
+
+def write_hugging_face(weights: WhisperWeights, folder: Path) -> None:
+    """``weights`` in float32 as transformers' ``WhisperForConditionalGeneration`` reads them."""
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    model = WhisperForConditionalGeneration(WhisperConfig(**_configuration(weights.size)))
+    ours = weights.modules.state_dict()
+    filled = {name: ours[openai_name(name)] for name in model.state_dict() if name != _TIED}
+    model.load_state_dict(filled, strict=False)
+    model.tie_weights()
+    model.save_pretrained(folder)
+
+
+def _configuration(size: WhisperArchitecture) -> dict[str, Any]:
+    end = end_of_text(size)
+    return {
+        "vocab_size": size.n_vocab,
+        "num_mel_bins": size.n_mels,
+        "d_model": size.n_audio_state,
+        "encoder_layers": size.n_audio_layer,
+        "encoder_attention_heads": size.n_audio_head,
+        "encoder_ffn_dim": 4 * size.n_audio_state,
+        "decoder_layers": size.n_text_layer,
+        "decoder_attention_heads": size.n_text_head,
+        "decoder_ffn_dim": 4 * size.n_text_state,
+        "max_source_positions": size.n_audio_ctx,
+        "max_target_positions": size.n_text_ctx,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "pad_token_id": end,
+        "decoder_start_token_id": end + 1,
+        "begin_suppress_tokens": None,
+    }
