@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import signal
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,8 @@ from harness.protocols.folders import SOCKETS, OwnFolder
 from harness.protocols.interrupts import uninterrupted
 from variants.topology.shard_worker import ShardWorker
 from variants.topology.shards import Answer, WorkerDiedError
+
+_CONNECT_TIMEOUT_S = 10.0
 
 
 class Cluster:
@@ -35,16 +38,21 @@ class Cluster:
         handler = signal.getsignal(signal.SIGTERM)
         try:
             with uninterrupted():
-                self._start(cpus) if self.is_own else ray.init(address=address, logging_level="error")
-        except (ConnectionError, RuntimeError, ValueError) as error:
+                self._start(cpus) if self.is_own else self._connect(address)
+        except (OSError, RuntimeError, ValueError) as error:
             self.close()
-            where = f"topology.options.address={address}" if address else "a cluster of Ray on this machine"
-            raise UnavailableError(f"{where}: {error}") from error
+            raise UnavailableError(_refused(address, error)) from error
         except BaseException:
             self.close()
             raise
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's would end this process where it stands
+
+    def _connect(self, address: str) -> None:
+        host, colon, port = address.rpartition(":")
+        if colon and port.isdigit():  # Ray tries for minutes
+            socket.create_connection((host, int(port)), _CONNECT_TIMEOUT_S).close()
+        self.ray.init(address=address, logging_level="error")
 
     def _start(self, cpus: int) -> None:
         self._folder = OwnFolder(SOCKETS)
@@ -162,6 +170,13 @@ class RayFleet:
 
         reference.future().add_done_callback(lambda told: self._listener.submit(ended, told))
         return future
+
+
+def _refused(address: str, error: Exception) -> str:
+    if not address:
+        return f"no cluster of Ray starts on this machine: {error}"
+    token = "one that asks for a token takes it from RAY_AUTH_TOKEN, with RAY_AUTH_MODE=token"
+    return f"topology.options.address={address}: {error}; {token}"
 
 
 def _ours(error: Exception) -> HarnessError:
