@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from harness import sweep
 from harness.command import INTERRUPTED, end_on_signals, guarded
 from harness.config.explain import one_line
 from harness.config.load import from_node, register
@@ -32,10 +33,9 @@ def main() -> int:
     register()
     end_on_signals()
     codes: list[int] = []
-    runs: list[StoredRun] = []
 
     def task(node: DictConfig) -> None:
-        codes.append(guarded(lambda: _measure(node, runs)))
+        codes.append(_measure(node))
         if codes[-1] == INTERRUPTED:
             raise KeyboardInterrupt  # ends a sweep too
 
@@ -49,30 +49,25 @@ def main() -> int:
         return int(ExitCode.USAGE)
     except KeyboardInterrupt:
         return INTERRUPTED
-    if len(runs) > 1:
-        codes.append(guarded(lambda: _report_sweep(runs)))
-    return _of_sweep(codes)
+    except SystemExit as end:  # of a sweep
+        return int(end.code or ExitCode.DONE)
+    return codes[-1] if codes else int(ExitCode.DONE)
 
 
-def _measure(node: DictConfig, runs: list[StoredRun]) -> int:
+def _measure(node: DictConfig) -> int:
     from harness.run.launcher import exit_code, measure_and_report
 
-    config = from_node(node)
+    runs: list[StoredRun] = []
     hydra_config = HydraConfig.get()
     sweeping = hydra_config.mode == RunMode.MULTIRUN
-    resume = sweeping or config.runner.resume
-    runs.append(measure_and_report(config, list(hydra_config.overrides.task), resume))
-    return exit_code(runs[-1])
 
+    def measure() -> int:
+        config = from_node(node)
+        resume = sweeping or config.runner.resume
+        runs.append(measure_and_report(config, list(hydra_config.overrides.task), resume))
+        return exit_code(runs[-1])
 
-def _report_sweep(runs: list[StoredRun]) -> int:
-    """One page of all the runs of a sweep, beside that of its last."""
-    from harness.report import write_report
-
-    print(f"\nsweep    {write_report(runs, runs[-1].folder / 'sweep')}")
-    return int(ExitCode.DONE)
-
-
-def _of_sweep(codes: list[int]) -> int:
-    """A sweep ends with the code of its first run that was not done."""
-    return next((code for code in codes if code), int(ExitCode.DONE))
+    code = guarded(measure)
+    if sweeping:
+        sweep.note(code, next(iter(runs), None))
+    return code

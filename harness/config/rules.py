@@ -33,6 +33,10 @@ def _in_process(config: RunConfig) -> bool:
     return config.topology.name == "inprocess"
 
 
+def _on_ray(config: RunConfig) -> bool:
+    return config.topology.name == "ray"
+
+
 def _on_device(config: RunConfig) -> bool:
     return bool(config.frontend["name"] == "device")
 
@@ -45,8 +49,23 @@ RULES = (
     ),
     Rule(
         ("topology", "ipc"),
-        lambda c: not _in_process(c) and c.ipc.name == "none",
+        lambda c: not _in_process(c) and not _on_ray(c) and c.ipc.name == "none",
         "several processes need a transport: set ipc=shared_memory, ipc=uds_copy or ipc=zeromq",
+    ),
+    Rule(
+        ("topology", "ipc"),
+        lambda c: _on_ray(c) and c.ipc.name != "none",
+        "Ray brings recordings to its actors: set ipc=none",
+    ),
+    Rule(
+        ("topology", "io"),
+        lambda c: _on_ray(c) and c.io.name != "none",
+        "recordings go to Ray's actors without a socket before them: set io=none",
+    ),
+    Rule(
+        ("topology", "workload"),
+        lambda c: _on_ray(c) and c.workload.mode != "offline",
+        "recordings come back in shards, which says nothing of one's latency: set workload=offline",
     ),
     Rule(
         ("topology", "topology.devices"),

@@ -45,7 +45,15 @@ class TopologyConfig(ChoiceConfig):
     """CUDA devices, of those visible, that infer, each in a process of its own; none given: the first."""
 
     @property
+    def is_elsewhere(self) -> bool:
+        """Whether it may serve on other machines, whose cores and devices are out of this one's sight."""
+        return bool(self.options.get("address"))
+
+    @property
     def devices_used(self) -> tuple[int, ...]:
+        """Of this machine."""
+        if self.is_elsewhere:
+            return ()
         return tuple(self.devices) or tuple(range(self.options.get("inference_workers", 1)))
 
 

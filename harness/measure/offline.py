@@ -80,10 +80,12 @@ def _of_process(config: Mapping[str, Any], process: ProcessRecord, rows: pd.Data
 
 
 def _usd_per_hour(config: Mapping[str, Any], process: ProcessRecord) -> float | None:
-    """Of what the run had: its devices, and the machine around them. Unknown where a price is."""
+    """Of what the run had: its devices, and the machines around them. Unknown where a price is."""
     cost = config.get("cost", {})
-    gpus = len(process.telemetry)
-    prices = [cost.get("cpu_usd_per_hour"), *([cost.get("gpu_usd_per_hour")] * gpus)]
+    cluster = process.evidence.get("topology", {}).get("ray", {"hosts": 1, "gpus": 0})
+    gpus = max(len(process.telemetry), round(cluster["gpus"]))
+    machines = [cost.get("cpu_usd_per_hour")] * cluster["hosts"]
+    prices = [*machines, *([cost.get("gpu_usd_per_hour")] * gpus)]
     return None if any(price is None for price in prices) else float(sum(prices))
 
 

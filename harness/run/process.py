@@ -15,6 +15,7 @@ from harness.protocols.folders import SOCKETS, remove_abandoned
 from harness.protocols.interrupts import uninterrupted
 from harness.run.job import Job
 from harness.run.messages import Message
+from harness.run.neighbours import Neighbours
 from harness.run.progress import Progress
 from harness.run.turns import TURN, Order
 
@@ -65,6 +66,13 @@ def run_jobs(launches: Sequence[Launch], silence_s: float) -> list[Outcome]:
     hang a sweep.
     """
     remove_abandoned(SOCKETS)
+    with Neighbours() as neighbours:
+        outcomes = _run_to_end(launches, silence_s)
+        disturbed = neighbours.warnings() if any(each.job.role == "measured" for each in launches) else []
+        return [replace(outcome, warnings=[*outcome.warnings, *disturbed]) for outcome in outcomes]
+
+
+def _run_to_end(launches: Sequence[Launch], silence_s: float) -> list[Outcome]:
     children: list[_Measured] = []
     try:
         for launch in launches:

@@ -220,9 +220,12 @@ class RunSession:
         launch = self._launch(config, role, process, block, folder)
         with launch.progress:
             (outcome,) = run_jobs([launch], config.runner.silence_timeout_s)
-        self._warnings += outcome.warnings
+        self._warn(outcome.warnings)
         if outcome.error is not None:
             raise outcome.error
+
+    def _warn(self, warnings: Sequence[str]) -> None:
+        self._warnings += [text for text in warnings if text not in self._warnings]
 
     def _launch(self, config: RunConfig, role: str, process: int, block: int | None, folder: Path) -> Launch:
         trace = str(folder / f"trace-{process}.json") if config.profiler.name == "torch" else None
@@ -269,7 +272,7 @@ def measure_side_by_side(sessions: Sequence[RunSession], block: int) -> list[tup
         outcomes = run_jobs(launches, silence_s)
     failed = []
     for session, outcome in zip(sessions, outcomes, strict=True):
-        session._warnings += outcome.warnings
+        session._warn(outcome.warnings)
         if outcome.error is not None:
             failed.append((session, outcome.error))
     return failed

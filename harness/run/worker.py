@@ -164,9 +164,10 @@ class Worker:
                 sample_gpu(self._record.epoch_ns, chosen=self._devices) as sampler,
                 traced(self._config, self._job.trace),
             ):
+                elsewhere = self._config.topology.is_elsewhere
                 meter, energy = CpuMeter(), EnergyMeter(self._nvml, self._devices)
                 self._measure(service, journal)
-                self._record = replace(self._record, cpu=meter.read())
+                self._record = replace(self._record, cpu=None if elsewhere else meter.read())
                 energy_j = energy.read_j()
             telemetry = self._telemetry(sampler)
             memory = self._memory(service, telemetry)  # asking a server for evidence ends it
@@ -187,8 +188,8 @@ class Worker:
             self._finish(journal, evidence, memory, telemetry, _pauses(pauses, measured_from_ns))
 
     def _memory(self, service: Service, telemetry: tuple[Telemetry, ...]) -> Memory:
-        """Of the processes that serve: those of a foreign server are out of sight."""
-        if self._config.target.is_foreign:
+        """Of the processes that serve: those of a foreign server, and of other machines, are out of sight."""
+        if self._config.target.is_foreign or self._config.topology.is_elsewhere:
             return Memory(rss_bytes=None)
         pid = service.pid if isinstance(service, RemoteService) else None
         return peak_memory(pid, telemetry, self._meter)

@@ -142,7 +142,7 @@ class InferenceRole:
 
     def __init__(self, engine: Engine, gc: Mapping[str, Any]) -> None:
         self._engine = engine
-        self._gc_policy = _gc_policy(gc)
+        self._gc_policy = gc_policy(gc)
 
     @property
     def wants_work(self) -> bool:
@@ -215,7 +215,7 @@ def _answered(item: Item, work: Work) -> Item:
     )
 
 
-def _gc_policy(gc: Mapping[str, Any]) -> Any:
+def gc_policy(gc: Mapping[str, Any]) -> Any:
     """The collector's policy, in force in this process from here on; None where none is configured."""
     if not gc:
         return None

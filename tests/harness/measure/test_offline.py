@@ -76,6 +76,12 @@ def test_two_engines_are_twice_as_much_device(tmp_path: Path) -> None:
     assert found.device_idle_share == pytest.approx(1 - 3.0 / 9.0)
 
 
+def test_a_cluster_costs_what_its_machines_and_devices_do(tmp_path: Path) -> None:
+    cluster = {"ray": {"hosts": 3, "gpus": 6.0}}
+    (found,) = offline_figures(offline(tmp_path, 4, 4, 2, topology=cluster))
+    assert found.usd_per_1000_h == pytest.approx((3 * 1.0 + 6 * 2.0) / 80.0 * 1000)
+
+
 def test_what_is_unknown_is_no_figure(tmp_path: Path) -> None:
     stored = offline(tmp_path, 1, shift_s=-20.0)  # all of it that of a run which was stopped
     stored = replace(stored, run=replace(stored.run, config={"cost": {"gpu_usd_per_hour": 2.0}}))
