@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from harness.protocols import Decoder, Encoder, Features, Stream
+from harness.protocols import Decoder, Encoder, Features
 from variants.models.features import FeatureConfig, LogMel
-from variants.serving.window import RollingStream, StreamingOptions
+from variants.serving.window import StreamingOptions
 
 if TYPE_CHECKING:
     import torch
 
     from variants.batching.types import Inference
+    from variants.models.device_features import BatchLogMel
     from variants.serving.inference import EncoderDecoder
+    from variants.serving.pool import StreamPool
 
 SAMPLE_RATE = 16_000
 """In hertz: what the models here were trained on."""
@@ -50,8 +52,8 @@ class Model(Protocol):
     @property
     def provenance(self) -> Mapping[str, Any]: ...
 
-    def open_stream(self, encoder: Encoder, decoder: Decoder) -> Stream:
-        """A live stream of this model. Raises ``UnavailableError`` where it cannot stream."""
+    def open_pool(self, encoder: Encoder, decoder: Decoder, slots: int) -> StreamPool:
+        """Room for ``slots`` live streams. Raises ``UnavailableError`` where this model cannot stream."""
         ...
 
     def synchronize(self) -> None:
@@ -101,18 +103,34 @@ class TdtModel:
     @cached_property
     def features(self) -> Features:
         """NeMo's log-mel, as the encoder was trained on it."""
-        config = FeatureConfig(n_mels=self.feature_bins, hop_s=self.hop_s)
         if self.features_on == "host":
-            return LogMel(config, self.sample_rate)
+            return LogMel(self._feature_config, self.sample_rate)
         from variants.models.device_features import DeviceLogMel
 
-        return DeviceLogMel(config, self.sample_rate, self.device)
+        return DeviceLogMel(self._feature_config, self.sample_rate, self.device)
+
+    @property
+    def _feature_config(self) -> FeatureConfig:
+        return FeatureConfig(n_mels=self.feature_bins, hop_s=self.hop_s)
 
     def hearing(self, parts: EncoderDecoder) -> Inference:
         """Segments of any length, one by one."""
         return parts
 
-    def open_stream(self, encoder: Encoder, decoder: Decoder) -> Stream:
-        """A rolling window with the contexts of ``model.options`` (see ``variants.serving.window``)."""
+    def open_pool(self, encoder: Encoder, decoder: Decoder, slots: int) -> StreamPool:
+        """Rolling windows with the contexts of ``model.options`` (see ``variants.serving.rolling``)."""
+        from variants.models.feature_ring import FeatureRing
+        from variants.serving.rolling import RollingPool
+
         contexts = self.options.in_samples(round(self.frame_s * self.sample_rate), self.sample_rate)
-        return RollingStream(encoder, decoder, self.features, self.tokenizer.decode, contexts)
+        ring = FeatureRing(self._live_log_mel, slots, contexts.window // self._live_log_mel.hop)
+        return RollingPool(encoder, decoder, ring, self.tokenizer.decode, contexts, slots, self.synchronize)
+
+    @cached_property
+    def _live_log_mel(self) -> BatchLogMel:
+        import torch
+
+        from variants.models.device_features import BatchLogMel
+
+        device = torch.device("cpu") if self.features_on == "host" else self.device
+        return BatchLogMel(self._feature_config, self.sample_rate).to(device)

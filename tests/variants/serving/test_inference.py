@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from harness.corpus.speech import VOICES, speak
 from harness.errors import RequestError, UsageError
-from harness.protocols import Segment, Stream, Transcript
+from harness.protocols import EncoderOutput, Segment, Stream, Transcript
 from harness.spans import SpanRecorder
 from tests.harness.audio.recordings import resample
 from tests.variants.eager_parts import eager_parts
@@ -22,7 +23,7 @@ from variants.models.types import TdtModel
 from variants.serving.inference import EncoderDecoder, batches
 from variants.serving.window import StreamingOptions
 
-RATE = 16_000
+RATE, FRAME = 16_000, 1_280
 TEXT = "please tell the driver that we are going to wait at the northern gate of the station until nine"
 
 
@@ -141,6 +142,41 @@ def test_with_context_around_everything_the_text_is_the_offline_text(
     assert push_all(stream, speech, 1600) == []
     assert stream.commit() == offline
     assert offline.text
+
+
+def heard_as_clips(
+    parts: EncoderDecoder, samples: np.ndarray, left: int, chunk: int, right: int
+) -> list[int]:
+    """The tokens of a stream whose every window has features of its own, as a recording has."""
+    tokens: list[int] = []
+    state = None
+    for start in range(0, len(samples), chunk):
+        is_last = len(samples) - start < chunk + right
+        end = len(samples) if is_last else start + chunk + right
+        first = max(0, start - left)
+        encoded = parts.encoder.encode(parts.model.features(segments_of(samples[first:end])))
+        begin = (start - first) // FRAME
+        count = int(encoded.lengths[0]) - begin if is_last else chunk // FRAME
+        states = EncoderOutput(encoded.values[:, begin : begin + count], torch.tensor([count]))
+        decoded = parts.decoder.decode(states, state)
+        tokens, state = [*tokens, *decoded.hypotheses[0].tokens], decoded.state
+        if is_last:
+            break
+    return tokens
+
+
+@pytest.mark.parametrize(("left", "chunk", "right"), [(160, 8, 8), (40, 8, 8), (40, 4, 4)])
+def test_features_computed_once_give_the_text_of_features_of_every_window(
+    speech: np.ndarray, left: int, chunk: int, right: int
+) -> None:
+    trained = build(ModelOptions(name="parakeet_tiny", device="cpu", weights="embedded"))
+    left_s, chunk_s, right_s = (frames * trained.frame_s for frames in (left, chunk, right))
+    engine = make_engine(trained, left_context_s=left_s, chunk_s=chunk_s, right_context_s=right_s)
+    stream = engine.open_stream()
+    push_all(stream, speech, 1600)
+    expected = heard_as_clips(engine, speech, left * FRAME, chunk * FRAME, right * FRAME)
+    assert list(stream.commit().hypotheses[0].tokens) == expected
+    assert len(expected) > 20
 
 
 def test_text_grows_while_audio_arrives(model: TdtModel, speech: np.ndarray) -> None:

@@ -1,0 +1,289 @@
+"""Live streams by a rolling window over any encoder and decoder, many at a time.
+
+An offline encoder attends to the whole of what it is given, so a stream gives it a window: audio that
+was decoded already (left context), the chunk to decode now, and audio that follows (right context). Only
+the chunk's states go to the decoder, whose state is carried from chunk to chunk. Normalization of features is
+the window's: with contexts shorter than the utterance, the text may differ from the offline text. With
+contexts at least as long, it is the same.
+
+A step computes the next chunk of several streams at once. Windows grow at a stream's beginning and the last
+may be short, so rows are ragged: what is beyond a row's own is masked, as in a batch of recordings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from harness.errors import UnavailableError
+from harness.protocols import (
+    Decoded,
+    Decoder,
+    Encoder,
+    EncoderOutput,
+    FeatureBatch,
+    Hypothesis,
+    Transcript,
+)
+from harness.spans import SpanRecorder
+from variants.serving.window import Contexts
+from variants.upload import Upload
+
+
+class RowStates(Protocol):
+    """Where streams stand between two chunks, a row each."""
+
+    def select(self, rows: torch.Tensor) -> Any:
+        """A copy of these rows (int64 ``[B]``), in their order."""
+        ...
+
+    def assign(self, rows: torch.Tensor, states: Any) -> None:
+        """Overwrite these rows by those of ``states``, in place."""
+        ...
+
+
+@runtime_checkable
+class StreamDecoder(Decoder, Protocol):
+    """A decoder whose ``Decoded.state`` are ``RowStates``."""
+
+    def start(self, rows: int) -> RowStates:
+        """Of so many streams that have heard nothing yet, in memory of their own."""
+        ...
+
+
+class LiveFeatures(Protocol):
+    """See ``variants.models.feature_ring.FeatureRing``."""
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def hop(self) -> int: ...
+    @property
+    def before(self) -> int: ...
+    def write(
+        self,
+        slots: torch.Tensor,
+        first: torch.Tensor,
+        counts: torch.Tensor,
+        samples: torch.Tensor,
+        ends: torch.Tensor,
+    ) -> None: ...
+    def windows(
+        self, slots: torch.Tensor, first: torch.Tensor, counts: torch.Tensor, width: int
+    ) -> torch.Tensor: ...
+
+
+class Heard:
+    """What was said in one stream so far."""
+
+    __slots__ = ("durations", "frames", "text", "tokens")
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.frames: list[int] = []
+        self.durations: list[int] = []
+        self.text = ""
+
+    def append(self, found: Hypothesis, first_frame: int) -> None:
+        self.tokens += found.tokens
+        self.frames += [first_frame + frame for frame in found.frames]
+        self.durations += found.durations
+
+
+class Incoming:
+    """Audio of each stream that no frame of features has been made of yet, in memory that is there before.
+
+    A row begins ``before`` samples before the centre of the stream's next frame.
+    """
+
+    def __init__(self, slots: int, capacity: int, before: int) -> None:
+        self._samples = np.zeros((slots, before + capacity), np.float32)
+        self._before = before
+        self._held = np.zeros(slots, np.int64)
+
+    def clear(self, slot: int) -> None:
+        """Before a stream there is silence."""
+        self._samples[slot, : self._before] = 0
+        self._held[slot] = self._before
+
+    def take(self, slot: int, samples: np.ndarray) -> int:
+        held = int(self._held[slot])
+        taken = min(len(samples), self._samples.shape[1] - held)
+        self._samples[slot, held : held + taken] = samples[:taken]
+        self._held[slot] = held + taken
+        return taken
+
+    def rows(self, slots: np.ndarray, width: int) -> list[np.ndarray]:
+        """The first ``width`` samples of each; what is beyond those that it holds means nothing."""
+        return [self._samples[slot, :width] for slot in slots]
+
+    def drop(self, slot: int, count: int) -> None:
+        held = int(self._held[slot])
+        self._samples[slot, : held - count] = self._samples[slot, count:held]
+        self._held[slot] = held - count
+
+
+class Chunks:
+    """The next chunk of each of several streams, in its window: int64 ``[B]`` in samples of the stream."""
+
+    def __init__(self, contexts: Contexts, decoded: np.ndarray, heard: np.ndarray) -> None:
+        ahead = contexts.chunk + contexts.right
+        self.last = heard - decoded < ahead
+        self.start = np.maximum(0, decoded - contexts.left)
+        self.end = np.where(self.last, heard, decoded + ahead)
+        self.decoded = decoded
+        self.decoded_after = np.where(self.last, heard, decoded + contexts.chunk)
+
+
+class RollingPool:
+    """``variants.serving.pool.StreamPool``. Positions count samples from the beginning of each stream."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        features: LiveFeatures,
+        text: Callable[[Sequence[int]], str],
+        contexts: Contexts,
+        slots: int,
+        synchronize: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``features`` has room for ``slots`` windows. Raises ``UnavailableError`` for a decoder whose
+        streams cannot be put together."""
+        if not isinstance(decoder, StreamDecoder):
+            raise UnavailableError(
+                f"{type(decoder).__name__} keeps no state of live streams: set decoder=cpu_synced"
+            )
+        self.slots = slots
+        self._encoder, self._decoder, self._features = encoder, decoder, features
+        self._text_of, self._contexts, self._synchronize = text, contexts, synchronize
+        self._upload = Upload(features.device)
+        with torch.inference_mode():
+            self._states: RowStates = decoder.start(slots)
+            self._start: RowStates = decoder.start(1)
+        # A frame is made again for each window that it ends, and a chunk may come before it can be decoded.
+        room = features.hop + 2 * contexts.chunk + contexts.right
+        self._incoming = Incoming(slots, room, features.before)
+        self._framed = np.zeros(slots, np.int64)  # frames that need not be made again
+        self._decoded = np.zeros(slots, np.int64)
+        self._heard = np.zeros(slots, np.int64)
+        self._ended = np.zeros(slots, np.bool_)
+        self._said = [Heard() for _ in range(slots)]
+        self._free = list(range(slots - 1, -1, -1))
+
+    @torch.inference_mode()
+    def open(self) -> int:
+        slot = self._free.pop()
+        for positions in (self._framed, self._decoded, self._heard, self._ended):
+            positions[slot] = 0
+        self._incoming.clear(slot)
+        self._states.assign(self._index(np.array([slot])), self._start)
+        return slot
+
+    def close(self, slot: int) -> None:
+        self._said[slot] = Heard()
+        self._free.append(slot)
+
+    def push(self, slot: int, samples: np.ndarray) -> int:
+        taken = self._incoming.take(slot, samples)
+        self._heard[slot] += taken
+        return taken
+
+    def end(self, slot: int) -> None:
+        self._ended[slot] = True
+
+    def window(self, slot: int) -> int:
+        heard, decoded, contexts = int(self._heard[slot]), int(self._decoded[slot]), self._contexts
+        ahead = contexts.chunk + contexts.right
+        if heard - decoded >= ahead:
+            return decoded + ahead - max(0, decoded - contexts.left)
+        hop = self._features.hop
+        has_more = self._ended[slot] and heard // hop > decoded // hop
+        return heard - max(0, decoded - contexts.left) if has_more else 0
+
+    def text(self, slot: int) -> str:
+        return self._said[slot].text
+
+    def transcript(self, slot: int) -> Transcript:
+        said = self._said[slot]
+        hypothesis = Hypothesis(tuple(said.tokens), tuple(said.frames), tuple(said.durations))
+        return Transcript(said.text, (hypothesis,))
+
+    # ------------------------------------------------------------ a step
+
+    @torch.inference_mode()
+    def step(self, slots: Sequence[int], spans: SpanRecorder) -> None:
+        rows = np.array(slots, np.int64)
+        index = self._index(rows)
+        chunks = Chunks(self._contexts, self._decoded[rows], self._heard[rows])
+        with spans.span("features"):
+            windows = self._windows(rows, index, chunks)
+        with spans.span("encoder"):
+            states = self._chunk_states(self._encoder.encode(windows), windows.lengths, chunks)
+            # Without it the encoder's device time would be charged to the decoder, which waits for it.
+            self._synchronize()
+        with spans.span("decoder"):
+            decoded = self._decoder.decode(states, self._states.select(index))
+        self._states.assign(index, decoded.state)
+        with spans.span("text"):
+            self._keep(rows, chunks, decoded)
+
+    def _windows(self, rows: np.ndarray, index: torch.Tensor, chunks: Chunks) -> FeatureBatch:
+        """Make the frames that are new, and show each row its window: ``[B, F, T]``."""
+        features, hop = self._features, self._features.hop
+        first, counts = self._framed[rows], chunks.end // hop - self._framed[rows]
+        ends = features.before + chunks.end - first * hop
+        samples = self._upload(self._incoming.rows(rows, self._width(counts)))
+        features.write(
+            index,
+            self._index(first),
+            self._index(counts),
+            samples[:, : self._width(counts)],
+            self._index(ends),
+        )
+        start, frames = chunks.start // hop, chunks.end // hop - chunks.start // hop
+        values = features.windows(index, self._index(start), self._index(frames), int(frames.max()))
+        return FeatureBatch(values.numpy() if values.device.type == "cpu" else values, frames)
+
+    def _width(self, counts: np.ndarray) -> int:
+        """Samples that so many frames hear."""
+        return 2 * self._features.before - 1 + (int(counts.max()) - 1) * self._features.hop
+
+    def _chunk_states(self, encoded: EncoderOutput, frames: np.ndarray, chunks: Chunks) -> EncoderOutput:
+        """Cut each row's chunk out of its window's states: ``[B, C, D]``."""
+        per_state = self._contexts.frame // self._features.hop
+        first = (chunks.decoded - chunks.start) // self._contexts.frame
+        wanted = np.where(
+            chunks.last, -(-frames // per_state) - first, self._contexts.chunk // self._contexts.frame
+        )
+        values, lengths = encoded.values, encoded.lengths
+        begin = torch.from_numpy(first).to(values.device)
+        count = (
+            torch.from_numpy(wanted)
+            .to(values.device)
+            .minimum((lengths.to(values.device) - begin).clamp(min=0))
+        )
+        at = begin[:, None] + torch.arange(int(wanted.max()), device=values.device)
+        row = torch.arange(len(frames), device=values.device)[:, None]
+        return EncoderOutput(values[row, at.clamp(max=values.shape[1] - 1)], count)
+
+    def _keep(self, rows: np.ndarray, chunks: Chunks, decoded: Decoded) -> None:
+        """What was found, and what no later window needs."""
+        first_frames = chunks.decoded // self._contexts.frame
+        for slot, found, frame in zip(rows, decoded.hypotheses, first_frames, strict=True):
+            said = self._said[slot]
+            said.append(found, int(frame))
+            if found.tokens:
+                said.text = self._text_of(said.tokens)
+        hop = self._features.hop
+        framed = chunks.end // hop - 1
+        for slot, frames in zip(rows, framed - self._framed[rows], strict=True):
+            self._incoming.drop(slot, int(frames) * hop)
+        self._framed[rows] = framed
+        self._decoded[rows] = chunks.decoded_after
+
+    def _index(self, numbers: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(numbers).to(self._features.device)
