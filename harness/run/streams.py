@@ -208,8 +208,12 @@ def figures_text(figures: Mapping[str, Any]) -> str:
         ("final text p50, p95", f"{ms(figures['final_p50_s'])}, {ms(figures['final_p95_s'])}"),
         ("worst stream's p95", ms(figures["worst_connection_p95_s"])),
     ]
+    refused = f", {count} refused" if (count := figures.get("refused_streams")) else ""
     rows = [
-        ("streams", f"{figures['connections']}, of {figures['chunks']} chunks {figures['lost_chunks']} lost"),
+        (
+            "streams",
+            f"{figures['connections']}{refused}, of {figures['chunks']} chunks {figures['lost_chunks']} lost",
+        ),
         (f"{answered} p50", ms(figures["p50"])),
         (f"{answered} p95", ms(figures["p95"])),
         (f"{answered} p99", ms(figures["p99"])),

@@ -31,6 +31,7 @@ from harness.protocols.wire import (
     SAMPLE_BYTES,
     VERSION,
     Encoding,
+    ErrorCode,
     Frame,
     FrameReader,
     FrameType,
@@ -50,6 +51,8 @@ _EVENTS_PER_WAKE_UP = 64
 """Few, so that reading what has come does not make the next chunk late."""
 _SPARE_FILES = 64
 _TELL_EVERY_S = 5.0
+REFUSED = f"{ErrorCode.BUSY.name.lower()}: "
+"""How the error of a stream begins that the server had no room for."""
 INTERRUPTED = "the run was interrupted"
 """The error of a stream that was under way then."""
 

@@ -23,7 +23,7 @@ from harness.protocols.children import Child, Doing
 from harness.protocols.sockets import Address
 from harness.protocols.wire import Encoding
 from harness.spans import now_ns
-from harness.workload.client import Script, StreamRecords
+from harness.workload.client import REFUSED, Script, StreamRecords
 from harness.workload.intervals import block_percentiles
 from harness.workload.options import StreamingOptions
 from harness.workload.search import bracket
@@ -249,8 +249,10 @@ class StreamingResult:
 
     @property
     def lost_chunks(self) -> int:
-        """Chunks of the schedule that were to be acknowledged and were not, sent or not."""
-        due = self.records.scheduled_ns > 0
+        """Chunks of the schedule that were to be acknowledged and were not, sent or not. A stream that was
+        refused had none to lose."""
+        taken = np.array([not error.startswith(REFUSED) for error in self.records.errors])
+        due = (self.records.scheduled_ns > 0) & taken[:, None]
         if not self.plan.acknowledged:
             due = due & (self.records.scheduled_ns == self.records.scheduled_ns.max(axis=1, keepdims=True))
         return int(np.sum(due & ~self.answered))
@@ -310,12 +312,15 @@ class StreamingResult:
     def summary(self, expected: Sequence[str] | None = None) -> StreamingSummary:
         """The figures and the verdict. ``expected[i]`` is the final text of recording ``i``."""
         lag_p99 = nearest_rank(self.lags_s, 0.99) if len(self.lags_s) else 0.0
-        failed = [error for error in self.records.errors if error]
+        refused = [error for error in self.records.errors if error.startswith(REFUSED)]
+        failed = [error for error in self.records.errors if error and not error.startswith(REFUSED)]
         wrong = 0 if expected is None else self.wrong_texts(expected)
         reasons = []
         if lag_p99 > self.plan.lag_budget_s:
             budget_ms = self.plan.lag_budget_s * 1e3
             reasons.append(f"the clients were late: p99 lag {lag_p99 * 1e3:.1f} ms, budget {budget_ms:g} ms")
+        if refused:
+            reasons.append(f"{len(refused)} streams were refused; the first: {refused[0]}")
         if failed:
             reasons.append(f"{len(failed)} streams failed; the first: {failed[0]}")
         if self.lost_chunks:
@@ -329,6 +334,7 @@ class StreamingResult:
             chunks=int(np.sum(self.records.scheduled_ns > 0)),
             lost_chunks=self.lost_chunks,
             failed_streams=len(failed),
+            refused_streams=len(refused),
             wrong_texts=wrong if expected is not None else None,
             refused_sends=self.records.refused_sends,
             lag_p99_s=lag_p99,
@@ -387,6 +393,8 @@ class StreamingSummary:
     client_cpu_s: float
     late: bool = False
     """The clients were late: nothing is known about the server."""
+    refused_streams: int = 0
+    """That the server had no room for, and said so at once."""
     acknowledged: bool = True
     """Whether latencies are those of chunks; else they are those from the end of speech to the final text."""
     reasons: tuple[str, ...] = ()

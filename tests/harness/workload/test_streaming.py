@@ -30,7 +30,7 @@ from harness.workload.streaming import (
     search_slo,
     stream_load,
 )
-from variants.batching import alone
+from variants.batching import alone, continuous
 from variants.models import fixed_cost
 
 SECOND = 1_000_000_000
@@ -125,6 +125,22 @@ def test_a_stream_that_the_server_refuses_makes_the_run_invalid() -> None:
     assert summary.failed_streams == 3
     assert not summary.valid
     assert any("3 streams failed" in reason for reason in summary.reasons)
+
+
+def crowded() -> Engine:
+    cost = SimpleNamespace(options=fixed_cost.Options())
+    return continuous.build(fixed_cost.build(cost), continuous.Options(max_streams=3))
+
+
+def test_streams_for_which_there_is_no_slot_are_refused_at_once_and_counted_apart() -> None:
+    plan = StreamingPlan(connections=5, duration_s=0.6, chunk_s=0.1)
+    with ServerProcess(ServerPlan(ServiceSpec(NoFrontend, crowded))) as server:
+        result = stream_load(server.address, [speech(0.6)], plan)
+        streams = server.stop().evidence["engine"]["batching"]["streams"]
+    summary = result.summary([checksum(fit(speech(0.6), plan))] * 5)
+    assert (summary.refused_streams, summary.failed_streams, summary.lost_chunks) == (2, 0, 0)
+    assert summary.reasons[0].startswith("2 streams were refused; the first: busy: no free slot")
+    assert (streams["slots"], streams["most_open"], streams["refused"]) == (3, 3, 2)
 
 
 def test_the_server_process_reports_a_wrong_option_to_its_parent() -> None:
