@@ -84,6 +84,7 @@ class LiveStreams:
             "slots": self._slots,
             "most_open": self._most_open,
             "refused": self._refused,
+            **({} if self._pool is None else self._pool.evidence()),
             **self.counts.evidence("chunks"),
         }
 

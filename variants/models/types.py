@@ -120,11 +120,15 @@ class TdtModel:
     def open_pool(self, encoder: Encoder, decoder: Decoder, slots: int) -> StreamPool:
         """Rolling windows with the contexts of ``model.options`` (see ``variants.serving.rolling``)."""
         from variants.models.feature_ring import FeatureRing
+        from variants.serving.endpoints import Endpoints
         from variants.serving.rolling import RollingPool
 
         contexts = self.options.in_samples(round(self.frame_s * self.sample_rate), self.sample_rate)
         ring = FeatureRing(self._live_log_mel, slots, contexts.window // self._live_log_mel.hop)
-        return RollingPool(encoder, decoder, ring, self.tokenizer.decode, contexts, slots, self.synchronize)
+        ends = self.options.endpointing
+        endpoints = Endpoints(ends, slots, self.sample_rate) if ends.silence_s else None
+        text = self.tokenizer.decode
+        return RollingPool(encoder, decoder, ring, text, contexts, slots, endpoints, self.synchronize)
 
     @cached_property
     def _live_log_mel(self) -> BatchLogMel:

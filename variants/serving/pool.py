@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from harness.errors import RequestError
-from harness.protocols import Stream, Transcript
+from harness.protocols import Evidence, Stream, Transcript
 from harness.spans import SpanRecorder
 
 
@@ -28,8 +28,8 @@ class StreamPool(Protocol):
         ...
 
     def push(self, slot: int, samples: np.ndarray) -> int:
-        """Take float32 ``[n]`` at the model's rate, as much as there is room for; how many samples that was.
-        Room is made by ``step``: there is some, or the slot is due."""
+        """Take float32 ``[n]`` at the model's rate, as much as there is room for, or up to the end of an
+        utterance; how many samples that was. Room is made by ``step``: there is some, or the slot is due."""
         ...
 
     def end(self, slot: int) -> None:
@@ -55,6 +55,8 @@ class StreamPool(Protocol):
     def close(self, slot: int) -> None:
         """The slot is free again, whatever its stream has come to."""
         ...
+
+    def evidence(self) -> Evidence: ...
 
 
 class OnlyStream:
@@ -129,6 +131,9 @@ class Apart:
 
     def close(self, slot: int) -> None:
         self._streams[slot] = None
+
+    def evidence(self) -> Evidence:
+        return {}
 
     def _of(self, slot: int) -> Stream:
         stream = self._streams[slot]

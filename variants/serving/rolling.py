@@ -24,11 +24,13 @@ from harness.protocols import (
     Decoder,
     Encoder,
     EncoderOutput,
+    Evidence,
     FeatureBatch,
     Hypothesis,
     Transcript,
 )
 from harness.spans import SpanRecorder
+from variants.serving.endpoints import Endpoints
 from variants.serving.window import Contexts
 from variants.upload import Upload
 
@@ -77,20 +79,38 @@ class LiveFeatures(Protocol):
 
 
 class Heard:
-    """What was said in one stream so far."""
+    """What was said in one stream so far: utterances that are over, and the tokens of the present one."""
 
-    __slots__ = ("durations", "frames", "text", "tokens")
+    __slots__ = ("_text_of", "durations", "finished", "frames", "text", "text_before", "tokens")
 
-    def __init__(self) -> None:
+    def __init__(self, text_of: Callable[[Sequence[int]], str]) -> None:
+        self._text_of = text_of
+        self.finished: tuple[Hypothesis, ...] = ()
+        self.text_before = self.text = ""
+        self._begin()
+
+    def _begin(self) -> None:
         self.tokens: list[int] = []
         self.frames: list[int] = []
         self.durations: list[int] = []
-        self.text = ""
 
     def append(self, found: Hypothesis, first_frame: int) -> None:
-        self.tokens += found.tokens
-        self.frames += [first_frame + frame for frame in found.frames]
-        self.durations += found.durations
+        if found.tokens:
+            self.tokens += found.tokens
+            self.frames += [first_frame + frame for frame in found.frames]
+            self.durations += found.durations
+            self.text = " ".join(filter(None, (self.text_before, self._text_of(self.tokens))))
+
+    def end_utterance(self) -> None:
+        self.finished, self.text_before = self.hypotheses, self.text
+        self._begin()
+
+    @property
+    def hypotheses(self) -> tuple[Hypothesis, ...]:
+        """Of each utterance in which something was said; frames count from its beginning."""
+        if self.finished and not self.tokens:
+            return self.finished
+        return (*self.finished, Hypothesis(tuple(self.tokens), tuple(self.frames), tuple(self.durations)))
 
 
 class Incoming:
@@ -109,12 +129,14 @@ class Incoming:
         self._samples[slot, : self._before] = 0
         self._held[slot] = self._before
 
-    def take(self, slot: int, samples: np.ndarray) -> int:
+    def room(self, slot: int) -> int:
+        return self._samples.shape[1] - int(self._held[slot])
+
+    def take(self, slot: int, samples: np.ndarray) -> None:
+        """No more than there is room for."""
         held = int(self._held[slot])
-        taken = min(len(samples), self._samples.shape[1] - held)
-        self._samples[slot, held : held + taken] = samples[:taken]
-        self._held[slot] = held + taken
-        return taken
+        self._samples[slot, held : held + len(samples)] = samples
+        self._held[slot] = held + len(samples)
 
     def rows(self, slots: np.ndarray, width: int) -> list[np.ndarray]:
         """The first ``width`` samples of each; what is beyond those that it holds means nothing."""
@@ -149,10 +171,13 @@ class RollingPool:
         text: Callable[[Sequence[int]], str],
         contexts: Contexts,
         slots: int,
+        endpoints: Endpoints | None = None,
         synchronize: Callable[[], None] = lambda: None,
     ) -> None:
-        """``features`` has room for ``slots`` windows. Raises ``UnavailableError`` for a decoder whose
-        streams cannot be put together."""
+        """``features`` has room for ``slots`` windows; without ``endpoints`` a stream is one utterance.
+
+        Raises ``UnavailableError`` for a decoder whose streams cannot be put together.
+        """
         if not isinstance(decoder, StreamDecoder):
             raise UnavailableError(
                 f"{type(decoder).__name__} keeps no state of live streams: set decoder=cpu_synced"
@@ -160,6 +185,7 @@ class RollingPool:
         self.slots = slots
         self._encoder, self._decoder, self._features = encoder, decoder, features
         self._text_of, self._contexts, self._synchronize = text, contexts, synchronize
+        self._endpoints = endpoints
         self._upload = Upload(features.device)
         with torch.inference_mode():
             self._states: RowStates = decoder.start(slots)
@@ -170,27 +196,40 @@ class RollingPool:
         self._framed = np.zeros(slots, np.int64)  # frames that need not be made again
         self._decoded = np.zeros(slots, np.int64)
         self._heard = np.zeros(slots, np.int64)
-        self._ended = np.zeros(slots, np.bool_)
-        self._said = [Heard() for _ in range(slots)]
+        self._ended = np.zeros(slots, np.bool_)  # the utterance, or the stream
+        self._said = [Heard(text) for _ in range(slots)]
         self._free = list(range(slots - 1, -1, -1))
 
-    @torch.inference_mode()
     def open(self) -> int:
         slot = self._free.pop()
+        if self._endpoints is not None:
+            self._endpoints.clear(slot)
+        self._begin(slot)
+        return slot
+
+    @torch.inference_mode()
+    def _begin(self, slot: int) -> None:
+        """A stream, or its next utterance, which knows nothing of those before."""
         for positions in (self._framed, self._decoded, self._heard, self._ended):
             positions[slot] = 0
         self._incoming.clear(slot)
         self._states.assign(self._index(np.array([slot])), self._start)
-        return slot
 
     def close(self, slot: int) -> None:
-        self._said[slot] = Heard()
+        self._said[slot] = Heard(self._text_of)
         self._free.append(slot)
 
     def push(self, slot: int, samples: np.ndarray) -> int:
-        taken = self._incoming.take(slot, samples)
-        self._heard[slot] += taken
-        return taken
+        if self._ended[slot]:
+            return 0
+        samples = samples[: self._incoming.room(slot)]
+        if self._endpoints is not None:
+            heard, self._ended[slot] = self._endpoints.hear(slot, samples)
+            samples = samples[:heard]
+        self._incoming.take(slot, samples)
+        self._heard[slot] += len(samples)
+        self._end_utterance(slot)
+        return len(samples)
 
     def end(self, slot: int) -> None:
         self._ended[slot] = True
@@ -209,8 +248,10 @@ class RollingPool:
 
     def transcript(self, slot: int) -> Transcript:
         said = self._said[slot]
-        hypothesis = Hypothesis(tuple(said.tokens), tuple(said.frames), tuple(said.durations))
-        return Transcript(said.text, (hypothesis,))
+        return Transcript(said.text, said.hypotheses)
+
+    def evidence(self) -> Evidence:
+        return {} if self._endpoints is None else {"utterances_ended": self._endpoints.found}
 
     # ------------------------------------------------------------ a step
 
@@ -274,16 +315,21 @@ class RollingPool:
         """What was found, and what no later window needs."""
         first_frames = chunks.decoded // self._contexts.frame
         for slot, found, frame in zip(rows, decoded.hypotheses, first_frames, strict=True):
-            said = self._said[slot]
-            said.append(found, int(frame))
-            if found.tokens:
-                said.text = self._text_of(said.tokens)
+            self._said[slot].append(found, int(frame))
         hop = self._features.hop
         framed = chunks.end // hop - 1
         for slot, frames in zip(rows, framed - self._framed[rows], strict=True):
             self._incoming.drop(slot, int(frames) * hop)
         self._framed[rows] = framed
         self._decoded[rows] = chunks.decoded_after
+        for slot in rows:
+            self._end_utterance(slot)
+
+    def _end_utterance(self, slot: int) -> None:
+        """Where it is over and nothing is left to compute of it."""
+        if self._endpoints is not None and self._ended[slot] and not self.window(slot):
+            self._said[slot].end_utterance()
+            self._begin(slot)
 
     def _index(self, numbers: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(numbers).to(self._features.device)

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness.errors import UsageError
-from harness.protocols.options import PositiveSeconds, Seconds
+from harness.protocols.options import PositiveSeconds, Seconds, Share
+
+_LENGTHS = ("left_context_s", "chunk_s", "right_context_s")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpointing:
+    """When an utterance of a live stream is over, by a voice detector."""
+
+    silence_s: Seconds = 0.0
+    """After speech, which ends an utterance: its text is final at once, without its right context, and the
+    next one begins anew. 0: nothing is detected, a stream is one utterance."""
+    threshold: Share = 0.5
+    """Probability of speech from which on somebody speaks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +31,11 @@ class StreamingOptions:
     """Streaming: audio decoded per step, a multiple of one encoder frame."""
     right_context_s: Seconds = 0.64
     """Streaming: audio after the chunk, which the text waits for."""
+    endpointing: Endpointing = field(default_factory=Endpointing)
 
     def in_samples(self, frame_samples: int, sample_rate: int) -> Contexts:
         """Raises ``UsageError`` for a length that is no whole number of encoder frames."""
-        samples = {key: round(getattr(self, key) * sample_rate) for key in self.__slots__}
+        samples = {key: round(getattr(self, key) * sample_rate) for key in _LENGTHS}
         for key, count in samples.items():
             if count % frame_samples or (key == "chunk_s" and count == 0):
                 raise UsageError(

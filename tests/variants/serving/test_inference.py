@@ -21,7 +21,7 @@ from variants.models.options import ModelOptions
 from variants.models.parakeet_tiny import build
 from variants.models.types import TdtModel
 from variants.serving.inference import EncoderDecoder, batches
-from variants.serving.window import StreamingOptions
+from variants.serving.window import Endpointing, StreamingOptions
 
 RATE, FRAME = 16_000, 1_280
 TEXT = "please tell the driver that we are going to wait at the northern gate of the station until nine"
@@ -230,3 +230,50 @@ def test_a_stream_without_audio(model: TdtModel) -> None:
 def test_impossible_contexts_are_refused(model: TdtModel, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make_engine(model, **options).open_stream()
+
+
+# ---------------------------------------------------------------- utterances
+
+
+@pytest.fixture(scope="module")
+def two_turns(speech: np.ndarray) -> np.ndarray:
+    """Somebody speaks, is silent for a second and a half, speaks again."""
+    quiet = np.random.default_rng(1).normal(0.0, 1e-4, 3 * RATE // 2).astype(np.float32)
+    return np.concatenate((speech, quiet, speech, quiet))
+
+
+def detecting(silence_s: float) -> EncoderDecoder:
+    trained = build(ModelOptions(name="parakeet_tiny", device="cpu", weights="embedded"))
+    ends = Endpointing(silence_s=silence_s)
+    return make_engine(trained, left_context_s=4.8, chunk_s=0.64, right_context_s=3.2, endpointing=ends)
+
+
+def test_the_end_of_speech_ends_an_utterance_and_its_text_is_there_at_once(
+    speech: np.ndarray, two_turns: np.ndarray
+) -> None:
+    """Before the right context could have come, and as if nobody had spoken before."""
+    stream = detecting(0.5).open_stream()
+    texts = push_all(stream, two_turns[: len(speech) + 12_800], 1600)  # 0.8 s of silence
+    first = texts[-1]
+    push_all(stream, two_turns[len(speech) + 12_800 :], 1600)
+    final = stream.commit()
+    by_itself = detecting(0.0).open_stream()
+    push_all(by_itself, speech, 1600)
+    assert first == by_itself.commit().text != ""
+    assert final.text.startswith(f"{first} {' '.join(first.split()[:3])}")
+    assert len(final.hypotheses) == 2
+
+
+def test_how_the_sound_is_cut_does_not_move_the_end_of_an_utterance(two_turns: np.ndarray) -> None:
+    def final(step: int) -> Transcript:
+        stream = detecting(0.4).open_stream()
+        push_all(stream, two_turns, step)
+        return stream.commit()
+
+    assert final(len(two_turns)) == final(333) == final(4001)
+
+
+def test_without_detection_a_stream_is_one_utterance(two_turns: np.ndarray) -> None:
+    stream = detecting(0.0).open_stream()
+    push_all(stream, two_turns, 1600)
+    assert len(stream.commit().hypotheses) == 1
