@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     import torch
 
     from variants.batching.types import Inference
+    from variants.encoder.cached import CachedLayers
     from variants.models.device_features import BatchLogMel
     from variants.serving.inference import EncoderDecoder
     from variants.serving.pool import StreamPool
+    from variants.serving.rolling import ChunkEncoder
+    from variants.serving.window import Contexts
 
 SAMPLE_RATE = 16_000
 """In hertz: what the models here were trained on."""
@@ -128,7 +131,24 @@ class TdtModel:
         ends = self.options.endpointing
         endpoints = Endpoints(ends, slots, self.sample_rate) if ends.silence_s else None
         text = self.tokenizer.decode
-        return RollingPool(encoder, decoder, ring, text, contexts, slots, endpoints, self.synchronize)
+        chunks = self._chunk_encoder(encoder, contexts, ring.hop, slots)
+        return RollingPool(chunks, decoder, ring, text, contexts, slots, endpoints, self.synchronize)
+
+    def _chunk_encoder(self, encoder: Encoder, contexts: Contexts, hop: int, slots: int) -> ChunkEncoder:
+        from variants.serving.cached import CachedChunks
+        from variants.serving.rolling import WindowedChunks
+
+        if self.options.method == "window":
+            return WindowedChunks(encoder)
+        return CachedChunks(self._cached_layers, contexts, hop, slots)
+
+    @cached_property
+    def _cached_layers(self) -> CachedLayers:
+        """For every pool of this model."""
+        from variants.encoder.cached import CachedLayers
+
+        contexts = self.options.in_samples(round(self.frame_s * self.sample_rate), self.sample_rate)
+        return CachedLayers(self.encoder, contexts.window // contexts.frame)
 
     @cached_property
     def _live_log_mel(self) -> BatchLogMel:

@@ -37,7 +37,7 @@ class StreamPool(Protocol):
         ...
 
     def window(self, slot: int) -> int:
-        """Samples of the window of the next chunk; 0 where none is due yet."""
+        """Samples that the next chunk costs, its window's or its own; 0 where none is due yet."""
         ...
 
     def step(self, slots: Sequence[int], spans: SpanRecorder) -> None:

@@ -149,15 +149,67 @@ class Incoming:
 
 
 class Chunks:
-    """The next chunk of each of several streams, in its window: int64 ``[B]`` in samples of the stream."""
+    """The next chunk of each of several streams, in its window: int64 ``[B]``.
 
-    def __init__(self, contexts: Contexts, decoded: np.ndarray, heard: np.ndarray) -> None:
+    ``start``, ``decoded``, ``end`` and ``decoded_after`` are samples of the stream: the window begins, the
+    chunk begins, the window ends, the next chunk begins. In encoder frames: ``before`` of the window lie before
+    the chunk, ``states`` are the chunk's, ``total`` the window's; ``first`` is the number of the chunk's first.
+    """
+
+    def __init__(self, contexts: Contexts, hop: int, decoded: np.ndarray, heard: np.ndarray) -> None:
         ahead = contexts.chunk + contexts.right
-        self.last = heard - decoded < ahead
-        self.start = np.maximum(0, decoded - contexts.left)
-        self.end = np.where(self.last, heard, decoded + ahead)
+        last = heard - decoded < ahead
         self.decoded = decoded
-        self.decoded_after = np.where(self.last, heard, decoded + contexts.chunk)
+        self.start = np.maximum(0, decoded - contexts.left)
+        self.end = np.where(last, heard, decoded + ahead)
+        self.decoded_after = np.where(last, heard, decoded + contexts.chunk)
+        self.first = decoded // contexts.frame
+        self.before = (decoded - self.start) // contexts.frame
+        self.total = -(-(self.end // hop - self.start // hop) // (contexts.frame // hop))
+        self.states = np.where(last, self.total - self.before, contexts.chunk // contexts.frame)
+
+
+class ChunkEncoder(Protocol):
+    """From windows of features to the states of their chunks."""
+
+    @property
+    def hears_again(self) -> bool:
+        """Whether the left context is computed anew for each chunk."""
+        ...
+
+    def encode(self, windows: FeatureBatch, chunks: Chunks, slots: torch.Tensor) -> EncoderOutput:
+        """``[B, C, D]``: states of the chunks alone."""
+        ...
+
+    def keep(self) -> None:
+        """What the last call computed counts: the next chunks of its streams follow it."""
+        ...
+
+    def evidence(self) -> Evidence: ...
+
+
+class WindowedChunks:
+    """``ChunkEncoder``: any encoder, given the whole of every window, as if it were a recording."""
+
+    hears_again = True
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    def encode(self, windows: FeatureBatch, chunks: Chunks, slots: torch.Tensor) -> EncoderOutput:  # noqa: ARG002
+        encoded = self._encoder.encode(windows)
+        values = encoded.values
+        begin, wanted = (torch.from_numpy(each).to(values.device) for each in (chunks.before, chunks.states))
+        count = wanted.minimum((encoded.lengths.to(values.device) - begin).clamp(min=0))
+        at = begin[:, None] + torch.arange(int(chunks.states.max()), device=values.device)
+        row = torch.arange(len(values), device=values.device)[:, None]
+        return EncoderOutput(values[row, at.clamp(max=values.shape[1] - 1)], count)
+
+    def keep(self) -> None:
+        """It keeps nothing."""
+
+    def evidence(self) -> Evidence:
+        return {"method": "window"}
 
 
 class RollingPool:
@@ -165,7 +217,7 @@ class RollingPool:
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: ChunkEncoder,
         decoder: Decoder,
         features: LiveFeatures,
         text: Callable[[Sequence[int]], str],
@@ -236,12 +288,12 @@ class RollingPool:
 
     def window(self, slot: int) -> int:
         heard, decoded, contexts = int(self._heard[slot]), int(self._decoded[slot]), self._contexts
-        ahead = contexts.chunk + contexts.right
+        left = min(decoded, contexts.left) if self._encoder.hears_again else 0
+        ahead, hop = contexts.chunk + contexts.right, self._features.hop
         if heard - decoded >= ahead:
-            return decoded + ahead - max(0, decoded - contexts.left)
-        hop = self._features.hop
+            return left + ahead
         has_more = self._ended[slot] and heard // hop > decoded // hop
-        return heard - max(0, decoded - contexts.left) if has_more else 0
+        return left + heard - decoded if has_more else 0
 
     def text(self, slot: int) -> str:
         return self._said[slot].text
@@ -251,7 +303,8 @@ class RollingPool:
         return Transcript(said.text, said.hypotheses)
 
     def evidence(self) -> Evidence:
-        return {} if self._endpoints is None else {"utterances_ended": self._endpoints.found}
+        ends = {} if self._endpoints is None else {"utterances_ended": self._endpoints.found}
+        return {**self._encoder.evidence(), **ends}
 
     # ------------------------------------------------------------ a step
 
@@ -259,16 +312,17 @@ class RollingPool:
     def step(self, slots: Sequence[int], spans: SpanRecorder) -> None:
         rows = np.array(slots, np.int64)
         index = self._index(rows)
-        chunks = Chunks(self._contexts, self._decoded[rows], self._heard[rows])
+        chunks = Chunks(self._contexts, self._features.hop, self._decoded[rows], self._heard[rows])
         with spans.span("features"):
             windows = self._windows(rows, index, chunks)
         with spans.span("encoder"):
-            states = self._chunk_states(self._encoder.encode(windows), windows.lengths, chunks)
+            states = self._encoder.encode(windows, chunks, index)
             # Without it the encoder's device time would be charged to the decoder, which waits for it.
             self._synchronize()
         with spans.span("decoder"):
             decoded = self._decoder.decode(states, self._states.select(index))
         self._states.assign(index, decoded.state)
+        self._encoder.keep()
         with spans.span("text"):
             self._keep(rows, chunks, decoded)
 
@@ -293,28 +347,9 @@ class RollingPool:
         """Samples that so many frames hear."""
         return 2 * self._features.before - 1 + (int(counts.max()) - 1) * self._features.hop
 
-    def _chunk_states(self, encoded: EncoderOutput, frames: np.ndarray, chunks: Chunks) -> EncoderOutput:
-        """Cut each row's chunk out of its window's states: ``[B, C, D]``."""
-        per_state = self._contexts.frame // self._features.hop
-        first = (chunks.decoded - chunks.start) // self._contexts.frame
-        wanted = np.where(
-            chunks.last, -(-frames // per_state) - first, self._contexts.chunk // self._contexts.frame
-        )
-        values, lengths = encoded.values, encoded.lengths
-        begin = torch.from_numpy(first).to(values.device)
-        count = (
-            torch.from_numpy(wanted)
-            .to(values.device)
-            .minimum((lengths.to(values.device) - begin).clamp(min=0))
-        )
-        at = begin[:, None] + torch.arange(int(wanted.max()), device=values.device)
-        row = torch.arange(len(frames), device=values.device)[:, None]
-        return EncoderOutput(values[row, at.clamp(max=values.shape[1] - 1)], count)
-
     def _keep(self, rows: np.ndarray, chunks: Chunks, decoded: Decoded) -> None:
         """What was found, and what no later window needs."""
-        first_frames = chunks.decoded // self._contexts.frame
-        for slot, found, frame in zip(rows, decoded.hypotheses, first_frames, strict=True):
+        for slot, found, frame in zip(rows, decoded.hypotheses, chunks.first, strict=True):
             self._said[slot].append(found, int(frame))
         hop = self._features.hop
         framed = chunks.end // hop - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from harness.errors import UsageError
 from harness.protocols.options import PositiveSeconds, Seconds, Share
@@ -31,6 +32,9 @@ class StreamingOptions:
     """Streaming: audio decoded per step, a multiple of one encoder frame."""
     right_context_s: Seconds = 0.64
     """Streaming: audio after the chunk, which the text waits for."""
+    method: Literal["window", "cached"] = "window"
+    """Streaming: how the left context is heard. ``window``: it is encoded anew for each chunk, as offline.
+    ``cached``: from what each layer keeps of it, an approximation that computes a chunk's own frames."""
     endpointing: Endpointing = field(default_factory=Endpointing)
 
     def in_samples(self, frame_samples: int, sample_rate: int) -> Contexts:
@@ -42,6 +46,11 @@ class StreamingOptions:
                     f"model.options.{key}={getattr(self, key)} has to be a multiple of one encoder frame, "
                     f"{frame_samples / sample_rate:g} s"
                 )
+        if self.method == "cached" and self.left_context_s < self.chunk_s:
+            raise UsageError(
+                f"model.options.left_context_s={self.left_context_s} has to be at least "
+                f"model.options.chunk_s={self.chunk_s} where model.options.method=cached"
+            )
         return Contexts(
             samples["left_context_s"],
             samples["chunk_s"],

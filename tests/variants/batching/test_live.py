@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psutil
@@ -37,9 +37,9 @@ RATE = 16_000
 
 
 @cache
-def small() -> Inference:
+def small(method: Literal["window", "cached"] = "window") -> Inference:
     """Random weights, every part real: 0.96 s of context, chunks of 0.32 s."""
-    options = StreamingOptions(left_context_s=0.96, chunk_s=0.32, right_context_s=0.16)
+    options = StreamingOptions(0.96, 0.32, 0.16, method)
     return eager_parts(replace(small_model(), options=options))
 
 
@@ -70,14 +70,19 @@ conversations = st.lists(
 )
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@pytest.mark.parametrize("method", ["window", "cached"])
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(spoken=conversations, order=st.integers(0, 1000), slots=st.integers(1, 5), max_batch=st.integers(1, 4))
 def test_no_stream_hears_another_s_audio_whatever_comes_when_and_who_hangs_up(
-    spoken: list[Conversation], order: int, slots: int, max_batch: int
+    method: Literal["window", "cached"],
+    spoken: list[Conversation],
+    order: int,
+    slots: int,
+    max_batch: int,
 ) -> None:
-    engine = together(small(), slots, max_batch=max_batch)
+    engine = together(small(method), slots, max_batch=max_batch)
     found = hold(engine, spoken, slots, np.random.default_rng(order))
-    expected = [alone(one_by_one.build(small(), NoOptions()), each) for each in spoken]
+    expected = [alone(one_by_one.build(small(method), NoOptions()), each) for each in spoken]
     assert found == expected
     streams = engine.evidence()["batching"]["streams"]
     assert streams["most_open"] <= slots and streams["refused"] == 0 and engine.pending == 0

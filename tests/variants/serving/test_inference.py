@@ -12,6 +12,7 @@ import torch
 
 from harness.corpus.speech import VOICES, speak
 from harness.errors import RequestError, UsageError
+from harness.measure.wer import count_errors
 from harness.protocols import EncoderOutput, Segment, Stream, Transcript
 from harness.spans import SpanRecorder
 from tests.harness.audio.recordings import resample
@@ -230,6 +231,43 @@ def test_a_stream_without_audio(model: TdtModel) -> None:
 def test_impossible_contexts_are_refused(model: TdtModel, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make_engine(model, **options).open_stream()
+
+
+# ---------------------------------------------------------------- keys, values and tails that are kept
+
+
+def test_the_first_chunk_of_a_cached_stream_is_that_of_a_window(model: TdtModel, speech: np.ndarray) -> None:
+    """Nothing was before it, so nothing is approximated: the same frames, subsampled and in sight."""
+    contexts = {"left_context_s": 4.8, "chunk_s": 3.2, "right_context_s": 0.32}
+    streams = [make_engine(model, method=method, **contexts).open_stream() for method in ("window", "cached")]
+    window, cached = ([stream.push(speech[: 4 * RATE]), stream.commit()][0] for stream in streams)
+    assert window == cached and window
+
+
+def test_a_cached_stream_hears_nearly_what_a_window_does_at_the_cost_of_its_own_frames(
+    speech: np.ndarray,
+) -> None:
+    trained = build(ModelOptions(name="parakeet_tiny", device="cpu", weights="embedded"))
+    contexts = {"left_context_s": 4.8, "chunk_s": 0.64, "right_context_s": 0.64}
+    words = {}
+    for method in ("window", "cached"):
+        stream = make_engine(trained, method=method, **contexts).open_stream()
+        push_all(stream, speech, 1600)
+        words[method] = stream.commit().text.split()
+    errors = count_errors(" ".join(words["window"]), " ".join(words["cached"]))
+    assert errors.total <= len(words["window"]) // 4
+    pool = make_engine(trained, method="cached", **contexts).open_pool(1)
+    slot = pool.open()
+    while not pool.window(slot):
+        pool.push(slot, speech[:1600])
+    assert pool.window(slot) == round(1.28 * RATE)
+    assert "approximation" in pool.evidence()["method"]
+
+
+def test_a_cached_stream_needs_to_keep_a_chunk(model: TdtModel) -> None:
+    engine = make_engine(model, method="cached", left_context_s=0.32, chunk_s=0.64)
+    with pytest.raises(UsageError, match=r"left_context_s=0.32 .* model.options.chunk_s=0.64"):
+        engine.open_pool(1)
 
 
 # ---------------------------------------------------------------- utterances

@@ -11,7 +11,7 @@ from tests.variants.models.small import SMALL, small_model
 from variants.decoder.cpu_synced import CpuSyncedDecoder
 from variants.models.types import TdtModel
 from variants.serving.pool import OnlyStream
-from variants.serving.rolling import RollingPool
+from variants.serving.rolling import RollingPool, WindowedChunks
 from variants.serving.window import StreamingOptions
 
 RATE, FRAME = 16_000, 1_280
@@ -63,7 +63,7 @@ def pool_of(model: TdtModel, options: StreamingOptions, slots: int = 1) -> Rolli
     contexts = options.in_samples(FRAME, RATE)
     ring = FrameRing(slots, contexts.window // FRAME)
     decoder = CpuSyncedDecoder(model)
-    return RollingPool(FrameEncoder(), decoder, ring, model.tokenizer.decode, contexts, slots)
+    return RollingPool(WindowedChunks(FrameEncoder()), decoder, ring, model.tokenizer.decode, contexts, slots)
 
 
 def transcribe(model: TdtModel, samples: np.ndarray, options: StreamingOptions, step: int) -> Transcript:
