@@ -152,8 +152,8 @@ class Chunks:
     """The next chunk of each of several streams, in its window: int64 ``[B]``.
 
     ``start``, ``decoded``, ``end`` and ``decoded_after`` are samples of the stream: the window begins, the
-    chunk begins, the window ends, the next chunk begins. In encoder frames: ``before`` of the window lie before
-    the chunk, ``states`` are the chunk's, ``total`` the window's; ``first`` is the number of the chunk's first.
+    chunk begins, the window ends, the next chunk begins. In encoder frames: ``before`` of the window lie
+    before the chunk, ``states`` are the chunk's, ``total`` the window's; ``first`` numbers the chunk's first.
     """
 
     def __init__(self, contexts: Contexts, hop: int, decoded: np.ndarray, heard: np.ndarray) -> None:
