@@ -1,4 +1,4 @@
-"""``python -m training data|train|evaluate|frontends|streams|export``: the embedded model, text to weights."""
+"""``python -m training data|train|evaluate|frontends|streams|export``: the embedded model, as it is made."""
 
 from __future__ import annotations
 
