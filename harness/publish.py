@@ -61,6 +61,7 @@ def _samples(folder: Path) -> list[Path]:
     """The files of a run that are kept as they are. Raises ``UsageError`` for one that is a link: what it
     leads to is not this run's, and may be nobody else's business."""
     files = [folder / SAMPLES_FILE, *sorted(folder.glob("chunks-*.parquet"))]
+    files += sorted(folder.glob("streams-*.parquet"))
     for file in (folder / RUN_FILE, *files):
         if file.is_symlink() or not file.is_file():
             raise UsageError(f"{file}: is a link or no file; publish the folder that the run was written to")

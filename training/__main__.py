@@ -1,4 +1,4 @@
-"""``python -m training data|train|evaluate|frontends|export``: the embedded model, from text to weights."""
+"""``python -m training data|train|evaluate|frontends|streams|export``: the embedded model, as it is made."""
 
 from __future__ import annotations
 
@@ -75,6 +75,17 @@ def _frontends(arguments: argparse.Namespace) -> ExitCode:
     return ExitCode.REGRESSION if apart(rows) else ExitCode.DONE
 
 
+def _streams(arguments: argparse.Namespace) -> ExitCode:
+    import torch
+
+    from training.evaluate import load_exported
+    from training.streams import streams, table
+
+    torch.set_num_threads(1)
+    print(table(list(streams(load_exported(arguments.model), arguments.sentences))))
+    return ExitCode.DONE
+
+
 def _export(arguments: argparse.Namespace) -> ExitCode:
     """Ship a run's export, once it loads."""
     from training.evaluate import load_exported
@@ -130,6 +141,10 @@ def _parser() -> argparse.ArgumentParser:
     frontends.add_argument("--model", type=Path, default=_SHIPPED, help="folder of weights and tokenizer")
     frontends.add_argument("--sentences", type=int, default=60, help="sentences per noise level")
     frontends.add_argument("--json", type=Path, help="also write the rates and differences here")
+
+    live = command("streams", _streams, "word error rates of live streams, windows and cached, by context")
+    live.add_argument("--model", type=Path, default=_SHIPPED, help="folder of weights and tokenizer")
+    live.add_argument("--sentences", type=int, default=60, help="sentences, three a stream")
 
     export = command("export", _export, "ship the weights of a run with the package")
     export.add_argument("--run", type=Path, default=_FOLDER / "run", help="folder of the run")

@@ -12,6 +12,7 @@ from pathlib import Path
 from harness.compare import effect_cells, notes
 from harness.errors import InvalidMeasurementError, NotComparableError
 from harness.files import explained, write_atomically, write_text
+from harness.measure.live import figure_rows
 from harness.measure.metrics import ALL, metric
 from harness.measure.text import NOTHING, duration, number, seconds
 from harness.measure.wer import normalize
@@ -83,6 +84,7 @@ def page(shown: Sequence[Entry], images: dict[str, bytes]) -> str:
         _top(shown),
         _answers(shown),
         _offline(shown),
+        _live(shown),
         _warnings(shown),
         "".join(image(_ALT[name], png) for name, png in images.items()),
         _details_table(shown),
@@ -125,6 +127,19 @@ def _answers(shown: Sequence[Entry]) -> str:
     )
     header = (*ANSWERS, "where the time goes")
     return f'<div class="answers">{table_of(header, body)}</div>{_legend(shown)}<p class="quiet">{note}</p>'
+
+
+def _live(shown: Sequence[Entry]) -> str:
+    """Live streams, a table for each process that had any."""
+    tables = []
+    for entry in shown:
+        for process in entry.stored.run.processes:
+            figures = process.evidence.get("streaming")
+            if figures and not entry.withheld:
+                body = "".join(row([escape(name), escape(text)]) for name, text in figure_rows(figures))
+                header = (f"{entry.label}, process {process.index}", "")
+                tables.append(f'<div class="scroll">{table_of(header, body)}</div>')
+    return f"<h2>Live streams</h2>{''.join(tables)}" if tables else ""
 
 
 def _details_table(shown: Sequence[Entry]) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 from harness.config.schema import RunConfig
 from harness.errors import ExitCode
+from harness.measure.live import figures_text
 from harness.record import StoredRun, VerdictStatus
 from harness.run.session import RunSession
-from harness.run.streams import figures_text
 
 
 def measure_and_report(config: RunConfig, overrides: Sequence[str], resume: bool) -> StoredRun:

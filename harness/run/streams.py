@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -167,7 +167,11 @@ class StreamRun:
         def told(step: SloStep) -> None:
             reporter.stage(f"{step.connections} streams {'pass' if step.passed else 'fail'}: p95 {step.p95}")
 
-        found = search_slo(measured, plan.slo_p95_s, plan.connections, plan.slo_most, on_step=told)
+        found = search_slo(
+            *(measured, plan.slo_p95_s, plan.connections, plan.slo_most),
+            on_step=told,
+            final_limit_s=plan.slo_final_p95_s,
+        )
         if found.largest:
             self._plan = replace(plan, connections=found.largest)
         return {"largest": found.largest, "smallest_failed": found.smallest_failed, **asdict(found)}
@@ -190,40 +194,6 @@ class StreamRun:
             return result, memory_of(server.pid), server.stop()
 
 
-def figures_text(figures: Mapping[str, Any]) -> str:
-    """The figures of a streaming process for a terminal; seconds as milliseconds."""
-
-    def ms(value: Any) -> str:
-        """A measured percentile with its interval, a plain one, or why there is none."""
-        if isinstance(value, Mapping):
-            if "value" not in value:
-                return f"n too small ({value['n']} of {value['needed']})"
-            return f"{value['value'] * 1e3:.2f} [{value['low'] * 1e3:.2f}, {value['high'] * 1e3:.2f}] ms"
-        return "n too small" if value is None else f"{value * 1e3:.2f} ms"
-
-    of_chunks = figures.get("acknowledged", True)  # else from the end of speech
-    answered = "chunk latency" if of_chunks else "final text"
-    per_stream = [
-        ("jitter p50, p95", f"{ms(figures['jitter_p50_s'])}, {ms(figures['jitter_p95_s'])}"),
-        ("final text p50, p95", f"{ms(figures['final_p50_s'])}, {ms(figures['final_p95_s'])}"),
-        ("worst stream's p95", ms(figures["worst_connection_p95_s"])),
-    ]
-    rows = [
-        ("streams", f"{figures['connections']}, of {figures['chunks']} chunks {figures['lost_chunks']} lost"),
-        (f"{answered} p50", ms(figures["p50"])),
-        (f"{answered} p95", ms(figures["p95"])),
-        (f"{answered} p99", ms(figures["p99"])),
-        ("first text p50, p95", f"{ms(figures['first_text_p50_s'])}, {ms(figures['first_text_p95_s'])}"),
-        *(per_stream if of_chunks else ()),
-        ("clients' lag p99", ms(figures["lag_p99_s"])),
-    ]
-    if search := figures.get("search"):
-        limit = ms(search["limit_s"])
-        held = f"{search['largest']} streams" if search["largest"] else "not one stream"
-        rows.append(("largest load", f"{held} under a p95 of {limit}"))
-    return "\n".join(f"{name:20} {text}" for name, text in rows)
-
-
 def write_chunks(result: StreamingResult, path: Path) -> None:
     """Every chunk: when it was due, sent and acknowledged, in seconds from the start; 0 is never."""
     connections, chunks = result.records.scheduled_ns.shape
@@ -235,6 +205,13 @@ def write_chunks(result: StreamingResult, path: Path) -> None:
         at_ns = getattr(result.records, f"{name}_ns").ravel()
         columns[f"{name}_s"] = np.where(at_ns > 0, (at_ns - result.start_ns) * 1e-9, 0.0)
     pd.DataFrame(columns).to_parquet(path, compression="zstd")
+
+
+def write_streams(result: StreamingResult, path: Path) -> None:
+    """The figures of every stream, as ``StreamingResult.by_stream`` has them."""
+    records = result.records
+    of_all = {"recording": result.assigned, "retracted_words": records.retracted, "error": records.errors}
+    pd.DataFrame({**of_all, **result.by_stream()}).to_parquet(path, compression="zstd")
 
 
 def _audible(

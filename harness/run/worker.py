@@ -38,7 +38,7 @@ from harness.run.offline import Tally, done_before
 from harness.run.rates import RateStep, search_rate
 from harness.run.samples import to_sample
 from harness.run.service import make_service
-from harness.run.streams import StreamRun, write_chunks
+from harness.run.streams import StreamRun, write_chunks, write_streams
 from harness.run.tracing import traced
 from harness.run.turns import Turns
 from harness.run.warmup import WarmupReport, warm_up
@@ -221,7 +221,9 @@ class Worker:
     def _keep_streams(self, streams: StreamRun, result: StreamingResult, journal: Journal) -> None:
         for row in streams.rows(result, self._record):
             journal.append(row)
-        write_chunks(result, Path(self._job.folder) / f"chunks-{self._record.index}.parquet")
+        folder, number = Path(self._job.folder), self._record.index
+        write_chunks(result, folder / f"chunks-{number}.parquet")
+        write_streams(result, folder / f"streams-{number}.parquet")
 
     def _streams(self) -> StreamRun:
         return StreamRun(self._config, self._audio, self._lengths_s, self._shapes_s(), self._seed)

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from math import isnan
 
 from harness.audio.decode import decode
 from harness.audio.limits import Limits
@@ -69,9 +70,9 @@ def _live(config: RunConfig, item: AudioItem) -> Iterator[str]:
     result = stream_load(foreign_server(config.target), [decode(item.read(), Limits(), sound).samples], plan)
     if error := result.records.errors[0]:
         raise InvalidMeasurementError(f"{item.item_id}: {error}")
-    first = seconds(float(result.first_text_s[0])) if len(result.first_text_s) else "with the last"
-    final = seconds(float(result.final_s[0]))
-    yield f"time     first text {first}, final text {final} after the end of speech"
+    first_s, final_s = (float(result.by_stream()[name][0]) for name in ("first_text_s", "final_s"))
+    first = "with the last" if isnan(first_s) else seconds(first_s)
+    yield f"time     first text {first}, final text {seconds(final_s)} after the end of speech"
     yield from _compared(item, result.records.texts[0])
 
 

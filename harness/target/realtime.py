@@ -31,7 +31,7 @@ from harness.protocols.sockets import Address, raise_open_files
 from harness.spans import now_ns
 from harness.target import address
 from harness.target.g711 import a_law, mu_law
-from harness.workload.client import INTERRUPTED, StreamRecords
+from harness.workload.client import INTERRUPTED, StreamRecords, retracted_words
 from harness.workload.streaming import Share, StreamingResult
 
 PATH = "/realtime?intent=transcription"
@@ -117,6 +117,8 @@ class _Stream:
     sent_ns: list[int] = field(default_factory=list)
     first_text_ns: int = 0
     final_ns: int = 0
+    shown: str = ""
+    retracted: int = 0
     text: str = ""
     error: str = ""
 
@@ -236,8 +238,10 @@ class _Client:
             kind, event = _event(message)
             if kind == f"{_TEXT}.delta" and event.get("delta"):
                 stream.first_text_ns = stream.first_text_ns or at_ns
+                stream.shown += str(event["delta"])
             elif kind == f"{_TEXT}.completed":
                 stream.final_ns, stream.text = at_ns, str(event.get("transcript", ""))
+                stream.retracted = retracted_words(stream.shown, stream.text)
                 return
             elif kind in ("error", f"{_TEXT}.failed"):
                 stream.error = self._clean(f"the server said: {json.dumps(event.get('error'))[:200]}")

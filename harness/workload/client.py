@@ -31,6 +31,7 @@ from harness.protocols.wire import (
     SAMPLE_BYTES,
     VERSION,
     Encoding,
+    ErrorCode,
     Frame,
     FrameReader,
     FrameType,
@@ -50,6 +51,8 @@ _EVENTS_PER_WAKE_UP = 64
 """Few, so that reading what has come does not make the next chunk late."""
 _SPARE_FILES = 64
 _TELL_EVERY_S = 5.0
+REFUSED = f"{ErrorCode.BUSY.name.lower()}: "
+"""How the error of a stream begins that the server had no room for."""
 INTERRUPTED = "the run was interrupted"
 """The error of a stream that was under way then."""
 
@@ -75,11 +78,25 @@ class Script:
     """How long after its end of speech a stream waits for its final text."""
 
 
+def retracted_words(before: str, after: str) -> int:
+    """Words of ``before`` that ``after`` takes back: all from the first that it does not go on from. A last
+    word that only grows is not taken back."""
+    if after.startswith(before):
+        return 0
+    words = before.split()
+    kept = next(
+        (n for n, (old, new) in enumerate(zip(words, after.split(), strict=False)) if old != new),
+        min(len(words), len(after.split())),
+    )
+    return len(words) - kept
+
+
 class Spoken(Protocol):
     """A live stream as its client knows it. Times on the monotonic clock; 0: it did not happen."""
 
     first_text_ns: int
     final_ns: int
+    retracted: int
     text: str
     error: str
 
@@ -96,6 +113,7 @@ class StreamRecords:
     acked_ns: npt.NDArray[np.int64]  # [C, K]
     first_text_ns: npt.NDArray[np.int64]  # [C]
     final_ns: npt.NDArray[np.int64]  # [C]
+    retracted: npt.NDArray[np.int64]  # [C], words that were shown and taken back
     texts: tuple[str, ...]
     errors: tuple[str, ...]
     """Empty where a stream ended as it should."""
@@ -116,6 +134,7 @@ class StreamRecords:
             *chunks,
             first_text_ns=np.array([stream.first_text_ns for stream in streams], np.int64),
             final_ns=np.array([stream.final_ns for stream in streams], np.int64),
+            retracted=np.array([stream.retracted for stream in streams], np.int64),
             texts=tuple(stream.text for stream in streams),
             errors=tuple(stream.error for stream in streams),
             refused_sends=refused_sends,
@@ -162,7 +181,9 @@ class _Stream:
         "over",
         "prepared",
         "reader",
+        "retracted",
         "sent_ns",
+        "shown",
         "sock",
         "start_ns",
         "text",
@@ -181,6 +202,8 @@ class _Stream:
         self.acked = 0  # how many are acknowledged
         self.first_text_ns = 0
         self.final_ns = 0
+        self.shown = ""
+        self.retracted = 0
         self.text = ""
         self.error = ""
         self.over = False
@@ -391,16 +414,22 @@ class StreamLoop:
             for k in range(stream.acked, last):
                 stream.acked_ns[k] = now
             stream.acked = max(stream.acked, last)
-            if len(frame.payload) and not stream.first_text_ns:
-                stream.first_text_ns = now
+            if len(frame.payload):
+                stream.first_text_ns = stream.first_text_ns or now
+                self._show(stream, bytes(frame.payload).decode())
         elif frame.type == FrameType.FINAL:
             stream.final_ns = now
             transcript = decode_final(frame.payload).transcript
             stream.text = transcript.text if transcript else ""
+            self._show(stream, stream.text)
             self._end(stream, "")
         elif frame.type == FrameType.ERROR:
             code, message = decode_error(frame.payload)
             self._end(stream, f"{code.name.lower()}: {message}")
+
+    def _show(self, stream: _Stream, text: str) -> None:
+        stream.retracted += retracted_words(stream.shown, text)
+        stream.shown = text
 
     # ------------------------------------------------------------ the end
 

@@ -48,6 +48,9 @@ class StreamingOptions:
     """For the final text after the end of speech."""
     slo_p95_s: PositiveSeconds = 0.2
     """Limit of the p95 of chunk latency (``workload.search=slo``)."""
+    slo_final_p95_s: Seconds = 0.0
+    """Limit of the time from the end of speech to the final text, too: of its p95, or of every stream where
+    they are too few for one (``workload.search=slo``); 0: none."""
     slo_most: Positive = 4000
     """Connections, at most (``workload.search=slo``)."""
 

@@ -23,7 +23,7 @@ from harness.protocols.children import Child, Doing
 from harness.protocols.sockets import Address
 from harness.protocols.wire import Encoding
 from harness.spans import now_ns
-from harness.workload.client import Script, StreamRecords
+from harness.workload.client import REFUSED, Script, StreamRecords
 from harness.workload.intervals import block_percentiles
 from harness.workload.options import StreamingOptions
 from harness.workload.search import bracket
@@ -217,7 +217,7 @@ def _merged(records: Sequence[StreamRecords], order: npt.NDArray[np.int64]) -> S
     back = np.argsort(order)
     arrays = {
         name: np.concatenate([getattr(record, name) for record in records])[back]
-        for name in ("scheduled_ns", "sent_ns", "acked_ns", "first_text_ns", "final_ns")
+        for name in ("scheduled_ns", "sent_ns", "acked_ns", "first_text_ns", "final_ns", "retracted")
     }
     texts = [text for record in records for text in record.texts]
     errors = [error for record in records for error in record.errors]
@@ -250,8 +250,10 @@ class StreamingResult:
 
     @property
     def lost_chunks(self) -> int:
-        """Chunks of the schedule that were to be acknowledged and were not, sent or not."""
-        due = self.records.scheduled_ns > 0
+        """Chunks of the schedule that were to be acknowledged and were not, sent or not. A stream that was
+        refused had none to lose."""
+        taken = np.array([not error.startswith(REFUSED) for error in self.records.errors])
+        due = (self.records.scheduled_ns > 0) & taken[:, None]
         if not self.plan.acknowledged:
             due = due & (self.records.scheduled_ns == self.records.scheduled_ns.max(axis=1, keepdims=True))
         return int(np.sum(due & ~self.answered))
@@ -272,37 +274,36 @@ class StreamingResult:
         sent = self.records.sent_ns > 0
         return _seconds(self.records.sent_ns[sent] - self.records.scheduled_ns[sent])
 
-    @property
-    def jitters_s(self) -> npt.NDArray[np.float64]:
-        """[C'], each connection's mean change of latency from chunk to chunk.
+    def by_stream(self) -> dict[str, npt.NDArray[np.float64]]:
+        """``[C]`` of each figure of single streams, NaN where one has none.
 
-        The interarrival jitter of RFC 3550, section 6.4.1, as a plain mean.
+        ``jitter_s``: the mean change of latency from chunk to chunk (the interarrival jitter of RFC 3550,
+        section 6.4.1, as a plain mean). ``first_text_s``: from its first sample. ``final_s``: from its end of
+        speech. ``real_time_factor``: from its first sample to its final text, over its speech; 1 is as it was
+        spoken. ``latency_p95_s``: of its own chunks.
         """
+        records = self.records
+        spoken_ns = records.scheduled_ns.max(axis=1)
+        # A stream's first chunk is due when it has been spoken.
+        first_s = min(self.plan.chunk_s, self.plan.duration_s) / self.plan.speed
+        begun_ns = records.scheduled_ns[:, 0] - round(first_s * 1e9)
+        first_text_s = _since(begun_ns, records.first_text_ns)
+        served_s = _since(begun_ns, records.final_ns)
+        rows = [row[seen] for row, seen in zip(self._latency_grid(), self.answered, strict=True)]
+        return {
+            "jitter_s": self._jitters(),
+            "first_text_s": first_text_s,
+            "final_s": _since(spoken_ns, records.final_ns),
+            "real_time_factor": served_s / _seconds(spoken_ns - begun_ns),
+            "latency_p95_s": np.array([nearest_rank(row, 0.95) if len(row) else np.nan for row in rows]),
+        }
+
+    def _jitters(self) -> npt.NDArray[np.float64]:
         change = np.abs(np.diff(self._latency_grid(), axis=1))
         seen = self.answered[:, 1:] & self.answered[:, :-1]
         counts = seen.sum(axis=1)
         sums = np.where(seen, change, 0.0).sum(axis=1)
-        return np.asarray(sums[counts > 0] / counts[counts > 0], dtype=np.float64)
-
-    @property
-    def first_text_s(self) -> npt.NDArray[np.float64]:
-        """[C'], from the start of each stream until its first text."""
-        seen = self.records.first_text_ns > 0
-        first_s = min(self.plan.chunk_s, self.plan.duration_s) / self.plan.speed
-        begun = self.records.scheduled_ns[:, 0] - round(first_s * 1e9)
-        return _seconds((self.records.first_text_ns - begun)[seen])
-
-    @property
-    def final_s(self) -> npt.NDArray[np.float64]:
-        """[C'], from each stream's end of speech until its final text."""
-        seen = self.records.final_ns > 0
-        spoken_ns = self.records.scheduled_ns.max(axis=1)
-        return _seconds((self.records.final_ns - spoken_ns)[seen])
-
-    def connection_percentile_s(self, q: float) -> npt.NDArray[np.float64]:
-        """[C'], the percentile of each connection's own chunks."""
-        rows = [row[seen] for row, seen in zip(self._latency_grid(), self.answered, strict=True)]
-        return np.array([nearest_rank(row, q) for row in rows if len(row)])
+        return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
     def wrong_texts(self, expected: Sequence[str]) -> int:
         """Streams whose final text is not that of their recording."""
@@ -312,12 +313,15 @@ class StreamingResult:
     def summary(self, expected: Sequence[str] | None = None) -> StreamingSummary:
         """The figures and the verdict. ``expected[i]`` is the final text of recording ``i``."""
         lag_p99 = nearest_rank(self.lags_s, 0.99) if len(self.lags_s) else 0.0
-        failed = [error for error in self.records.errors if error]
+        refused = [error for error in self.records.errors if error.startswith(REFUSED)]
+        failed = [error for error in self.records.errors if error and not error.startswith(REFUSED)]
         wrong = 0 if expected is None else self.wrong_texts(expected)
         reasons = []
         if lag_p99 > self.plan.lag_budget_s:
             budget_ms = self.plan.lag_budget_s * 1e3
             reasons.append(f"the clients were late: p99 lag {lag_p99 * 1e3:.1f} ms, budget {budget_ms:g} ms")
+        if refused:
+            reasons.append(f"{len(refused)} streams were refused; the first: {refused[0]}")
         if failed:
             reasons.append(f"{len(failed)} streams failed; the first: {failed[0]}")
         if self.lost_chunks:
@@ -325,12 +329,14 @@ class StreamingResult:
         if wrong:
             reasons.append(f"{wrong} streams got a text that is not their recording's")
         blocks = self.scheduled_s.astype(np.int64)
+        streams = {name: values[~np.isnan(values)] for name, values in self.by_stream().items()}
         p50, p95, p99 = block_percentiles(self.latencies_s, blocks, QS)
         return StreamingSummary(
             connections=self.plan.connections,
             chunks=int(np.sum(self.records.scheduled_ns > 0)),
             lost_chunks=self.lost_chunks,
             failed_streams=len(failed),
+            refused_streams=len(refused),
             wrong_texts=wrong if expected is not None else None,
             refused_sends=self.records.refused_sends,
             lag_p99_s=lag_p99,
@@ -338,13 +344,18 @@ class StreamingResult:
             p95=p95,
             p99=p99,
             max_s=float(self.latencies_s.max(initial=0.0)),
-            jitter_p50_s=_percentile(self.jitters_s, 0.5),
-            jitter_p95_s=_percentile(self.jitters_s, 0.95),
-            first_text_p50_s=_percentile(self.first_text_s, 0.5),
-            first_text_p95_s=_percentile(self.first_text_s, 0.95),
-            final_p50_s=_percentile(self.final_s, 0.5),
-            final_p95_s=_percentile(self.final_s, 0.95),
-            worst_connection_p95_s=float(self.connection_percentile_s(0.95).max(initial=0.0)),
+            jitter_p50_s=_percentile(streams["jitter_s"], 0.5),
+            jitter_p95_s=_percentile(streams["jitter_s"], 0.95),
+            first_text_p50_s=_percentile(streams["first_text_s"], 0.5),
+            first_text_p95_s=_percentile(streams["first_text_s"], 0.95),
+            final_p50_s=_percentile(streams["final_s"], 0.5),
+            final_p95_s=_percentile(streams["final_s"], 0.95),
+            final_max_s=float(streams["final_s"].max(initial=0.0)),
+            real_time_factor_max=float(streams["real_time_factor"].max(initial=0.0)),
+            retracted_words=int(self.records.retracted.sum()),
+            retracting_streams=int(np.sum(self.records.retracted > 0)),
+            final_words=sum(len(text.split()) for text in self.records.texts),
+            worst_connection_p95_s=float(streams["latency_p95_s"].max(initial=0.0)),
             client_cpu_s=self.records.cpu_s,
             late=lag_p99 > self.plan.lag_budget_s,
             acknowledged=self.plan.acknowledged,
@@ -357,6 +368,11 @@ class StreamingResult:
 
 def _seconds(nanoseconds: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     return np.asarray(nanoseconds * 1e-9, dtype=np.float64)
+
+
+def _since(begun_ns: npt.NDArray[np.int64], happened_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Seconds until then; NaN where it never happened."""
+    return np.where(happened_ns > 0, _seconds(happened_ns - begun_ns), np.nan)
 
 
 def _percentile(values: npt.NDArray[np.float64], q: float) -> float | None:
@@ -389,6 +405,15 @@ class StreamingSummary:
     client_cpu_s: float
     late: bool = False
     """The clients were late: nothing is known about the server."""
+    final_max_s: float = 0.0
+    real_time_factor_max: float = 0.0
+    """Of the worst stream: above 1 by what it was late, over its speech."""
+    retracted_words: int = 0
+    """That were shown and taken back by a later text."""
+    retracting_streams: int = 0
+    final_words: int = 0
+    refused_streams: int = 0
+    """That the server had no room for, and said so at once."""
     acknowledged: bool = True
     """Whether latencies are those of chunks; else they are those from the end of speech to the final text."""
     reasons: tuple[str, ...] = ()
@@ -421,6 +446,8 @@ class SloResult:
 
     limit_s: float
     steps: tuple[SloStep, ...]
+    final_limit_s: float = 0.0
+    """Of the time to the final text; 0: none."""
 
     @property
     def largest(self) -> int | None:
@@ -440,27 +467,36 @@ def search_slo(
     most: int,
     resolution: float = 0.05,
     on_step: Callable[[SloStep], None] = lambda _step: None,
+    final_limit_s: float = 0.0,
 ) -> SloResult:
-    """The largest number of connections up to ``most`` whose p95 stays under ``limit_s``.
+    """The largest number of connections up to ``most`` whose p95 stays under ``limit_s``, and the time to
+    whose final texts under ``final_limit_s`` where that is not 0.
 
     Found by ``bracket``. A run that is INVALID counts as failed, with its reason.
     """
     steps: list[SloStep] = []
 
     def passes(connections: int) -> bool:
-        step = _step(connections, measure(connections), limit_s)
+        step = _step(connections, measure(connections), limit_s, final_limit_s)
         steps.append(step)
         on_step(step)
         return step.passed
 
     bracket(passes, start, most, resolution)
-    return SloResult(limit_s, tuple(steps))
+    return SloResult(limit_s, tuple(steps), final_limit_s)
 
 
-def _step(connections: int, summary: StreamingSummary, limit_s: float) -> SloStep:
+def _step(connections: int, summary: StreamingSummary, limit_s: float, final_limit_s: float) -> SloStep:
     reasons = list(summary.reasons)
     if isinstance(summary.p95, TooSmall):
         reasons.append(f"{summary.p95.n} chunks are too few for p95: {summary.p95.needed} are needed")
     elif summary.p95.value > limit_s:
         reasons.append(f"p95 {summary.p95.value * 1e3:.1f} ms over the limit of {limit_s * 1e3:g} ms")
+    of, final_s = "the p95", summary.final_p95_s
+    if final_s is None:
+        of, final_s = "the longest", summary.final_max_s
+    if 0 < final_limit_s < final_s:
+        reasons.append(
+            f"{of} time to a final text {final_s * 1e3:.0f} ms over the limit of {final_limit_s * 1e3:g} ms"
+        )
     return SloStep(connections, summary.p95, not reasons, tuple(reasons))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from variants.batching.together import Bounds, Together
+from variants.batching.bounds import Bounds
+from variants.batching.together import Together
 from variants.batching.types import Inference
 
 

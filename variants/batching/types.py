@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from harness.protocols import Evidence, Segment, Stream, Transcript
 from harness.spans import SpanRecorder
+from variants.serving.pool import StreamPool
 
 
 @runtime_checkable
@@ -21,6 +22,10 @@ class Inference(Protocol):
 
     def open_stream(self) -> Stream:
         """Start a live stream. Raises ``UnavailableError`` where the model cannot stream."""
+        ...
+
+    def open_pool(self, slots: int) -> StreamPool:
+        """Room for so many live streams that are computed together. Raises as ``open_stream`` does."""
         ...
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:

@@ -11,7 +11,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from variants.batching.together import Bounds, Together
+from variants.batching.bounds import Bounds
+from variants.batching.together import Together
 from variants.batching.types import Inference
 
 

@@ -44,6 +44,22 @@ class TdtState:
     last_labels: torch.Tensor  # int64 [B], blank before the first label
     overrun: torch.Tensor  # int64 [B], frames of the next chunk that the last duration has skipped
 
+    def select(self, rows: torch.Tensor) -> TdtState:
+        hidden, cell = self.lstm
+        return TdtState(
+            self.prediction[rows],
+            (hidden[:, rows], cell[:, rows]),
+            self.last_labels[rows],
+            self.overrun[rows],
+        )
+
+    def assign(self, rows: torch.Tensor, states: TdtState) -> None:
+        self.prediction[rows] = states.prediction
+        for mine, theirs in zip(self.lstm, states.lstm, strict=True):
+            mine[:, rows] = theirs
+        self.last_labels[rows] = states.last_labels
+        self.overrun[rows] = states.overrun
+
 
 class CpuSyncedDecoder:
     """``harness.protocols.Decoder``: batched greedy search, one host synchronization per step."""
@@ -74,17 +90,17 @@ class CpuSyncedDecoder:
         self._utterances += batch
         if batch == 0:
             return Decoded([], state)
-        start = self._start(batch) if state is None else _checked(state, batch)
+        start = self.start(batch) if state is None else _checked(state, batch)
         search = _Search(self._model, self._durations, encoded, start)
         search.run()
         self._joint_steps += search.joint_steps
         self._label_steps += search.label_steps
         return Decoded(search.hypotheses(), search.state())
 
-    def _start(self, batch: int) -> TdtState:
+    def start(self, rows: int) -> TdtState:
         """The state after the start symbol, which is blank."""
         model = self._model
-        blanks = torch.full((batch,), model.blank_id, dtype=torch.int64, device=model.device)
+        blanks = torch.full((rows,), model.blank_id, dtype=torch.int64, device=model.device)
         prediction, lstm = _predict(model, blanks, None)
         return TdtState(prediction, lstm, blanks, torch.zeros_like(blanks))
 

@@ -15,6 +15,7 @@ comes from a pool that lives as long as the decoder.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,10 @@ from variants.decoder.options import Nemo
 if TYPE_CHECKING:
     from harness.protocols import EncoderOutput, Evidence, ShapePlan
     from variants.models.types import TdtModel
+
+
+_BY_ROW = ("predictor_outputs", "labels", "decoded_lengths", "time_jumps")
+"""Of NeMo's state, what has the batch as its first dimension."""
 
 
 def build(model: TdtModel, options: Nemo, plan: ShapePlan) -> NemoDecoder:
@@ -41,6 +46,24 @@ def build(model: TdtModel, options: Nemo, plan: ShapePlan) -> NemoDecoder:
         plan.progress("capturing NeMo's decoder")
         decoder.prewarm(plan.max_batch, round(max(plan.buckets_s) / model.frame_s) + 1)
     return decoder
+
+
+@dataclass(frozen=True, slots=True)
+class NemoState:
+    """Where each stream of a batch stands between two chunks: NeMo's ``BatchedLabelLoopingState``."""
+
+    batched: Any
+
+    def select(self, rows: torch.Tensor) -> NemoState:
+        of, (hidden, cell) = self.batched, self.batched.predictor_states
+        rest = {name: getattr(of, name)[rows] for name in _BY_ROW}
+        return NemoState(replace(of, predictor_states=(hidden[:, rows], cell[:, rows]), **rest))
+
+    def assign(self, rows: torch.Tensor, states: NemoState) -> None:
+        for mine, theirs in zip(self.batched.predictor_states, states.batched.predictor_states, strict=True):
+            mine[:, rows] = theirs[:, : len(rows)]  # a graph's state has as many rows as were captured
+        for name in _BY_ROW:
+            getattr(self.batched, name)[rows] = getattr(states.batched, name)[: len(rows)]
 
 
 class NemoDecoder:
@@ -98,10 +121,17 @@ class NemoDecoder:
         self._utterances += batch
         if batch == 0 or encoded.values.shape[1] == 0:
             return Decoded([Hypothesis(())] * batch, state)
-        found, following = self._run(encoded.values, encoded.lengths.to(self._model.device), state)
-        if state is not None:  # NeMo counts frames from the beginning of the stream
-            found.timestamps[:batch] -= state.decoded_lengths[:batch].unsqueeze(1)
-        return Decoded(_hypotheses(found, batch), following)
+        previous = None if state is None else state.batched
+        found, following = self._run(encoded.values, encoded.lengths.to(self._model.device), previous)
+        if previous is not None:  # NeMo counts frames from the beginning of the stream
+            found.timestamps[:batch] -= previous.decoded_lengths[:batch].unsqueeze(1)
+        return Decoded(_hypotheses(found, batch), NemoState(following))
+
+    def start(self, rows: int) -> NemoState:
+        """Of streams that have heard nothing yet."""
+        return NemoState(
+            self._computer._get_batched_decoding_state_after_sos(device=self._model.device, batch_size=rows)
+        )
 
     def _run(self, states: torch.Tensor, lengths: torch.Tensor, previous: Any) -> tuple[Any, Any]:
         with self._own_memory():

@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from harness.errors import UsageError
 
-_MASKED = -10_000.0
+MASKED = -10_000.0
 """NeMo's stand-in for minus infinity; a row of nothing else stays finite."""
 
 Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -69,18 +69,18 @@ def layer(
     x: torch.Tensor, valid: torch.Tensor, lengths: torch.Tensor, weights: LayerWeights, mix: Attend
 ) -> torch.Tensor:
     """``[B, T, D]`` to the same; ``valid`` ``[B, T]`` is true on the ``lengths`` frames of each utterance."""
-    x = x + 0.5 * _feed_forward(_normed(x, weights.norm_ff1), weights.ff1_in, weights.ff1_out)
-    x = x + _attention(_normed(x, weights.norm_attention), lengths, weights, mix)
-    x = x + _convolution(_normed(x, weights.norm_conv), valid, weights)
-    x = x + 0.5 * _feed_forward(_normed(x, weights.norm_ff2), weights.ff2_in, weights.ff2_out)
-    return _normed(x, weights.norm_out)
+    x = x + 0.5 * feed_forward(normed(x, weights.norm_ff1), weights.ff1_in, weights.ff1_out)
+    x = x + _attention(normed(x, weights.norm_attention), lengths, weights, mix)
+    x = x + _convolution(normed(x, weights.norm_conv), valid, weights)
+    x = x + 0.5 * feed_forward(normed(x, weights.norm_ff2), weights.ff2_in, weights.ff2_out)
+    return normed(x, weights.norm_out)
 
 
-def _normed(x: torch.Tensor, norm: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def normed(x: torch.Tensor, norm: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     return functional.layer_norm(x, x.shape[-1:], *norm)
 
 
-def _feed_forward(
+def feed_forward(
     x: torch.Tensor,
     inner: tuple[torch.Tensor, torch.Tensor | None],
     outer: tuple[torch.Tensor, torch.Tensor | None],
@@ -115,7 +115,7 @@ def attend(
     unshifted = (q + position_bias).transpose(1, 2) @ near.transpose(1, 2)  # [B, H, T, 2T - 1]
     scores = (content + _shifted(unshifted)) * (1.0 / math.sqrt(size))
     silent = torch.arange(time, device=q.device) >= lengths[:, None]
-    scores = scores.masked_fill(silent[:, None, None, :], _MASKED)
+    scores = scores.masked_fill(silent[:, None, None, :], MASKED)
     return (torch.softmax(scores, dim=-1) @ v.transpose(1, 2)).transpose(1, 2)
 
 
@@ -162,7 +162,8 @@ class FusedConformer:
         self._subsample = compile(subsample or encoder.pre_encode)
         self._layer = compile(partial(layer, mix=mix))
         self._scale = float(encoder.xscale or 1.0)
-        table = _positions(encoder, longest + 1)  # one more: a length that takes all of it would be special
+        # One more: a length that takes all of it would be special.
+        table = position_table(encoder, longest + 1)
         self._layers = [layer_weights(each, table) for each in encoder.layers]
 
     @property
@@ -277,7 +278,7 @@ def _norm(module: torch.nn.LayerNorm) -> tuple[torch.Tensor, torch.Tensor]:
     return module.weight.detach(), module.bias.detach()
 
 
-def _positions(encoder: Any, longest: int) -> torch.Tensor:
+def position_table(encoder: Any, longest: int) -> torch.Tensor:
     """NeMo's table from position ``longest - 1`` down to ``1 - longest``: ``[2 longest - 1, D]``."""
     encoder.pos_enc.extend_pe(longest, next(encoder.parameters()).device, next(encoder.parameters()).dtype)
     table: torch.Tensor = encoder.pos_enc.pe[0]

@@ -17,8 +17,10 @@ from variants.onnx_sessions import quiet_onnxruntime, session_options
 
 _WEBRTC_WINDOW_S = 0.03
 
-_SILERO_WINDOW = 512  # samples, at 16 kHz
-_SILERO_CONTEXT = 64  # samples of the window before, which the model sees as well
+SILERO_WINDOW = 512  # samples, at 16 kHz
+SILERO_CONTEXT = 64  # samples of the window before, which the model sees as well
+SILERO_STATE = (1, 1, 128)
+"""Shape of the hidden and of the cell state between two windows."""
 _SILERO_BLOCK = 128  # windows per call: measured fastest, and the memory stays small
 _SILERO_FILE = "silero_vad_16k_sequence.onnx"
 
@@ -53,13 +55,20 @@ class SileroVad:
         self._session = _session(model or silero_model())
 
     def __call__(self, audio: Audio) -> SpeechMap:
-        hidden = cell = np.zeros((1, 1, 128), np.float32)
+        hidden = cell = np.zeros(SILERO_STATE, np.float32)
         probabilities = [np.zeros(0, np.float32)]
         for block in _silero_blocks(audio.samples):
-            inputs = {"input": block, "h": hidden, "c": cell}
-            block_probabilities, hidden, cell = self._session.run(["speech_probs", "hn", "cn"], inputs)
+            block_probabilities, hidden, cell = self.windows(block, hidden, cell)
             probabilities.append(block_probabilities)
-        return SpeechMap(audio, np.concatenate(probabilities), _SILERO_WINDOW / audio.sample_rate)
+        return SpeechMap(audio, np.concatenate(probabilities), SILERO_WINDOW / audio.sample_rate)
+
+    def windows(
+        self, block: np.ndarray, hidden: np.ndarray, cell: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Probabilities ``[w]`` of consecutive windows with their contexts ``[w, 576]``, and the state after
+        them."""
+        found = self._session.run(["speech_probs", "hn", "cn"], {"input": block, "h": hidden, "c": cell})
+        return found[0], found[1], found[2]
 
 
 def silero_model() -> Path:
@@ -91,16 +100,16 @@ def _session(model: Path) -> Any:
 
 def _silero_blocks(samples: np.ndarray) -> Iterator[np.ndarray]:
     """Windows with the context before each, float32 ``[<=128, 576]``; the last window is zero-padded."""
-    step = _SILERO_BLOCK * _SILERO_WINDOW
+    step = _SILERO_BLOCK * SILERO_WINDOW
     for start in range(0, len(samples), step):
-        first = max(start - _SILERO_CONTEXT, 0)
+        first = max(start - SILERO_CONTEXT, 0)
         chunk = samples[first : start + step]
-        windows = -(-(len(chunk) - (start - first)) // _SILERO_WINDOW)
-        padded = np.zeros(_SILERO_CONTEXT + windows * _SILERO_WINDOW, np.float32)
-        offset = _SILERO_CONTEXT - (start - first)
+        windows = -(-(len(chunk) - (start - first)) // SILERO_WINDOW)
+        padded = np.zeros(SILERO_CONTEXT + windows * SILERO_WINDOW, np.float32)
+        offset = SILERO_CONTEXT - (start - first)
         padded[offset : offset + len(chunk)] = chunk
-        frames = np.lib.stride_tricks.sliding_window_view(padded, _SILERO_CONTEXT + _SILERO_WINDOW)
-        yield np.ascontiguousarray(frames[::_SILERO_WINDOW])
+        frames = np.lib.stride_tricks.sliding_window_view(padded, SILERO_CONTEXT + SILERO_WINDOW)
+        yield np.ascontiguousarray(frames[::SILERO_WINDOW])
 
 
 def _window_count(audio: Audio, window: int) -> int:

@@ -33,6 +33,7 @@ from harness.protocols.wire import (
 )
 from harness.spans import Span, core_wait_ns, now_ns
 from variants.io.types import Budget, IoOptions, Traffic
+from variants.serving.streams import NO_FREE_SLOT
 from variants.topology.types import (
     AbandonStream,
     Backend,
@@ -330,7 +331,9 @@ class Conversation:
         if session.over:
             return
         if completion.error is not None:
-            self._fail_session(session.number, ErrorCode.FAILED, completion.error, sequence)
+            is_refused = completion.error.startswith(NO_FREE_SLOT)
+            code = ErrorCode.BUSY if is_refused else ErrorCode.FAILED
+            self._fail_session(session.number, code, completion.error, sequence)
         elif completion.reply is not None:
             self._send(encode_final(session.number, sequence, _as_served(session, completion.reply)))
             self._end(session)

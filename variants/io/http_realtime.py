@@ -172,11 +172,17 @@ class Conversation:
 
     async def _open(self) -> _Item:
         stream_id = next(self._shared.stream_ids)
-        await self._submit(lambda token: OpenStream(stream_id, token))
+        opened = await self._submit(lambda token: OpenStream(stream_id, token))
+        opened.add_done_callback(self._opened)
         self._item = _Item(
             f"item_{next(self._items)}", stream_id, Ear(self._format, self._shared.sample_rate)
         )
         return self._item
+
+    def _opened(self, done: asyncio.Future[Completion]) -> None:
+        """An engine that has no room for a stream is asked again with another connection."""
+        if not done.cancelled() and (why := done.result().error) is not None:
+            self._out.put_nowait(_Over(_CLOSE_TRY_AGAIN, why))
 
     async def _commit(self, _event: Mapping[str, Any]) -> None:
         item = self._item

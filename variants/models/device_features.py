@@ -27,7 +27,7 @@ class BatchLogMel(nn.Module):
 
     def __init__(self, config: FeatureConfig, sample_rate: int) -> None:
         super().__init__()
-        self._hop = round(config.hop_s * sample_rate)
+        self.hop = round(config.hop_s * sample_rate)
         self._n_fft = config.n_fft
         self._preemph = config.preemph
         self.register_buffer(
@@ -43,7 +43,7 @@ class BatchLogMel(nn.Module):
         spectrum = torch.stft(
             emphasized * inside,
             self._n_fft,
-            self._hop,
+            self.hop,
             len(self.window),
             self.window,
             center=True,
@@ -52,14 +52,24 @@ class BatchLogMel(nn.Module):
         )  # [B, n_fft / 2 + 1, T + 1]
         logs = torch.log(self.mel @ spectrum.abs().square() + _LOG_GUARD)
         frames = self.frames(lengths)
-        return _normalized(logs[:, :, : samples.shape[1] // self._hop], frames), frames
+        return normalized(logs[:, :, : samples.shape[1] // self.hop], frames), frames
 
     def frames(self, lengths: torch.Tensor) -> torch.Tensor:
         """Frames of so many samples."""
-        return lengths // self._hop
+        return lengths // self.hop
+
+    def of_frames(self, samples: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """Log-mel ``[B, T, F]``, not normalized, of every frame that lies within ``samples`` ``[B, n]``: a
+        sample for pre-emphasis, then frames a hop apart. Beyond ``ends`` ``[B]`` there is silence."""
+        emphasized = samples[:, 1:] - self._preemph * samples[:, :-1]
+        emphasized = emphasized * (torch.arange(1, samples.shape[1], device=samples.device) < ends[:, None])
+        frames = emphasized.unfold(1, len(self.window), self.hop) * self.window  # [B, T, window]
+        # Only the phase depends on where in the transform the window lies.
+        spectrum = torch.fft.rfft(frames, self._n_fft)  # [B, T, n_fft / 2 + 1]
+        return torch.log(spectrum.abs().square() @ self.mel.T + _LOG_GUARD)
 
 
-def _normalized(logs: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+def normalized(logs: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
     """Zero mean and unit deviation of each bin over the valid frames; zero beyond them."""
     valid = (torch.arange(logs.shape[2], device=logs.device) < frames[:, None])[:, None]  # [B, 1, T]
     count = frames[:, None, None]

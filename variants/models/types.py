@@ -7,15 +7,20 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from harness.protocols import Decoder, Encoder, Features, Stream
+from harness.protocols import Decoder, Encoder, Features
 from variants.models.features import FeatureConfig, LogMel
-from variants.serving.window import RollingStream, StreamingOptions
+from variants.serving.window import StreamingOptions
 
 if TYPE_CHECKING:
     import torch
 
     from variants.batching.types import Inference
+    from variants.encoder.cached import CachedLayers
+    from variants.models.device_features import BatchLogMel
     from variants.serving.inference import EncoderDecoder
+    from variants.serving.pool import StreamPool
+    from variants.serving.rolling import ChunkEncoder
+    from variants.serving.window import Contexts
 
 SAMPLE_RATE = 16_000
 """In hertz: what the models here were trained on."""
@@ -50,8 +55,8 @@ class Model(Protocol):
     @property
     def provenance(self) -> Mapping[str, Any]: ...
 
-    def open_stream(self, encoder: Encoder, decoder: Decoder) -> Stream:
-        """A live stream of this model. Raises ``UnavailableError`` where it cannot stream."""
+    def open_pool(self, encoder: Encoder, decoder: Decoder, slots: int) -> StreamPool:
+        """Room for ``slots`` live streams. Raises ``UnavailableError`` where this model cannot stream."""
         ...
 
     def synchronize(self) -> None:
@@ -101,18 +106,55 @@ class TdtModel:
     @cached_property
     def features(self) -> Features:
         """NeMo's log-mel, as the encoder was trained on it."""
-        config = FeatureConfig(n_mels=self.feature_bins, hop_s=self.hop_s)
         if self.features_on == "host":
-            return LogMel(config, self.sample_rate)
+            return LogMel(self._feature_config, self.sample_rate)
         from variants.models.device_features import DeviceLogMel
 
-        return DeviceLogMel(config, self.sample_rate, self.device)
+        return DeviceLogMel(self._feature_config, self.sample_rate, self.device)
+
+    @property
+    def _feature_config(self) -> FeatureConfig:
+        return FeatureConfig(n_mels=self.feature_bins, hop_s=self.hop_s)
 
     def hearing(self, parts: EncoderDecoder) -> Inference:
         """Segments of any length, one by one."""
         return parts
 
-    def open_stream(self, encoder: Encoder, decoder: Decoder) -> Stream:
-        """A rolling window with the contexts of ``model.options`` (see ``variants.serving.window``)."""
+    def open_pool(self, encoder: Encoder, decoder: Decoder, slots: int) -> StreamPool:
+        """Rolling windows with the contexts of ``model.options`` (see ``variants.serving.rolling``)."""
+        from variants.models.feature_ring import FeatureRing
+        from variants.serving.endpoints import Endpoints
+        from variants.serving.rolling import RollingPool
+
         contexts = self.options.in_samples(round(self.frame_s * self.sample_rate), self.sample_rate)
-        return RollingStream(encoder, decoder, self.features, self.tokenizer.decode, contexts)
+        ring = FeatureRing(self._live_log_mel, slots, contexts.window // self._live_log_mel.hop)
+        ends = self.options.endpointing
+        endpoints = Endpoints(ends, slots, self.sample_rate) if ends.silence_s else None
+        text = self.tokenizer.decode
+        chunks = self._chunk_encoder(encoder, contexts, ring.hop, slots)
+        return RollingPool(chunks, decoder, ring, text, contexts, slots, endpoints, self.synchronize)
+
+    def _chunk_encoder(self, encoder: Encoder, contexts: Contexts, hop: int, slots: int) -> ChunkEncoder:
+        from variants.serving.cached import CachedChunks
+        from variants.serving.rolling import WindowedChunks
+
+        if self.options.method == "window":
+            return WindowedChunks(encoder)
+        return CachedChunks(self._cached_layers, contexts, hop, slots)
+
+    @cached_property
+    def _cached_layers(self) -> CachedLayers:
+        """For every pool of this model."""
+        from variants.encoder.cached import CachedLayers
+
+        contexts = self.options.in_samples(round(self.frame_s * self.sample_rate), self.sample_rate)
+        return CachedLayers(self.encoder, contexts.window // contexts.frame)
+
+    @cached_property
+    def _live_log_mel(self) -> BatchLogMel:
+        import torch
+
+        from variants.models.device_features import BatchLogMel
+
+        device = torch.device("cpu") if self.features_on == "host" else self.device
+        return BatchLogMel(self._feature_config, self.sample_rate).to(device)

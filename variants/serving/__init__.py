@@ -31,7 +31,8 @@ With ``frontend=device`` the host's chain is ``decode`` alone; ``frontend.device
 resample, denoise, vad and segment done between ``batch`` and ``features``, a batch of recordings at a time.
 
 A live stream takes the lower half: each chunk of samples is a ``Work`` of its stream, whose state the
-engine keeps (``serving.streams``, ``serving.window``), and no stage of the front end sees it.
+engine keeps (``serving.streams``, ``serving.rolling``), and no stage of the front end sees it. A choice that
+batches has streams in the slots of a pool and computes their next chunks together (``batching.live``).
 
 ``serving.spec`` puts the parts together from the leaf chosen on each axis, in whichever process they run.
 """

@@ -22,6 +22,7 @@ from harness.protocols import (
 )
 from harness.spans import SpanRecorder
 from variants.models.types import Model
+from variants.serving.pool import OnlyStream, StreamPool
 from variants.serving.utterances import Bounds, HostUtterances, Utterances
 
 
@@ -116,7 +117,10 @@ class EncoderDecoder:
         return Transcript(text, tuple(hypothesis for hypothesis, _ in utterances), segments, bounds)
 
     def open_stream(self) -> Stream:
-        return self.model.open_stream(self.encoder, self.decoder)
+        return OnlyStream(self.open_pool(1))
+
+    def open_pool(self, slots: int) -> StreamPool:
+        return self.model.open_pool(self.encoder, self.decoder, slots)
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:
         """One segment of each length, and one full batch of the shortest.

@@ -11,6 +11,8 @@ from harness.errors import HarnessError, RequestError
 from harness.protocols import Stream, Transcript, Work
 
 STREAM_RATE = 16_000  # of live audio, in Hz
+NO_FREE_SLOT = "no free slot for another live stream"
+"""How the error of a stream begins that was refused and may be tried again."""
 
 
 def describe(failure: BaseException) -> str:
@@ -18,6 +20,20 @@ def describe(failure: BaseException) -> str:
     if isinstance(failure, HarnessError):
         return str(failure)
     return f"internal: {type(failure).__name__}: {failure}"
+
+
+def already_open(stream_id: int) -> RequestError:
+    return RequestError(f"stream {stream_id} is open already")
+
+
+def not_open(stream_id: int) -> RequestError:
+    return RequestError(f"no open stream {stream_id}: it was never opened, has failed or was lost")
+
+
+def no_free_slot(slots: int) -> RequestError:
+    return RequestError(
+        f"{NO_FREE_SLOT}: all {slots} are taken; come back later, or set batching.options.max_streams"
+    )
 
 
 class StreamTable:
@@ -49,7 +65,7 @@ class StreamTable:
             return stream.push(work.samples)
         if kind == "open":
             if stream_id in self._streams:
-                raise RequestError(f"stream {stream_id} is open already")
+                raise already_open(stream_id)
             self._streams[stream_id] = self._open_stream()
         elif kind == "commit":
             stream = self._find(stream_id)
@@ -70,5 +86,5 @@ class StreamTable:
     def _find(self, stream_id: int) -> Stream:
         stream = self._streams.get(stream_id)
         if stream is None:
-            raise RequestError(f"no open stream {stream_id}: it was never opened, has failed or was lost")
+            raise not_open(stream_id)
         return stream

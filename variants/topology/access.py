@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from harness.protocols import Engine, Work
@@ -27,7 +28,7 @@ class EngineAccess(Protocol):
         ...
 
 
-def access_to(engine: Engine) -> EngineAccess:
+def access_to(engine: Engine) -> Shared | OneByOne:
     return Shared(engine) if engine.batches else OneByOne(engine)
 
 
@@ -52,8 +53,10 @@ class OneByOne:
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    work: Work
-    handed_in_ns: int
+    """Of somebody who waits, for ``work`` or for all that were posted."""
+
+    work: Work | None
+    handed_in_ns: int = 0
     wake: threading.Event = field(default_factory=threading.Event)
     """Its work is done, or it is this caller's turn to step."""
     done_ns: int = 0
@@ -75,8 +78,9 @@ class Shared:
         self._cores = threading.Semaphore(len(os.sched_getaffinity(0)))
         self._more = threading.Condition()
         self._calls: deque[_Call] = deque()  # oldest first, those that are done included for a while
-        self._arrived: deque[_Call] = deque()  # of these, not yet the engine's
+        self._arrived: deque[tuple[Work, int]] = deque()  # not yet the engine's, and since when
         self._is_stepped = False
+        self._posted = 0
 
     def serve(self, work: Work, prepare: Prepare, entered_ns: int) -> None:
         with self._cores:
@@ -90,21 +94,48 @@ class Shared:
         call = _Call(work, now_ns())
         work.done = call.done
         with self._more:
-            self._calls.append(call)
-            self._arrived.append(call)
-            leads, self._is_stepped = not self._is_stepped, True
+            self._arrived.append((work, call.handed_in_ns))
+            leads = self._enter(call)
             self._more.notify()
         if not leads:
             call.wake.wait()
         if not call.done_ns:
-            self._step_until_done(call)
+            self._step(call, lambda: not call.done_ns)
         if not leads:
             _waited(work, call.done_ns)
         return work
 
-    def _step_until_done(self, call: _Call) -> None:
+    def post(self, work: Work) -> None:
+        """Hand in a work that nobody waits for: its ``done`` is called by whoever steps the engine."""
+        work.done = partial(self._posted_done, done=work.done)
+        with self._more:
+            self._posted += 1
+            self._arrived.append((work, now_ns()))
+            self._more.notify()
+
+    def _posted_done(self, work: Work, done: Callable[[Work], None]) -> None:
+        with self._more:
+            self._posted -= 1
+        done(work)
+
+    def attend(self) -> None:
+        """For a thread of its own: step the engine, unless others do, until all that was posted is done."""
+        call = _Call(None)
+        with self._more:
+            leads = self._enter(call)
+        if not leads:
+            call.wake.wait()
+        self._step(call, lambda: self._posted > 0)
+
+    def _enter(self, call: _Call) -> bool:
+        """Whether this caller is the one to step the engine (it holds the lock)."""
+        self._calls.append(call)
+        leads, self._is_stepped = not self._is_stepped, True
+        return leads
+
+    def _step(self, call: _Call, goes_on: Callable[[], bool]) -> None:
         try:
-            while not call.done_ns:
+            while goes_on():
                 self._admit()
                 if not self._engine.step():
                     with self._more:
@@ -116,9 +147,9 @@ class Shared:
     def _admit(self) -> None:
         """Give the engine what it would batch with what it has."""
         while self._arrived and self._engine.wants_work:
-            call = self._arrived.popleft()
-            _waited(call.work, call.handed_in_ns)
-            self._engine.submit(call.work)
+            work, since_ns = self._arrived.popleft()
+            _waited(work, since_ns)
+            self._engine.submit(work)
 
     def _hand_over(self, mine: _Call) -> None:
         with self._more:
@@ -131,6 +162,4 @@ class Shared:
 
 
 def _waited(work: Work, since_ns: int) -> None:
-    """A live stream's works record no spans."""
-    if work.kind == "transcribe":
-        work.spans.add("queue", since_ns, now_ns())
+    work.spans.add("queue", since_ns, now_ns())

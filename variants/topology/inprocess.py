@@ -24,11 +24,12 @@ from harness.protocols import (
 )
 from harness.protocols.engine import ignore
 from harness.protocols.options import Positive
-from harness.spans import SpanRecorder, now_ns
+from harness.spans import SpanRecorder, Unrecorded, now_ns
 from variants import registry
 from variants.frontend.stages import evidence_of
 from variants.serving.streams import describe
-from variants.topology.access import EngineAccess, access_to
+from variants.topology.access import EngineAccess, Shared, access_to
+from variants.topology.live import LiveJobs, final_reply
 from variants.topology.roles import spoken, telling
 from variants.topology.types import (
     KINDS,
@@ -42,7 +43,7 @@ from variants.topology.types import (
 from variants.topology.warmup import tone_wav
 
 _SIDE_BY_SIDE = 64  # recordings that wait for each other; a thread that waits costs next to nothing
-_NO_SPANS = SpanRecorder()  # for live audio, which records none
+_NO_SPANS = Unrecorded()  # for live audio, which records none
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def build(spec: ServiceSpec) -> InProcess:
 
 class InProcess:
     """``handle`` works in the caller's thread; ``submit`` in one worker thread, or, where requests are
-    batched, recordings in as many as could be in a batch.
+    batched, recordings in as many as could be in a batch, and live streams in none that waits for them.
 
     Callers take turns, one request at a time, or, where requests are batched, share the engine (see
     ``variants.topology.access``). Waiting is the ``queue`` span.
@@ -76,16 +77,15 @@ class InProcess:
         self._handled = 0
         self._failed = 0
         self._worker = _Worker(self, max_pending, in_caller)
-        self._recordings = self._worker
+        self._live: LiveJobs | None = None
 
     def start(self, progress: BuildProgress = silent) -> None:
         self._frontend = self._spec.make_frontend()
         self._engine = telling(self._spec.make_engine, progress)()
-        self._access = access_to(self._engine)
-        if self._engine.batches and not self._worker.in_caller:
-            self._recordings = _Worker(self, self._worker.max_pending, in_caller=False)
-            self._recordings.start(_SIDE_BY_SIDE)
-        self._worker.start()
+        self._access = access = access_to(self._engine)
+        if isinstance(access, Shared) and not self._worker.in_caller:
+            self._live = LiveJobs(access, self._worker.max_pending, self._spec.make_recorder)
+        self._worker.start(1 if self._live is None else _SIDE_BY_SIDE)
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:
         """Run the front end on a tone of each length, and the engine on each shape."""
@@ -116,8 +116,10 @@ class InProcess:
         return engine.finish(work)
 
     def submit(self, job: Job, done: Done) -> None:
-        worker = self._recordings if isinstance(job, Transcribe) else self._worker
-        worker.submit(job, done)
+        if self._live is None or isinstance(job, Transcribe):
+            self._worker.submit(job, done)
+        else:
+            self._live.submit(job, done)
 
     def evidence(self) -> Evidence:
         engine = {} if self._engine is None else dict(self._engine.evidence())
@@ -136,8 +138,8 @@ class InProcess:
     def close(self) -> None:
         """Stop the workers; jobs that wait complete with an error."""
         self._worker.close()
-        if self._recordings is not self._worker:
-            self._recordings.close()
+        if self._live is not None:
+            self._live.close()
 
     def _parts(self) -> tuple[Frontend, EngineAccess]:
         if self._frontend is None or self._access is None:
@@ -233,9 +235,5 @@ class _Worker:
         work = self._service.work_on(Work(kind, ignore, _NO_SPANS, stream_id=stream_id, samples=samples))
         if not isinstance(work.result, Transcript):
             return Completion(job, work.error, work.result, None, started_ns, now_ns())
-        reply = _final_reply(stream_id, work.result, started_ns)
+        reply = final_reply(work, work.result, started_ns)
         return Completion(job, None, None, reply, started_ns, reply.finished_ns)
-
-
-def _final_reply(stream_id: int, transcript: Transcript, started_ns: int) -> Reply:
-    return Reply(str(stream_id), transcript, (), started_ns, now_ns(), segments=len(transcript.hypotheses))

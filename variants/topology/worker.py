@@ -19,14 +19,14 @@ import numpy as np
 
 from harness.protocols import Allocate, BuildProgress, Engine, Frontend
 from harness.protocols.children import peak_rss_bytes, teller, when_closed
-from harness.spans import SpanRecorder, now_ns
+from harness.spans import SpanRecorder, Unrecorded, now_ns
 from variants.ipc.types import Lease, PayloadTooLargeError, PeerGoneError, Sender, Transport, total
 from variants.topology.item import Item, hop_spans
 from variants.topology.roles import FrontendRole, InferenceRole, Role, telling
 
 _LOOK_UP_S = 0.1
 _GRACE_S = 2.0
-_NO_SPANS = SpanRecorder()  # for work that records none
+_NO_SPANS = Unrecorded()  # for work that records none
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,10 @@ def test_live_streams_lose_nothing(tmp_path: Path, variant: str) -> None:
     own = run.run.processes[0].evidence["process"]["peak_rss_bytes"]
     assert run.run.memory is not None
     assert run.run.memory.rss_bytes == pytest.approx(own, rel=0.05)  # the server's, while it served
-    assert "chunk latency p50" in done.stdout
+    assert "chunk latency p50" in done.stdout and "worst stream's RTF" in done.stdout
+    streams = pd.read_parquet(run.folder / "streams-0.parquet")
+    assert len(streams) == 20 and (streams["real_time_factor"] > 1).all() and (streams["final_s"] > 0).all()
+    assert "Live streams" in (run.folder / "report" / "report.html").read_text()
 
 
 @pytest.mark.slow  # four processes more; tests/harness/target has the websocket, and others the run

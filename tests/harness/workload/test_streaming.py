@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from harness.protocols import Engine, ServiceSpec
 from harness.protocols.options import NoOptions
 from harness.protocols.server import ServerPlan
 from harness.protocols.sockets import Address
-from harness.workload.client import StreamRecords
+from harness.workload.client import StreamRecords, retracted_words
 from harness.workload.intervals import block_percentiles
 from harness.workload.server_process import ServerProcess
 from harness.workload.streaming import (
@@ -30,7 +31,7 @@ from harness.workload.streaming import (
     search_slo,
     stream_load,
 )
-from variants.batching import alone
+from variants.batching import alone, continuous
 from variants.models import fixed_cost
 
 SECOND = 1_000_000_000
@@ -111,9 +112,9 @@ def test_text_comes_while_the_stream_still_speaks() -> None:
     spec = ServiceSpec(NoFrontend, partial(engine, partial_every_s=0.2))
     with ServerProcess(ServerPlan(spec)) as server:
         result = stream_load(server.address, [speech(0.5)], plan)
-    assert len(result.first_text_s) == 70
+    assert len(result.by_stream()["first_text_s"]) == 70
     assert np.all(result.records.first_text_ns < result.records.final_ns)
-    assert np.all(result.first_text_s >= 0.2)
+    assert np.all(result.by_stream()["first_text_s"] >= 0.2)
 
 
 def test_sound_may_come_faster_than_it_was_spoken() -> None:
@@ -135,6 +136,22 @@ def test_a_stream_that_the_server_refuses_makes_the_run_invalid() -> None:
     assert summary.failed_streams == 3
     assert not summary.valid
     assert any("3 streams failed" in reason for reason in summary.reasons)
+
+
+def crowded() -> Engine:
+    cost = SimpleNamespace(options=fixed_cost.Options())
+    return continuous.build(fixed_cost.build(cost), continuous.Options(max_streams=3))
+
+
+def test_streams_for_which_there_is_no_slot_are_refused_at_once_and_counted_apart() -> None:
+    plan = StreamingPlan(connections=5, duration_s=0.6, chunk_s=0.1)
+    with ServerProcess(ServerPlan(ServiceSpec(NoFrontend, crowded))) as server:
+        result = stream_load(server.address, [speech(0.6)], plan)
+        streams = server.stop().evidence["engine"]["batching"]["streams"]
+    summary = result.summary([checksum(fit(speech(0.6), plan))] * 5)
+    assert (summary.refused_streams, summary.failed_streams, summary.lost_chunks) == (2, 0, 0)
+    assert summary.reasons[0].startswith("2 streams were refused; the first: busy: no free slot")
+    assert (streams["slots"], streams["most_open"], streams["refused"]) == (3, 3, 2)
 
 
 def test_the_server_process_reports_a_wrong_option_to_its_parent() -> None:
@@ -171,6 +188,7 @@ def result_of(latencies_s: np.ndarray, lag_s: float = 0.0, chunk_s: float = 0.1)
         acked_ns=acked,
         first_text_ns=np.zeros(connections, np.int64),
         final_ns=scheduled[:, -1] + SECOND // 100,
+        retracted=np.zeros(connections, np.int64),
         texts=("",) * connections,
         errors=("",) * connections,
         refused_sends=0,
@@ -214,7 +232,30 @@ def test_a_wrong_text_makes_the_run_invalid() -> None:
 def test_jitter_is_the_change_from_chunk_to_chunk() -> None:
     latencies = np.full((2, 10), 0.010)
     latencies[1, ::2] = 0.030
-    assert result_of(latencies).jitters_s == pytest.approx([0.0, 0.020])
+    assert result_of(latencies).by_stream()["jitter_s"] == pytest.approx([0.0, 0.020])
+
+
+def test_the_worst_stream_s_real_time_factor_is_what_it_was_late_over_its_speech() -> None:
+    result = result_of(np.full((3, 10), 0.002))
+    records = replace(result.records, final_ns=result.records.final_ns + np.array([0, SECOND // 2, 0]))
+    summary = replace(result, records=records).summary()
+    assert summary.real_time_factor_max == pytest.approx(1.51)
+    assert summary.final_max_s == pytest.approx(0.51)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "count"),
+    [
+        ("", "the", 0),
+        ("the dri", "the driver was", 0),
+        ("the driver was", "the driver is", 1),
+        ("the driver was lucky", "a driver was lucky", 4),
+        ("the driver was", "the driver", 1),
+        ("the driver", "", 2),
+    ],
+)
+def test_words_that_a_later_text_takes_back_are_counted(before: str, after: str, count: int) -> None:
+    assert retracted_words(before, after) == count
 
 
 def test_too_few_chunks_give_no_percentile() -> None:
@@ -266,6 +307,15 @@ def test_a_search_where_nothing_holds_finds_nothing() -> None:
     found = search_slo(server_that_holds(0), 0.1, 8, most=4000)
     assert found.largest is None
     assert [step.connections for step in found.steps] == [8, 4, 2, 1]
+
+
+@pytest.mark.parametrize(("limit_s", "largest"), [(0.0, 16), (0.02, 16), (0.005, None)])
+def test_the_time_to_the_final_text_may_be_limited_too(limit_s: float, largest: int | None) -> None:
+    """Four streams are too few for a percentile of their ends: then the last of them counts."""
+    found = search_slo(server_that_holds(16), 0.1, 16, most=16, final_limit_s=limit_s)
+    assert found.largest == largest
+    if largest is None:
+        assert "the longest time to a final text 10 ms over the limit of 5 ms" in found.steps[0].reasons
 
 
 def test_every_step_says_why_it_failed() -> None:

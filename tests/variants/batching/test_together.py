@@ -21,10 +21,12 @@ from tests.harness.audio.recordings import resample
 from tests.variants.eager_parts import eager_parts
 from variants import registry
 from variants.batching import alone, continuous
-from variants.batching.together import Bounds, Together, padding
+from variants.batching.bounds import Bounds, padding
+from variants.batching.together import Together
 from variants.batching.types import Inference
 from variants.models import parakeet_tiny
 from variants.models.options import ModelOptions
+from variants.serving.pool import StreamPool
 
 
 class Echo:
@@ -43,6 +45,9 @@ class Echo:
         return [Transcript(_text(segments)) for segments in recordings]
 
     def open_stream(self) -> Stream:
+        raise RequestError("no streams here")
+
+    def open_pool(self, slots: int) -> StreamPool:  # noqa: ARG002
         raise RequestError("no streams here")
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:

@@ -46,6 +46,24 @@ def test_frames_of_a_chunk_count_from_its_own_beginning() -> None:
         a, b = first.state, second.state
 
 
+def test_streams_are_put_together_and_taken_apart_between_chunks() -> None:
+    """Rows of a state in other batches and other orders: each stream goes on where it was."""
+    model = small_model()
+    decoder = nemo.build(model, Nemo("torch_impl"), PLAN)
+    kept, state = decoder.start(5), None
+    for seed in range(4):
+        chunk = EncoderOutput(states(5, 10, seed).values, torch.full((5,), 10))
+        together = decoder.decode(chunk, state)
+        state = together.state
+        for rows in ([3, 0], [4, 1, 2]):
+            index = torch.tensor(rows)
+            part = decoder.decode(
+                EncoderOutput(chunk.values[index], chunk.lengths[index]), kept.select(index)
+            )
+            kept.assign(index, part.state)
+            assert part.hypotheses == [together.hypotheses[row] for row in rows]
+
+
 @pytest.mark.parametrize("mode", ["full_graph", "no_while_loops", "no_graphs"])
 def test_a_graph_mode_without_a_gpu_is_unavailable(mode: str) -> None:
     with pytest.raises(UnavailableError, match=f"mode={mode}"):

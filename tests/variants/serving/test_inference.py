@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from harness.corpus.speech import VOICES, speak
 from harness.errors import RequestError, UsageError
-from harness.protocols import Segment, Stream, Transcript
+from harness.measure.wer import count_errors
+from harness.protocols import EncoderOutput, Segment, Stream, Transcript
 from harness.spans import SpanRecorder
 from tests.harness.audio.recordings import resample
 from tests.variants.eager_parts import eager_parts
@@ -20,9 +22,9 @@ from variants.models.options import ModelOptions
 from variants.models.parakeet_tiny import build
 from variants.models.types import TdtModel
 from variants.serving.inference import EncoderDecoder, batches
-from variants.serving.window import StreamingOptions
+from variants.serving.window import Endpointing, StreamingOptions
 
-RATE = 16_000
+RATE, FRAME = 16_000, 1_280
 TEXT = "please tell the driver that we are going to wait at the northern gate of the station until nine"
 
 
@@ -148,6 +150,41 @@ def test_with_context_around_everything_the_text_is_the_offline_text(
     assert offline.text
 
 
+def heard_as_clips(
+    parts: EncoderDecoder, samples: np.ndarray, left: int, chunk: int, right: int
+) -> list[int]:
+    """The tokens of a stream whose every window has features of its own, as a recording has."""
+    tokens: list[int] = []
+    state = None
+    for start in range(0, len(samples), chunk):
+        is_last = len(samples) - start < chunk + right
+        end = len(samples) if is_last else start + chunk + right
+        first = max(0, start - left)
+        encoded = parts.encoder.encode(parts.model.features(segments_of(samples[first:end])))
+        begin = (start - first) // FRAME
+        count = int(encoded.lengths[0]) - begin if is_last else chunk // FRAME
+        states = EncoderOutput(encoded.values[:, begin : begin + count], torch.tensor([count]))
+        decoded = parts.decoder.decode(states, state)
+        tokens, state = [*tokens, *decoded.hypotheses[0].tokens], decoded.state
+        if is_last:
+            break
+    return tokens
+
+
+@pytest.mark.parametrize(("left", "chunk", "right"), [(160, 8, 8), (40, 8, 8), (40, 4, 4)])
+def test_features_computed_once_give_the_text_of_features_of_every_window(
+    speech: np.ndarray, left: int, chunk: int, right: int
+) -> None:
+    trained = build(ModelOptions(name="parakeet_tiny", device="cpu", weights="embedded"))
+    left_s, chunk_s, right_s = (frames * trained.frame_s for frames in (left, chunk, right))
+    engine = make_engine(trained, left_context_s=left_s, chunk_s=chunk_s, right_context_s=right_s)
+    stream = engine.open_stream()
+    push_all(stream, speech, 1600)
+    expected = heard_as_clips(engine, speech, left * FRAME, chunk * FRAME, right * FRAME)
+    assert list(stream.commit().hypotheses[0].tokens) == expected
+    assert len(expected) > 20
+
+
 def test_text_grows_while_audio_arrives(model: TdtModel, speech: np.ndarray) -> None:
     stream = make_engine(model, left_context_s=1.6, chunk_s=0.32, right_context_s=0.32).open_stream()
     texts = push_all(stream, speech, 1600)
@@ -199,3 +236,87 @@ def test_a_stream_without_audio(model: TdtModel) -> None:
 def test_impossible_contexts_are_refused(model: TdtModel, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make_engine(model, **options).open_stream()
+
+
+# ---------------------------------------------------------------- keys, values and tails that are kept
+
+
+def test_the_first_chunk_of_a_cached_stream_is_that_of_a_window(model: TdtModel, speech: np.ndarray) -> None:
+    """Nothing was before it, so nothing is approximated: the same frames, subsampled and in sight."""
+    contexts = {"left_context_s": 4.8, "chunk_s": 3.2, "right_context_s": 0.32}
+    streams = [make_engine(model, method=method, **contexts).open_stream() for method in ("window", "cached")]
+    window, cached = ([stream.push(speech[: 4 * RATE]), stream.commit()][0] for stream in streams)
+    assert window == cached and window
+
+
+def test_a_cached_stream_hears_nearly_what_a_window_does_at_the_cost_of_its_own_frames(
+    speech: np.ndarray,
+) -> None:
+    trained = build(ModelOptions(name="parakeet_tiny", device="cpu", weights="embedded"))
+    contexts = {"left_context_s": 4.8, "chunk_s": 0.64, "right_context_s": 0.64}
+    words = {}
+    for method in ("window", "cached"):
+        stream = make_engine(trained, method=method, **contexts).open_stream()
+        push_all(stream, speech, 1600)
+        words[method] = stream.commit().text.split()
+    errors = count_errors(" ".join(words["window"]), " ".join(words["cached"]))
+    assert errors.total <= len(words["window"]) // 4
+    pool = make_engine(trained, method="cached", **contexts).open_pool(1)
+    slot = pool.open()
+    while not pool.window(slot):
+        pool.push(slot, speech[:1600])
+    assert pool.window(slot) == round(1.28 * RATE)
+    assert "approximation" in pool.evidence()["method"]
+
+
+def test_a_cached_stream_needs_to_keep_a_chunk(model: TdtModel) -> None:
+    engine = make_engine(model, method="cached", left_context_s=0.32, chunk_s=0.64)
+    with pytest.raises(UsageError, match=r"left_context_s=0.32 .* model.options.chunk_s=0.64"):
+        engine.open_pool(1)
+
+
+# ---------------------------------------------------------------- utterances
+
+
+@pytest.fixture(scope="module")
+def two_turns(speech: np.ndarray) -> np.ndarray:
+    """Somebody speaks, is silent for a second and a half, speaks again."""
+    quiet = np.random.default_rng(1).normal(0.0, 1e-4, 3 * RATE // 2).astype(np.float32)
+    return np.concatenate((speech, quiet, speech, quiet))
+
+
+def detecting(silence_s: float) -> EncoderDecoder:
+    trained = build(ModelOptions(name="parakeet_tiny", device="cpu", weights="embedded"))
+    ends = Endpointing(silence_s=silence_s)
+    return make_engine(trained, left_context_s=4.8, chunk_s=0.64, right_context_s=3.2, endpointing=ends)
+
+
+def test_the_end_of_speech_ends_an_utterance_and_its_text_is_there_at_once(
+    speech: np.ndarray, two_turns: np.ndarray
+) -> None:
+    """Before the right context could have come, and as if nobody had spoken before."""
+    stream = detecting(0.5).open_stream()
+    texts = push_all(stream, two_turns[: len(speech) + 12_800], 1600)  # 0.8 s of silence
+    first = texts[-1]
+    push_all(stream, two_turns[len(speech) + 12_800 :], 1600)
+    final = stream.commit()
+    by_itself = detecting(0.0).open_stream()
+    push_all(by_itself, speech, 1600)
+    assert first == by_itself.commit().text != ""
+    assert final.text.startswith(f"{first} {' '.join(first.split()[:3])}")
+    assert len(final.hypotheses) == 2
+
+
+def test_how_the_sound_is_cut_does_not_move_the_end_of_an_utterance(two_turns: np.ndarray) -> None:
+    def final(step: int) -> Transcript:
+        stream = detecting(0.4).open_stream()
+        push_all(stream, two_turns, step)
+        return stream.commit()
+
+    assert final(len(two_turns)) == final(333) == final(4001)
+
+
+def test_without_detection_a_stream_is_one_utterance(two_turns: np.ndarray) -> None:
+    stream = detecting(0.0).open_stream()
+    push_all(stream, two_turns, 1600)
+    assert len(stream.commit().hypotheses) == 1

@@ -78,6 +78,12 @@ class StreamState:
         """Frames of the next chunk that the last duration has skipped: int32 ``[B]``."""
         return self.rows[:, -_ROW_TAIL : 2 - _ROW_TAIL].contiguous().view(torch.int32).squeeze(1)
 
+    def select(self, rows: torch.Tensor) -> StreamState:
+        return StreamState(self.rows[rows])
+
+    def assign(self, rows: torch.Tensor, states: StreamState) -> None:
+        self.rows[rows] = states.rows
+
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
@@ -166,6 +172,10 @@ class GpuDecoder:
 
     def evidence(self) -> Evidence:
         return {**self.totals.evidence(), **self._launcher.evidence()}
+
+    def start(self, rows: int) -> StreamState:
+        """Of streams that have heard nothing yet."""
+        return StreamState(self._start_rows.repeat(rows, 1))
 
     @torch.inference_mode()
     def decode(self, encoded: EncoderOutput, state: Any = None) -> Decoded:

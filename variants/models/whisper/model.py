@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UnavailableError
-from harness.protocols import Decoder, Encoder, Features, Stream
+from harness.protocols import Decoder, Encoder, Features
 from variants.models.whisper import windows
 from variants.models.whisper.architecture import WhisperArchitecture
 from variants.models.whisper.features import SAMPLE_RATE, DeviceWindowLogMel, WindowLogMel
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from variants.batching.types import Inference
     from variants.serving.inference import EncoderDecoder
+    from variants.serving.pool import StreamPool
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class AttentionModel:
         """``parts`` behind what makes windows of a recording's segments."""
         return windows.hearing(self, parts)
 
-    def open_stream(self, encoder: Encoder, decoder: Decoder) -> Stream:  # noqa: ARG002
+    def open_pool(self, encoder: Encoder, decoder: Decoder, slots: int) -> StreamPool:  # noqa: ARG002
         raise UnavailableError(
             f"model={self.name} hears windows of 30 s and keeps no state between them: it has no live "
             "streams; choose a model of family tdt"
