@@ -20,6 +20,7 @@ from harness.spans import SpanRecorder
 from variants.models.options import ModelOptions
 from variants.models.types import SAMPLE_RATE
 from variants.serving.inference import batches
+from variants.serving.pool import Apart, StreamPool
 
 _TOGETHER = 8
 """Segments of one call, as our own path encodes them (the default of ``model.max_batch``)."""
@@ -73,6 +74,9 @@ class SegmentPeer:
 
     def open_stream(self) -> Stream:
         raise UnavailableError(f"model={self.name} is given whole segments: it has no live streams")
+
+    def open_pool(self, slots: int) -> StreamPool:
+        return Apart(self.open_stream, slots)
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:
         """One segment of noise of each length."""
