@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +29,7 @@ from variants.encoder.tensorrt.spec import INPUTS, OUTPUTS, EngineSpec, ShapeRan
 from variants.encoder.tensorrt.versions import Runtime
 from variants.models.options import PRECISIONS, ModelOptions
 from variants.models.types import TdtModel
+from variants.onnx_sessions import quiet_onnxruntime
 
 Run = Callable[[FeatureBatch], Mapping[str, np.ndarray]]
 """A batch to every output of the graph, floating ones as float32."""
@@ -76,9 +76,8 @@ def _array(value: torch.Tensor) -> np.ndarray:
 
 def onnxruntime_run(graph: Path) -> Run:
     """On the CPU. Raises ``UnavailableError`` without ONNX Runtime or for a type that it lacks."""
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # it phones home otherwise
     try:
-        import onnxruntime
+        onnxruntime = quiet_onnxruntime()
     except ImportError as error:
         raise UnavailableError(
             "the Python package 'onnxruntime' is not installed: pip install onnxruntime"

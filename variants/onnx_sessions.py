@@ -6,10 +6,15 @@ import os
 from typing import Any
 
 
-def quiet_onnxruntime() -> Any:
-    """The module, a tenth of a second to import. Otherwise it looks up names, keeps a database and runs a
-    thread of its own; only the environment stops that, and only before the import."""
+def forbid_telemetry() -> None:
+    """Before anything imports ONNX Runtime, which otherwise looks up names, keeps a database and has a thread
+    of its own; only the environment stops that, and only before the import."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+
+def quiet_onnxruntime() -> Any:
+    """The module, a tenth of a second to import."""
+    forbid_telemetry()
     import onnxruntime
 
     return onnxruntime

@@ -17,6 +17,7 @@ from harness.measure.metrics import ALL, metric
 from harness.measure.stats import Estimate, Measured
 from harness.measure.wer import compare_outputs
 from harness.peers.lineup import Engine, Lineup
+from harness.printable import one_line
 from harness.record import Parity, ParityStatus, StoredRun, Tolerance, VerdictStatus
 from harness.run.launcher import measured
 from harness.run.session import RunSession
@@ -84,7 +85,7 @@ def measure(
 
     def failed(overrides: Sequence[str], error: HarnessError) -> None:
         (model,) = (name for name, own in able.items() if own == list(overrides))
-        reasons[model] = str(error)
+        reasons[model] = one_line(str(error))
 
     runs, errors = _measured(list(able.values()), rounds, failed)
     return Outcome(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from variants.models.parakeet import asr_models
 from variants.models.weights import Weights, file_sha256
 
 # What the front end computes. A checkpoint that was trained on anything else would transcribe noise.
@@ -103,13 +104,12 @@ def _unpacked_bytes(archive: tarfile.TarFile) -> Iterator[int]:
 
 
 def _restored(path: Path) -> Any:
-    from nemo.collections.asr.models import ASRModel, EncDecRNNTModel
-
+    models = asr_models()
     try:
-        model = ASRModel.restore_from(str(path), map_location="cpu")
+        model = models.ASRModel.restore_from(str(path), map_location="cpu")
     except Exception as error:  # NeMo raises anything from KeyError to RuntimeError for a damaged archive
         raise UsageError(f"model.weights={path}: NeMo cannot restore it ({_first_line(error)})") from error
-    if not isinstance(model, EncDecRNNTModel) or not hasattr(model, "tokenizer"):
+    if not isinstance(model, models.EncDecRNNTModel) or not hasattr(model, "tokenizer"):
         raise UsageError(
             f"model.weights={path}: holds a {type(model).__name__}, needed is a transducer with a tokenizer "
             "(EncDecRNNTBPEModel)"

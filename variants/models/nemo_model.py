@@ -17,6 +17,7 @@ from variants.models.embedded_weights import TOKENIZER, load_embedded
 from variants.models.parakeet import (
     PARAKEET_TINY,
     TdtArchitecture,
+    asr_models,
     encoder_arguments,
     joint_arguments,
     prednet_arguments,
@@ -50,7 +51,6 @@ def nemo_model(weights: str, progress: BuildProgress = silent) -> NemoModel:
 
 
 def _embedded() -> NemoModel:
-    from nemo.collections.asr.models import EncDecRNNTBPEModel
     from omegaconf import OmegaConf
 
     from variants.models.checkpoint import quiet_nemo
@@ -61,7 +61,7 @@ def _embedded() -> NemoModel:
         vocabulary = "\n".join(SentencePieceTokenizer(TOKENIZER).pieces)
         (Path(folder) / "vocab.txt").write_text(vocabulary, encoding="utf-8")
         config = configuration(PARAKEET_TINY, Path(folder))
-        asr = EncDecRNNTBPEModel(OmegaConf.create(config)).eval()
+        asr = asr_models().EncDecRNNTBPEModel(OmegaConf.create(config)).eval()
     for part, trained in zip((asr.encoder, asr.decoder, asr.joint), weights.modules, strict=True):
         part.load_state_dict(trained.state_dict())
     return NemoModel(asr, weights.provenance)

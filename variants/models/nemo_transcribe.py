@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from variants.content_cache import user_home
 from variants.models.options import ModelOptions, resolve_device
+from variants.models.parakeet import asr_models
 from variants.models.peers import Heard, SegmentPeer, check, versions
 
 
 def preload() -> None:
     """Import NeMo's models: up to half a minute that a process can spend while another has its turn."""
-    user_home()
-    import nemo.collections.asr.models  # noqa: F401
+    asr_models()
 
 
 def build(options: ModelOptions) -> SegmentPeer:

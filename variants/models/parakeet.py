@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError, UsageError
 from variants.content_cache import user_home
+from variants.onnx_sessions import forbid_telemetry
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +91,15 @@ def preload() -> None:
     """Import NeMo's modules: up to half a minute that a process can spend while another has its turn."""
     user_home()
     import nemo.collections.asr.modules  # noqa: F401
+
+
+def asr_models() -> Any:
+    """NeMo's whole models, which import everything that any of them may need, ONNX Runtime among it."""
+    user_home()
+    forbid_telemetry()
+    import nemo.collections.asr.models as models
+
+    return models
 
 
 def build_modules(architecture: TdtArchitecture, *, initialize: bool = True) -> Modules:

@@ -3,7 +3,6 @@ search (at most five tokens a frame, where NeMo's takes ten)."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,13 @@ from variants.models.onnx_layouts import OnnxPeerOptions, onnx_model
 from variants.models.options import ModelOptions
 from variants.models.peers import Heard, SegmentPeer, check, check_host, process_threads, versions
 from variants.models.types import SAMPLE_RATE
+from variants.onnx_sessions import forbid_telemetry
 
 Options = OnnxPeerOptions
 
 
 def preload() -> None:
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # it brings an ONNX Runtime of its own
+    forbid_telemetry()  # it brings an ONNX Runtime of its own
     import sherpa_onnx  # noqa: F401
 
 
