@@ -87,16 +87,21 @@ PARAKEET_TINY = TdtArchitecture(
 Modules = tuple["torch.nn.Module", "torch.nn.Module", "torch.nn.Module"]
 
 
+def _before_nemo() -> None:
+    """It looks for a home, and what it imports imports ONNX Runtime (torchmetrics does)."""
+    user_home()
+    forbid_telemetry()
+
+
 def preload() -> None:
     """Import NeMo's modules: up to half a minute that a process can spend while another has its turn."""
-    user_home()
+    _before_nemo()
     import nemo.collections.asr.modules  # noqa: F401
 
 
 def asr_models() -> Any:
-    """NeMo's whole models, which import everything that any of them may need, ONNX Runtime among it."""
-    user_home()
-    forbid_telemetry()
+    """NeMo's whole models."""
+    _before_nemo()
     import nemo.collections.asr.models as models
 
     return models
@@ -108,12 +113,12 @@ def build_modules(architecture: TdtArchitecture, *, initialize: bool = True) -> 
     ``initialize=False`` skips torch's random initialization (half a minute for 0.6 B parameters on
     one slow core): every parameter then has to be filled by the caller.
     """
-    user_home()
     with random_initialization(initialize):
         return _build_encoder(architecture), *build_transducer(architecture)
 
 
 def _build_encoder(size: TdtArchitecture) -> torch.nn.Module:
+    _before_nemo()
     from nemo.collections.asr.modules import ConformerEncoder
 
     encoder: torch.nn.Module = ConformerEncoder(**encoder_arguments(size))
@@ -122,6 +127,7 @@ def _build_encoder(size: TdtArchitecture) -> torch.nn.Module:
 
 def build_transducer(size: TdtArchitecture) -> tuple[torch.nn.Module, torch.nn.Module]:
     """``(prednet, joint)`` alone."""
+    _before_nemo()
     from nemo.collections.asr.modules import RNNTDecoder, RNNTJoint
 
     return RNNTDecoder(**prednet_arguments(size)), RNNTJoint(**joint_arguments(size))
