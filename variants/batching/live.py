@@ -6,6 +6,7 @@ context it brought; many bring none.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -120,9 +121,8 @@ class LiveStreams:
 
     def _queue(self, stream: _Stream, waiting: Waiting) -> None:
         waiting.lengths = (self._open().window(stream.slot),)
-        self.due.append(waiting)
         # Where a stream falls behind, its works become due later than younger ones of others.
-        self.due.sort(key=lambda each: each.since_ns)
+        insort(self.due, waiting, key=lambda each: each.since_ns)
 
     def _do(self, stream: _Stream, work: Work) -> bool:
         """Whether the first work of ``stream`` is done; else a chunk of it is due."""

@@ -21,7 +21,7 @@ from tests.harness.audio.recordings import resample
 from tests.variants.eager_parts import eager_parts
 from variants import registry
 from variants.batching import alone, continuous
-from variants.batching.bounds import Bounds, padding
+from variants.batching.bounds import Bounds, Size, Waiting
 from variants.batching.together import Together
 from variants.batching.types import Inference
 from variants.models import parakeet_tiny
@@ -309,7 +309,7 @@ def test_the_trained_model_s_tokens_are_those_of_one_work_at_a_time(delay_s: flo
     ("lengths", "share"), [([], 0.0), ([0, 0], 0.0), ([5], 0.0), ([10, 5], 0.25), ([4, 4, 4, 8], 0.375)]
 )
 def test_padding_is_the_share_beyond_the_rows_own_lengths(lengths: list[int], share: float) -> None:
-    assert padding(lengths) == pytest.approx(share)
+    assert Size.of(Waiting.of(work(*lengths), 0)).padding == pytest.approx(share)
 
 
 @pytest.mark.parametrize(
