@@ -14,7 +14,7 @@ from typing import Annotated, NamedTuple
 from msgspec import Meta
 
 from harness.protocols import Segment, Work
-from harness.protocols.options import Count, Positive
+from harness.protocols.options import Count, Positive, PositiveSeconds
 from variants.serving.streams import STREAM_RATE
 
 _FRAME_S = 0.01
@@ -38,6 +38,9 @@ class Bounds:
     each."""
     max_streams: Positive = 256
     """Live streams at once, each in a slot of its own; one more is refused."""
+    max_lag_s: PositiveSeconds = 10.0
+    """How far a live stream may be behind its own audio, as spoken; one that is later is ended with an error,
+    so that no lag grows without end."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +54,8 @@ class Waiting:
     idle_from_ns: int
     """When nothing was done on it any more: it came, or its last chunk was computed."""
     passed_over: int = 0
+    spoken_ns: int = 0
+    """Of a live stream: when its audio ends, spoken from its arrival on and after what came before it."""
 
     @classmethod
     def of(cls, work: Work, at_ns: int) -> Waiting:

@@ -75,6 +75,7 @@ class Together:
         self._inference = inference
         self._bounds = bounds
         self._delay_ns = round(delay_s * 1e9)
+        self._max_lag_ns = round(bounds.max_lag_s * 1e9)
         self._clock = clock
         self._recordings = Recordings(inference)
         self._live = LiveStreams(inference.open_pool, bounds.max_streams)
@@ -93,6 +94,7 @@ class Together:
         if self._live.has_arrivals:
             self._live.settle()
             return True
+        self._live.end_late(self._clock() - self._max_lag_ns)
         due = [kind for kind in self._kinds if kind.due and self._due_in_ns(kind.due) <= 0]
         if not due:
             return False

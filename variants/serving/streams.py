@@ -36,6 +36,13 @@ def no_free_slot(slots: int) -> RequestError:
     )
 
 
+def too_late() -> RequestError:
+    return RequestError(
+        "the stream is too far behind its audio (batching.options.max_lag_s): there are more than this server "
+        "carries; open fewer, or set batching.options.max_streams"
+    )
+
+
 class StreamTable:
     """Raises ``RequestError`` for an id that is not open (or is, where it must not be)."""
 
