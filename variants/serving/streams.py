@@ -38,8 +38,8 @@ def no_free_slot(slots: int) -> RequestError:
 
 def too_late() -> RequestError:
     return RequestError(
-        "the stream is too far behind its audio (batching.options.max_lag_s): there are more than this server "
-        "carries; open fewer, or set batching.options.max_streams"
+        "the stream is too far behind its audio (batching.options.max_lag_s): open fewer streams, or set "
+        "batching.options.max_streams to what the server carries"
     )
 
 
