@@ -26,7 +26,6 @@ from variants.batching.together import Together
 from variants.batching.types import Inference
 from variants.models import parakeet_tiny
 from variants.models.options import ModelOptions
-from variants.serving.pool import StreamPool
 
 
 class Echo:
@@ -45,9 +44,6 @@ class Echo:
         return [Transcript(_text(segments)) for segments in recordings]
 
     def open_stream(self) -> Stream:
-        raise RequestError("no streams here")
-
-    def open_pool(self, slots: int) -> StreamPool:  # noqa: ARG002
         raise RequestError("no streams here")
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:
