@@ -139,7 +139,8 @@ class TdtModel:
         from variants.serving.rolling import WindowedChunks
 
         if self.options.method == "window":
-            return WindowedChunks(encoder)
+            # What more than one window of 10 s writes between two layers leaves a core's caches.
+            return WindowedChunks(encoder, 1500 if self.device.type == "cpu" else None)
         return CachedChunks(self._cached_layers, contexts, hop, slots)
 
     @cached_property

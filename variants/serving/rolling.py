@@ -193,13 +193,28 @@ class WindowedChunks:
 
     hears_again = True
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, most_frames: int | None = None) -> None:
+        """``most_frames``: of features that the encoder is given at once, where more are no faster."""
         self._encoder = encoder
+        self._most_frames = most_frames
 
-    def encode(self, windows: FeatureBatch, chunks: Chunks, slots: torch.Tensor) -> EncoderOutput:  # noqa: ARG002
-        encoded = self._encoder.encode(windows)
+    def encode(self, windows: FeatureBatch, chunks: Chunks, slots: torch.Tensor) -> EncoderOutput:
+        rows = len(slots)
+        at_once = max(1, self._most_frames // int(windows.lengths.max())) if self._most_frames else rows
+        parts = [self._of(windows, chunks, slice(n, n + at_once)) for n in range(0, rows, at_once)]
+        if len(parts) == 1:
+            return parts[0]
+        return EncoderOutput(
+            torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts])
+        )
+
+    def _of(self, windows: FeatureBatch, chunks: Chunks, rows: slice) -> EncoderOutput:
+        lengths = windows.lengths[rows]
+        encoded = self._encoder.encode(FeatureBatch(windows.values[rows, :, : int(lengths.max())], lengths))
         values = encoded.values
-        begin, wanted = (torch.from_numpy(each).to(values.device) for each in (chunks.before, chunks.states))
+        begin, wanted = (
+            torch.from_numpy(each[rows]).to(values.device) for each in (chunks.before, chunks.states)
+        )
         count = wanted.minimum((encoded.lengths.to(values.device) - begin).clamp(min=0))
         at = begin[:, None] + torch.arange(int(chunks.states.max()), device=values.device)
         row = torch.arange(len(values), device=values.device)[:, None]
