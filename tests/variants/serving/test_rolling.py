@@ -11,8 +11,9 @@ from harness.spans import SpanRecorder
 from tests.variants.models.small import SMALL, small_model
 from variants.decoder.cpu_synced import CpuSyncedDecoder
 from variants.models.types import TdtModel
+from variants.serving.chunks import WindowedChunks
 from variants.serving.pool import OnlyStream
-from variants.serving.rolling import RollingPool, WindowedChunks
+from variants.serving.rolling import RollingPool
 from variants.serving.window import StreamingOptions
 
 RATE, FRAME = 16_000, 1_280
