@@ -86,6 +86,7 @@ TRIALS = {
     "benchmarks.tensorrt time": Trial(says="GPU", needs=GPU, after="benchmarks.tensorrt export", slow=True),
     "benchmarks.bisect": Trial(says="tensorrt", needs=TENSORRT, slow=True),
     "benchmarks.ipc": Trial("--processes 1 --rounds 2 --lengths 1", says="shared_memory", slow=True),
+    "training streams": Trial("--sentences 3", says="| cached, ", slow=True),
     "benchmarks.gate_power": Trial("--quick --trials 8", says="regression", slow=True),
 }
 

@@ -14,7 +14,7 @@ from typing import Annotated, NamedTuple
 from msgspec import Meta
 
 from harness.protocols import Segment, Work
-from harness.protocols.options import Count, Positive
+from harness.protocols.options import Count, Positive, PositiveSeconds
 from variants.serving.streams import STREAM_RATE
 
 _FRAME_S = 0.01
@@ -38,6 +38,9 @@ class Bounds:
     each."""
     max_streams: Positive = 256
     """Live streams at once, each in a slot of its own; one more is refused."""
+    max_lag_s: PositiveSeconds = 10.0
+    """How far a live stream may be behind its own audio, as spoken; one that is later is ended with an error,
+    so that no lag grows without end."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +54,8 @@ class Waiting:
     idle_from_ns: int
     """When nothing was done on it any more: it came, or its last chunk was computed."""
     passed_over: int = 0
+    spoken_ns: int = 0
+    """Of a live stream: when its audio ends, spoken from its arrival on and after what came before it."""
 
     @classmethod
     def of(cls, work: Work, at_ns: int) -> Waiting:
@@ -66,6 +71,36 @@ def _length(segment: Segment) -> int:
     return -(-len(segment.samples) * STREAM_RATE // segment.sample_rate)
 
 
+class Size(NamedTuple):
+    """Of rows that are computed together, in samples."""
+
+    rows: int
+    longest: int
+    total: int
+    """Of the rows' own lengths."""
+
+    @classmethod
+    def of(cls, waiting: Waiting) -> Size:
+        return cls(len(waiting.lengths), waiting.longest, sum(waiting.lengths))
+
+    def joined(self, other: Size) -> Size:
+        return Size(self.rows + other.rows, max(self.longest, other.longest), self.total + other.total)
+
+    @property
+    def area(self) -> int:
+        """Padding included."""
+        return self.rows * self.longest
+
+    @property
+    def frames(self) -> float:
+        return self.area / (STREAM_RATE * _FRAME_S)
+
+    @property
+    def padding(self) -> float:
+        """The share that is beyond the rows' own lengths."""
+        return 1.0 - self.total / self.area if self.area else 0.0
+
+
 class Chosen(NamedTuple):
     """Indices of the works of the next batch, that of the oldest first; ``full``: of what waits no more
     fits, or there are as many rows as there may be."""
@@ -76,17 +111,17 @@ class Chosen(NamedTuple):
 
 def choose(waiting: Sequence[Waiting], bounds: Bounds) -> Chosen:
     """The batch around the oldest of ``waiting``. See the module."""
-    oldest, rows, chosen, full = waiting[0], list(waiting[0].lengths), [0], False
-    most_padding = max(bounds.max_padding, padding(rows))
+    oldest, batch, chosen, full = waiting[0], Size.of(waiting[0]), [0], False
+    most_padding = max(bounds.max_padding, batch.padding)
     # Stable: among works of the same length, the older.
     for index in sorted(_eligible(waiting, bounds), key=lambda i: abs(waiting[i].longest - oldest.longest)):
-        candidate = [*rows, *waiting[index].lengths]
-        if len(candidate) > bounds.max_batch or _frames(candidate) > bounds.max_frames:
+        candidate = batch.joined(Size.of(waiting[index]))
+        if candidate.rows > bounds.max_batch or candidate.frames > bounds.max_frames:
             full = True
-        elif padding(candidate) <= most_padding:
+        elif candidate.padding <= most_padding:
             chosen.append(index)
-            rows = candidate
-    return Chosen(chosen, full or len(rows) >= bounds.max_batch or _frames(rows) >= bounds.max_frames)
+            batch = candidate
+    return Chosen(chosen, full or batch.rows >= bounds.max_batch or batch.frames >= bounds.max_frames)
 
 
 def take(waiting: list[Waiting], indices: Sequence[int]) -> list[Waiting]:
@@ -103,17 +138,3 @@ def _eligible(waiting: Sequence[Waiting], bounds: Bounds) -> range:
     """What may join the oldest: none that is younger than one which has let enough pass."""
     enough = (i for i, each in enumerate(waiting) if i and each.passed_over >= bounds.max_passed_over)
     return range(1, next(enough, len(waiting) - 1) + 1)
-
-
-def area(lengths: Sequence[int]) -> int:
-    """Of ``[rows, longest]``, padding included."""
-    return len(lengths) * max(lengths, default=0)
-
-
-def _frames(lengths: Sequence[int]) -> float:
-    return area(lengths) / (STREAM_RATE * _FRAME_S)
-
-
-def padding(lengths: Sequence[int]) -> float:
-    """The share of ``[rows, longest]`` that is beyond the rows' own lengths."""
-    return 1.0 - sum(lengths) / area(lengths) if area(lengths) else 0.0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
-from variants.batching.bounds import Waiting, area
+from variants.batching.bounds import Size, Waiting
 
 
 class Counts:
@@ -32,9 +33,9 @@ class Counts:
     def add(self, batch: Sequence[Waiting], began_ns: int) -> None:
         self._batches += 1
         self._sizes[len(batch)] += 1
-        rows = [length for each in batch for length in each.lengths]
-        self._valid += sum(rows)
-        self._padded += area(rows)
+        size = reduce(Size.joined, map(Size.of, batch))
+        self._valid += size.total
+        self._padded += size.area
         for each in batch:
             self._waited_ns += began_ns - each.idle_from_ns
             self._longest_wait_ns = max(self._longest_wait_ns, began_ns - each.idle_from_ns)

@@ -6,6 +6,7 @@ context it brought; many bring none.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from harness.spans import SpanRecorder
 from variants.batching.bounds import Waiting
 from variants.batching.counts import Counts
 from variants.serving.pool import StreamPool
-from variants.serving.streams import STREAM_RATE, already_open, describe, no_free_slot, not_open
+from variants.serving.streams import STREAM_RATE, already_open, describe, no_free_slot, not_open, too_late
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +29,7 @@ class _Stream:
     taken: int = 0
     """Samples of the first work that the slot has."""
     told: str = ""
+    spoken_ns: int = 0
 
 
 class LiveStreams:
@@ -44,7 +46,7 @@ class LiveStreams:
         self.pending = 0
         self.works = 0
         self.counts = Counts()
-        self._refused = self._most_open = 0
+        self._refused = self._most_open = self._late = 0
 
     def submit(self, waiting: Waiting) -> None:
         self._arrived.append(waiting)
@@ -65,8 +67,16 @@ class LiveStreams:
             if waiting.work.kind == "abandon" and all(each.work.kind == "push" for each in stream.works):
                 self._drop(stream)
             stream.works.append(waiting)
+            waiting.spoken_ns = stream.spoken_ns = _spoken_ns(waiting, stream.spoken_ns)
             if len(stream.works) == 1:
                 self._advance(stream)
+
+    def end_late(self, limit_ns: int) -> None:
+        """Streams whose next chunk should have been computed before ``limit_ns``."""
+        for waiting in [each for each in self.due if each.spoken_ns < limit_ns]:
+            self._late += 1
+            self.due.remove(waiting)
+            self._fail(waiting, str(too_late()))
 
     def compute(self, batch: Sequence[Waiting], spans: SpanRecorder) -> None:
         """The next chunk of each work's stream."""
@@ -84,6 +94,7 @@ class LiveStreams:
             "slots": self._slots,
             "most_open": self._most_open,
             "refused": self._refused,
+            "ended_late": self._late,
             **({} if self._pool is None else self._pool.evidence()),
             **self.counts.evidence("chunks"),
         }
@@ -120,9 +131,8 @@ class LiveStreams:
 
     def _queue(self, stream: _Stream, waiting: Waiting) -> None:
         waiting.lengths = (self._open().window(stream.slot),)
-        self.due.append(waiting)
         # Where a stream falls behind, its works become due later than younger ones of others.
-        self.due.sort(key=lambda each: each.since_ns)
+        insort(self.due, waiting, key=lambda each: each.since_ns)
 
     def _do(self, stream: _Stream, work: Work) -> bool:
         """Whether the first work of ``stream`` is done; else a chunk of it is due."""
@@ -196,3 +206,9 @@ class LiveStreams:
         if self._pool is None:
             self._pool = self._open_pool(self._slots)
         return self._pool
+
+
+def _spoken_ns(waiting: Waiting, before_ns: int) -> int:
+    samples = waiting.work.samples
+    audio_ns = 0 if samples is None else len(samples) * 1_000_000_000 // STREAM_RATE
+    return max(before_ns, waiting.since_ns) + audio_ns

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Protocol
 
 from harness.protocols import Evidence, Work
@@ -11,7 +12,7 @@ from harness.spans import SpanRecorder, now_ns
 from variants.batching.bounds import Bounds, Waiting, choose, take
 from variants.batching.counts import Counts
 from variants.batching.live import LiveStreams
-from variants.batching.types import Inference
+from variants.batching.types import Inference, open_pool
 from variants.serving.streams import describe
 
 
@@ -75,9 +76,10 @@ class Together:
         self._inference = inference
         self._bounds = bounds
         self._delay_ns = round(delay_s * 1e9)
+        self._max_lag_ns = round(bounds.max_lag_s * 1e9)
         self._clock = clock
         self._recordings = Recordings(inference)
-        self._live = LiveStreams(inference.open_pool, bounds.max_streams)
+        self._live = LiveStreams(partial(open_pool, inference), bounds.max_streams)
         self._kinds: tuple[Kind, ...] = (self._recordings, self._live)
         self._free_since_ns = -self._delay_ns
         self._batch_ids = itertools.count(1)
@@ -93,6 +95,7 @@ class Together:
         if self._live.has_arrivals:
             self._live.settle()
             return True
+        self._live.end_late(self._clock() - self._max_lag_ns)
         due = [kind for kind in self._kinds if kind.due and self._due_in_ns(kind.due) <= 0]
         if not due:
             return False

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from harness.protocols import Evidence, Segment, Stream, Transcript
 from harness.spans import SpanRecorder
-from variants.serving.pool import StreamPool
+from variants.serving.pool import Apart, StreamPool
 
 
 @runtime_checkable
@@ -24,12 +24,24 @@ class Inference(Protocol):
         """Start a live stream. Raises ``UnavailableError`` where the model cannot stream."""
         ...
 
-    def open_pool(self, slots: int) -> StreamPool:
-        """Room for so many live streams that are computed together. Raises as ``open_stream`` does."""
-        ...
-
     def warm_up(self, lengths_s: Iterable[float]) -> None:
         """Visit every shape once: compile, capture and allocate before anything is timed."""
         ...
 
     def evidence(self) -> Evidence: ...
+
+
+@runtime_checkable
+class Pooling(Protocol):
+    """An ``Inference`` whose live streams can be computed together."""
+
+    def open_pool(self, slots: int) -> StreamPool:
+        """Room for so many. Raises as ``open_stream`` does."""
+        ...
+
+
+def open_pool(inference: Inference, slots: int) -> StreamPool:
+    """Of an inference that can do nothing together, streams that each compute what they are given."""
+    return (
+        inference.open_pool(slots) if isinstance(inference, Pooling) else Apart(inference.open_stream, slots)
+    )

@@ -18,7 +18,6 @@ import numpy as np
 from harness.protocols import Evidence, Hypothesis, Segment, Stream, TextSegment, Transcript
 from harness.protocols.options import Positive, Seconds
 from harness.spans import SpanRecorder
-from variants.serving.pool import Apart, StreamPool
 
 _SMALLEST_SLEEP_S = 0.001
 
@@ -121,9 +120,6 @@ class FixedCostEngine:
     def open_stream(self) -> Stream:
         self._streams += 1
         return FixedCostStream(self, self._cost)
-
-    def open_pool(self, slots: int) -> StreamPool:
-        return Apart(self.open_stream, slots)
 
     def serve(self, audio_s: float, requests: int = 0) -> None:
         """Spend the service time of ``audio_s`` seconds and of the end of ``requests`` requests."""

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from variants.batching.types import Inference
     from variants.encoder.cached import CachedLayers
     from variants.models.device_features import BatchLogMel
+    from variants.serving.chunks import ChunkEncoder
     from variants.serving.inference import EncoderDecoder
     from variants.serving.pool import StreamPool
-    from variants.serving.rolling import ChunkEncoder
     from variants.serving.window import Contexts
 
 SAMPLE_RATE = 16_000
@@ -136,10 +136,11 @@ class TdtModel:
 
     def _chunk_encoder(self, encoder: Encoder, contexts: Contexts, hop: int, slots: int) -> ChunkEncoder:
         from variants.serving.cached import CachedChunks
-        from variants.serving.rolling import WindowedChunks
+        from variants.serving.chunks import WindowedChunks
 
         if self.options.method == "window":
-            return WindowedChunks(encoder)
+            # What more than one window of 10 s writes between two layers leaves a core's caches.
+            return WindowedChunks(encoder, 1500 if self.device.type == "cpu" else None)
         return CachedChunks(self._cached_layers, contexts, hop, slots)
 
     @cached_property

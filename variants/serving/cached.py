@@ -7,7 +7,7 @@ import torch
 
 from harness.protocols import EncoderOutput, Evidence, FeatureBatch
 from variants.encoder.cached import CachedConformer, CachedLayers, Step
-from variants.serving.rolling import Chunks
+from variants.serving.chunks import Chunks
 from variants.serving.window import Contexts
 
 _LEAD = 1
@@ -15,7 +15,7 @@ _LEAD = 1
 
 
 class CachedChunks:
-    """``variants.serving.rolling.ChunkEncoder``. Features are normalized over the window as ever, of which
+    """``variants.serving.chunks.ChunkEncoder``. Features are normalized over the window as ever, of which
     the frames of chunk and right context alone are encoded."""
 
     hears_again = False

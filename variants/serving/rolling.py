@@ -22,14 +22,13 @@ from harness.errors import UnavailableError
 from harness.protocols import (
     Decoded,
     Decoder,
-    Encoder,
-    EncoderOutput,
     Evidence,
     FeatureBatch,
     Hypothesis,
     Transcript,
 )
 from harness.spans import SpanRecorder
+from variants.serving.chunks import ChunkEncoder, Chunks
 from variants.serving.endpoints import Endpoints
 from variants.serving.window import Contexts
 from variants.upload import Upload
@@ -146,70 +145,6 @@ class Incoming:
         held = int(self._held[slot])
         self._samples[slot, : held - count] = self._samples[slot, count:held]
         self._held[slot] = held - count
-
-
-class Chunks:
-    """The next chunk of each of several streams, in its window: int64 ``[B]``.
-
-    ``start``, ``decoded``, ``end`` and ``decoded_after`` are samples of the stream: the window begins, the
-    chunk begins, the window ends, the next chunk begins. In encoder frames: ``before`` of the window lie
-    before the chunk, ``states`` are the chunk's, ``total`` the window's; ``first`` numbers the chunk's first.
-    """
-
-    def __init__(self, contexts: Contexts, hop: int, decoded: np.ndarray, heard: np.ndarray) -> None:
-        ahead = contexts.chunk + contexts.right
-        last = heard - decoded < ahead
-        self.decoded = decoded
-        self.start = np.maximum(0, decoded - contexts.left)
-        self.end = np.where(last, heard, decoded + ahead)
-        self.decoded_after = np.where(last, heard, decoded + contexts.chunk)
-        self.first = decoded // contexts.frame
-        self.before = (decoded - self.start) // contexts.frame
-        self.total = -(-(self.end // hop - self.start // hop) // (contexts.frame // hop))
-        self.states = np.where(last, self.total - self.before, contexts.chunk // contexts.frame)
-
-
-class ChunkEncoder(Protocol):
-    """From windows of features to the states of their chunks."""
-
-    @property
-    def hears_again(self) -> bool:
-        """Whether the left context is computed anew for each chunk."""
-        ...
-
-    def encode(self, windows: FeatureBatch, chunks: Chunks, slots: torch.Tensor) -> EncoderOutput:
-        """``[B, C, D]``: states of the chunks alone."""
-        ...
-
-    def keep(self) -> None:
-        """What the last call computed counts: the next chunks of its streams follow it."""
-        ...
-
-    def evidence(self) -> Evidence: ...
-
-
-class WindowedChunks:
-    """``ChunkEncoder``: any encoder, given the whole of every window, as if it were a recording."""
-
-    hears_again = True
-
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-
-    def encode(self, windows: FeatureBatch, chunks: Chunks, slots: torch.Tensor) -> EncoderOutput:  # noqa: ARG002
-        encoded = self._encoder.encode(windows)
-        values = encoded.values
-        begin, wanted = (torch.from_numpy(each).to(values.device) for each in (chunks.before, chunks.states))
-        count = wanted.minimum((encoded.lengths.to(values.device) - begin).clamp(min=0))
-        at = begin[:, None] + torch.arange(int(chunks.states.max()), device=values.device)
-        row = torch.arange(len(values), device=values.device)[:, None]
-        return EncoderOutput(values[row, at.clamp(max=values.shape[1] - 1)], count)
-
-    def keep(self) -> None:
-        """It keeps nothing."""
-
-    def evidence(self) -> Evidence:
-        return {"method": "window"}
 
 
 class RollingPool:

@@ -36,6 +36,13 @@ def no_free_slot(slots: int) -> RequestError:
     )
 
 
+def too_late() -> RequestError:
+    return RequestError(
+        "the stream is too far behind its audio (batching.options.max_lag_s): open fewer streams, or set "
+        "batching.options.max_streams to what the server carries"
+    )
+
+
 class StreamTable:
     """Raises ``RequestError`` for an id that is not open (or is, where it must not be)."""
 

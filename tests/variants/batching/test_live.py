@@ -44,7 +44,8 @@ def small(method: Literal["window", "cached"] = "window") -> Inference:
 
 
 def together(inference: Inference, slots: int = 4, delay_s: float = 0.0, **bounds: Any) -> Together:
-    return Together("continuous", inference, Bounds(max_streams=slots, **bounds), delay_s)
+    # These clients speak as fast as they can: how late they are depends on what else runs here.
+    return Together("continuous", inference, Bounds(max_streams=slots, max_lag_s=1e6, **bounds), delay_s)
 
 
 def noise(seed: int, samples: int) -> np.ndarray:
@@ -158,6 +159,22 @@ def test_what_is_left_of_a_stream_that_hung_up_is_not_computed() -> None:
         pass
     assert [each.error for each in works] == [None] * len(works)
     assert engine.evidence()["batching"]["streams"]["chunks"] == 0
+
+
+def test_a_stream_that_is_too_late_is_ended_and_one_that_sends_ahead_of_time_is_not() -> None:
+    clock = Clock()
+    engine = Together("continuous", small(), Bounds(max_lag_s=2.0), clock=clock)
+    for n in (1, 2):
+        finish(engine, work("open", n))
+    works = [work("push", 1, noise(1, RATE)), work("push", 2, noise(2, 3 * RATE)), work("commit", 2)]
+    for each in works:
+        engine.submit(each)
+    engine.step()  # what is due is known
+    clock.pass_s(3.5)
+    commit = finish(engine, work("commit", 1))
+    assert "too far behind" in str(works[0].error) and "no open stream 1" in str(commit.error)
+    assert [each.error for each in works[1:]] == [None, None]
+    assert engine.evidence()["batching"]["streams"]["ended_late"] == 1
 
 
 def test_with_a_delay_a_chunk_waits_for_company_and_a_push_that_needs_none_does_not() -> None:

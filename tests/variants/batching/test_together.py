@@ -21,12 +21,11 @@ from tests.harness.audio.recordings import resample
 from tests.variants.eager_parts import eager_parts
 from variants import registry
 from variants.batching import alone, continuous
-from variants.batching.bounds import Bounds, padding
+from variants.batching.bounds import Bounds, Size, Waiting
 from variants.batching.together import Together
 from variants.batching.types import Inference
 from variants.models import parakeet_tiny
 from variants.models.options import ModelOptions
-from variants.serving.pool import StreamPool
 
 
 class Echo:
@@ -45,9 +44,6 @@ class Echo:
         return [Transcript(_text(segments)) for segments in recordings]
 
     def open_stream(self) -> Stream:
-        raise RequestError("no streams here")
-
-    def open_pool(self, slots: int) -> StreamPool:  # noqa: ARG002
         raise RequestError("no streams here")
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:
@@ -309,7 +305,7 @@ def test_the_trained_model_s_tokens_are_those_of_one_work_at_a_time(delay_s: flo
     ("lengths", "share"), [([], 0.0), ([0, 0], 0.0), ([5], 0.0), ([10, 5], 0.25), ([4, 4, 4, 8], 0.375)]
 )
 def test_padding_is_the_share_beyond_the_rows_own_lengths(lengths: list[int], share: float) -> None:
-    assert padding(lengths) == pytest.approx(share)
+    assert Size.of(Waiting.of(work(*lengths), 0)).padding == pytest.approx(share)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from harness.protocols.options import NoOptions
 from harness.spans import SpanRecorder, now_ns
 from tests.variants.topology import parts
 from variants.batching import alone, continuous, window
-from variants.serving.pool import StreamPool
 from variants.topology.access import OneByOne, Shared, access_to
 from variants.topology.types import Backend, Completion, Transcribe
 
@@ -46,9 +45,6 @@ class Gated:
         return [Transcript(str(n)) for n in self.calls[-1]]
 
     def open_stream(self) -> Stream:
-        raise RequestError("no streams here")
-
-    def open_pool(self, slots: int) -> StreamPool:  # noqa: ARG002
         raise RequestError("no streams here")
 
     def warm_up(self, lengths_s: Iterable[float]) -> None: ...

@@ -20,7 +20,6 @@ from variants.models.whisper.features import SAMPLE_RATE, WINDOW_SAMPLES
 from variants.models.whisper.options import WhisperOptions
 from variants.models.whisper.rules import WhisperTokenizer
 from variants.models.whisper.windows import pack
-from variants.serving.pool import Apart, StreamPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +81,6 @@ class Peer:
 
     def open_stream(self) -> Stream:
         raise UnavailableError(f"model={self.name} hears windows of 30 s: it has no live streams")
-
-    def open_pool(self, slots: int) -> StreamPool:
-        return Apart(self.open_stream, slots)
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:
         """Every window has the same shape."""

@@ -24,7 +24,6 @@ from variants.models.whisper.features import (
     WindowLogMel,
     check_length,
 )
-from variants.serving.pool import StreamPool
 
 if TYPE_CHECKING:
     from variants.decoder.attention.search import Found, WindowDecoder
@@ -78,9 +77,6 @@ class Packed:
 
     def open_stream(self) -> Stream:
         return self.parts.open_stream()
-
-    def open_pool(self, slots: int) -> StreamPool:
-        return self.parts.open_pool(slots)
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:
         """Every window has the same shape: one, and one full batch."""
@@ -143,9 +139,6 @@ class Sequential:
 
     def open_stream(self) -> Stream:
         return self.parts.open_stream()
-
-    def open_pool(self, slots: int) -> StreamPool:
-        return self.parts.open_pool(slots)
 
     def warm_up(self, lengths_s: Iterable[float]) -> None:
         self.parts.warm_up([_WINDOW_S] if list(lengths_s) else [])
