@@ -149,7 +149,8 @@ class Command:
             with contextlib.suppress(psutil.Error):
                 if process.environ().get(MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE:
                     launcher = process.pid == self.process.pid
-                    found[process.pid] = "launcher" if launcher else process.cmdline()[-1]
+                    words = process.cmdline() or ["beginning, or ending"]
+                    found[process.pid] = "launcher" if launcher else words[-1]
         return found
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float) -> bool:

@@ -75,7 +75,7 @@ def test_the_spans_are_all_of_the_time() -> None:
     def slow(sock: socket.socket, _request: bytes) -> None:
         time.sleep(0.05)
         sock.sendall(saying("hello")[:-3])
-        time.sleep(0.03)
+        time.sleep(0.3)
         sock.sendall(saying("hello")[-3:])
 
     reply = asked(slow)
@@ -87,7 +87,7 @@ def test_the_spans_are_all_of_the_time() -> None:
         seconds[span.name] += span.duration_s
     assert reached_ns == reply.finished_ns
     assert seconds["wait"] >= 0.05
-    assert seconds["download"] >= 0.03
+    assert seconds["download"] >= 0.15  # the first byte may be noticed late
     assert seconds["connect"] > 0
 
 
