@@ -35,7 +35,7 @@ WITHHELD = "withheld"
 
 
 def write(lineup: Lineup, found: Sequence[Standing], folder: Path) -> Path:
-    """``peers.md``, ``peers.csv`` and, where any speed may be told, ``peers.png``; the Markdown's path."""
+    """``peers.md``, ``peers.csv`` and, where anything was measured, ``peers.png``; the Markdown's path."""
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / f"{NAME}.csv", as_csv(found))
