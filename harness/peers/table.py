@@ -69,7 +69,7 @@ def _where(run: Run) -> str:
     return (
         f"{origin.cpu}, {origin.cpu_count} cores, {origin.os}, Python {origin.python}. Rounds of one process "
         f"each: {len(run.processes)}; requests of a process: {requests}, of the set {origin.dataset.name}; "
-        f"threads: {threads or 'all'}."
+        f"threads: {threads or 'all'}; model.device={run.config['model']['device']}."
     )
 
 

@@ -32,7 +32,7 @@ def run_of(folder: Path, model: str, **how: Any) -> StoredRun:
     changes = {"provenance": replace(origin, model=replace(origin.model, name=model, details=details))}
     stored = make_run(folder, Recipe(model, variant="eager", changes=changes, **how))
     document = json.loads((stored.folder / "run.json").read_text())
-    document["config"]["model"]["name"] = model
+    document["config"]["model"] |= {"name": model, "device": "cpu"}
     for process in document["processes"]:
         process["evidence"] = {"startup": START_UP}
     (stored.folder / "run.json").write_text(json.dumps(document))
