@@ -74,7 +74,8 @@ def _name(run: Run) -> str:
 
 def without_local_paths(run: Run) -> Run:
     """The same run, told without the folders of the machine that it ran on."""
-    command = tuple(_local_word(word) for word in run.provenance.command)
+    # An argument may hold several overrides: ``--of 'variant=eager model.weights=…'``.
+    command = tuple(" ".join(map(_local_word, word.split(" "))) for word in run.provenance.command)
     model = replace(run.provenance.model, weights=_last_part(run.provenance.model.weights))
     return replace(
         run,
@@ -95,7 +96,7 @@ def _quotable(stored: StoredRun) -> StoredRun:
 def _local_word(word: str) -> str:
     key, equals, value = word.partition("=")
     if not equals:
-        return word
+        return _last_part(word)
     return f"{key}={_LOCAL_KEYS.get(key, _last_part(value))}"
 
 

@@ -26,8 +26,8 @@ _EXAMPLES = """examples:
 
 A line-up is a leaf of conf/peers: a model's weights, and the engines that hear them. An engine whose package
 is missing is in the table with that reason. Every engine gets the same audio, the same number of threads
-(runner.threads) and greedy search; one whose words are not ours, within the line-up's limit, has its speed
-withheld.
+(runner.threads) and greedy search, on the CPU unless model.device says otherwise; one whose words are not
+ours, within the line-up's limit, has its speed withheld.
 
 exit codes:
   0 measured, whoever is faster   2 wrong usage   3 none can run here   else that of the first engine that

@@ -35,7 +35,7 @@ WITHHELD = "withheld"
 
 
 def write(lineup: Lineup, found: Sequence[Standing], folder: Path) -> Path:
-    """``peers.md``, ``peers.csv`` and, where any speed may be told, ``peers.png``; the Markdown's path."""
+    """``peers.md``, ``peers.csv`` and, where anything was measured, ``peers.png``; the Markdown's path."""
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / f"{NAME}.csv", as_csv(found))
@@ -69,7 +69,7 @@ def _where(run: Run) -> str:
     return (
         f"{origin.cpu}, {origin.cpu_count} cores, {origin.os}, Python {origin.python}. Rounds of one process "
         f"each: {len(run.processes)}; requests of a process: {requests}, of the set {origin.dataset.name}; "
-        f"threads: {threads or 'all'}."
+        f"threads: {threads or 'all'}; model.device={run.config['model']['device']}."
     )
 
 

@@ -20,6 +20,9 @@ def test_figures_stay_and_paths_go(tmp_path: Path) -> None:
         "harness",
         f"runner.results_dir={tmp_path}",
         "dataset.manifest=/data/mine/calls.jsonl",
+        "--out",
+        str(tmp_path / "mine"),
+        f"model=whisper_base model.weights={tmp_path}/base",
     )
     config = {**stored.run.config, "runner": {"results_dir": str(tmp_path), "cache_dir": "/var/cache"}}
     model = replace(stored.run.provenance.model, weights=str(tmp_path / "tiny.en"))
@@ -32,7 +35,8 @@ def test_figures_stay_and_paths_go(tmp_path: Path) -> None:
     assert kept.samples.equals(stored.samples)
     assert kept.run.summary == stored.run.summary
     assert kept.run.provenance.command == (
-        "python", "-m", "harness", "runner.results_dir=results", "dataset.manifest=calls.jsonl"
+        "python", "-m", "harness", "runner.results_dir=results", "dataset.manifest=calls.jsonl",
+        "--out", "mine", "model=whisper_base model.weights=base",
     )  # fmt: skip
     assert kept.run.provenance.model.weights == "tiny.en"
     assert str(tmp_path) not in (copy / "run.json").read_text()

@@ -32,7 +32,7 @@ def run_of(folder: Path, model: str, **how: Any) -> StoredRun:
     changes = {"provenance": replace(origin, model=replace(origin.model, name=model, details=details))}
     stored = make_run(folder, Recipe(model, variant="eager", changes=changes, **how))
     document = json.loads((stored.folder / "run.json").read_text())
-    document["config"]["model"]["name"] = model
+    document["config"]["model"] |= {"name": model, "device": "cpu"}
     for process in document["processes"]:
         process["evidence"] = {"startup": START_UP}
     (stored.folder / "run.json").write_text(json.dumps(document))
@@ -120,9 +120,8 @@ def test_runs_that_cannot_stand_in_one_table_are_refused(
 def test_every_engine_of_every_line_up_composes(name: str) -> None:
     lineup = read_lineup(name)
     for engine in lineup.engines:
-        for quick in (False, True):
-            config = compose_run(lineup.overrides(engine, ["model.weights=/weights"], quick))
-            assert (config.model.name, config.runner.label) == (engine.model, engine.model)
+        config = compose_run(lineup.overrides(engine, ["model.weights=/weights"], quick=True))
+        assert (config.model.name, config.runner.label) == (engine.model, engine.model)
 
 
 def test_what_is_given_last_stands() -> None:
@@ -156,17 +155,23 @@ def test_a_mistake_is_named(
 # ---------------------------------------------------------------- measuring
 
 
-def places(folder: Path) -> list[str]:
-    return [*TINY, f"runner.results_dir={folder / 'results'}", f"runner.cache_dir={folder / 'cache'}"]
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
 
 
-def test_what_is_not_installed_and_what_fails_costs_the_others_nothing(tmp_path: Path) -> None:
+@pytest.fixture
+def places(tmp_path: Path, cache: Path) -> list[str]:
+    return [*TINY, f"runner.results_dir={tmp_path / 'results'}", f"runner.cache_dir={cache}"]
+
+
+def test_what_is_not_installed_and_what_fails_costs_the_others_nothing(places: list[str]) -> None:
     """The Whisper peer is installed and fails, because it is given no weights."""
     pytest.importorskip("whisper", reason="needs the extra whisper")
     lineup = Lineup("engines", (FIXED, Engine("failing", "openai_whisper"), Engine("absent", "sherpa_onnx")))
     machine = Machine()
     machine.has_package = lambda name: name != "sherpa_onnx"  # type: ignore[method-assign]
-    outcome = measure(lineup, 1, places(tmp_path), quick=False, machine=machine)
+    outcome = measure(lineup, 1, places, quick=False, machine=machine)
     ours, failing, absent = standings(lineup, outcome)
     assert ours.stored is not None
     assert len(ours.stored.run.processes) == 1
@@ -175,17 +180,17 @@ def test_what_is_not_installed_and_what_fails_costs_the_others_nothing(tmp_path:
     assert [error.exit_code for error in outcome.errors] == [ExitCode.USAGE]
 
 
-def test_an_engine_that_is_left_alone_is_measured_in_as_many_processes(tmp_path: Path) -> None:
+def test_an_engine_that_is_left_alone_is_measured_in_as_many_processes(places: list[str]) -> None:
     lineup = Lineup("engines", (FIXED, Engine("absent", "sherpa_onnx")))
-    outcome = measure(lineup, 2, places(tmp_path), quick=False, machine=Laptop())
+    outcome = measure(lineup, 2, places, quick=False, machine=Laptop())
     (stored,) = outcome.runs.values()
     assert len(stored.run.processes) == 2
 
 
-def test_where_none_can_run_each_says_why(tmp_path: Path) -> None:
+def test_where_none_can_run_each_says_why(places: list[str]) -> None:
     lineup = Lineup("engines", (Engine("one", "onnx_asr"), Engine("other", "sherpa_onnx")))
     with pytest.raises(UnavailableError, match=r"onnx-asr.*sherpa-onnx"):
-        measure(lineup, 1, places(tmp_path), quick=False, machine=Laptop())
+        measure(lineup, 1, places, quick=False, machine=Laptop())
     with pytest.raises(UsageError, match="nowhere"):
         measure(lineup, 1, ["nowhere=1"], quick=False)
 
