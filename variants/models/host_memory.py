@@ -13,9 +13,9 @@ def keep_freed_memory() -> None:
     """Have this process keep blocks of up to 1 GiB that it frees.
 
     glibc maps each block of more than 32 MiB (mallopt(3): the most that its own threshold rises to) from the
-    kernel and returns it when it is freed, so that every page of it is faulted in and cleared again. Activations
-    of the first convolutions are as large from eight segments of 2 s on, and a third of the encoder's time went
-    there. Other C libraries have their own ways, and are left to them.
+    kernel and returns it when it is freed, so that every page of it is faulted in and cleared again.
+    Activations of the first convolutions are as large from eight segments of 2 s on, and a third of the
+    encoder's time went there. Other C libraries have their own ways, and are left to them.
     """
     with contextlib.suppress(AttributeError):
         libc = ctypes.CDLL(None)
