@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from harness.protocols import EncoderOutput
 
 CPU_CALL_FRAMES = 180
-"""What a call costs beside its rows, in their frames of 10 ms. The tiny Parakeet's encoder took 9 ms of a core
-for a call and 4.9 ms for a second of audio, padding included (voice_agent, batches of 1 and 8)."""
+"""What a call costs beside its rows, in frames of 10 ms. The tiny Parakeet's encoder took 9 ms of a core
+a call and 4.9 ms a second of audio, padding included (voice_agent, batches of 1 and 8)."""
 
 
 def groups(lengths: Sequence[int], call_frames: int) -> list[slice]:
