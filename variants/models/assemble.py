@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from variants.models.host_memory import keep_freed_memory
 from variants.models.options import ModelOptions, resolve_device, resolve_dtype
 from variants.models.parakeet import TdtArchitecture, check_depth, check_parameter_count, keep_layers
 from variants.models.types import TdtModel
@@ -22,6 +23,8 @@ def assemble(architecture: TdtArchitecture, options: ModelOptions, parameters: i
     Raises ``UsageError`` or ``UnavailableError`` naming the file or key.
     """
     device = resolve_device(options)  # first: a missing GPU should not cost a minute of loading
+    if device.type == "cpu":
+        keep_freed_memory()
     if options.weights == "synthetic":
         return place(_synthetic(architecture, options, parameters), options, device)
     return place(_first_layers(_trained(architecture, options), options), options, device)

@@ -12,6 +12,7 @@ import numpy as np
 from harness.protocols import (
     Decoder,
     Encoder,
+    EncoderOutput,
     Evidence,
     Hypothesis,
     Segment,
@@ -22,6 +23,7 @@ from harness.protocols import (
 )
 from harness.spans import SpanRecorder
 from variants.models.types import Model
+from variants.serving.grouping import groups, joined
 from variants.serving.pool import OnlyStream, StreamPool
 from variants.serving.utterances import Bounds, HostUtterances, Utterances
 
@@ -68,6 +70,9 @@ class EncoderDecoder:
     plan: ShapePlan
     frontend: DeviceFrontend | None = None
     """None where recordings come in the segments that are transcribed."""
+    call_frames: int | None = None
+    """What a call of the encoder costs, in frames: rows of a batch are encoded in groups for which that pays
+    (``variants.serving.grouping``). None: all at once."""
     padding: Padding = field(default_factory=Padding)
 
     def transcribe(self, recordings: Sequence[Sequence[Segment]], spans: SpanRecorder) -> list[Transcript]:
@@ -88,19 +93,28 @@ class EncoderDecoder:
         frames = heard.frames
         found = [Hypothesis(())] * len(frames)
         for rows in batches(frames, self.plan.max_batch):
-            with spans.span("features"):
-                features = heard.features(rows)  # [B, F, T]
-                self._finish_features()
-            self.padding.count(features.lengths)
-            with spans.span("encoder"):
-                encoded = self.encoder.encode(features)  # [B, T', D]
-                # Without it the encoder's device time would be charged to the decoder, which waits for it.
-                self.model.synchronize()
+            encoded = [self._encoded(heard, rows[group], spans) for group in self._groups(frames, rows)]
             with spans.span("decoder"):
-                decoded = self.decoder.decode(encoded)
+                decoded = self.decoder.decode(joined(encoded))
             for row, hypothesis in zip(rows, decoded.hypotheses, strict=True):
                 found[row] = hypothesis
         return found
+
+    def _groups(self, frames: Sequence[int], rows: Sequence[int]) -> list[slice]:
+        if self.call_frames is None:
+            return [slice(len(rows))]
+        return groups([frames[row] for row in rows], self.call_frames)
+
+    def _encoded(self, heard: Utterances, rows: Sequence[int], spans: SpanRecorder) -> EncoderOutput:
+        with spans.span("features"):
+            features = heard.features(rows)  # [B, F, T]
+            self._finish_features()
+        self.padding.count(features.lengths)
+        with spans.span("encoder"):
+            encoded = self.encoder.encode(features)  # [B, T', D]
+            # Without it the encoder's device time would be charged to the decoder, which waits for it.
+            self.model.synchronize()
+        return encoded
 
     def _finish_features(self) -> None:
         """On a device their time would be charged to the encoder, and the front end's stages be compared

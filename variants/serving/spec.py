@@ -105,6 +105,7 @@ def _parts(
     pieces_s: Sequence[float],
     progress: BuildProgress,
 ) -> Inference:
+    from variants.serving.grouping import CPU_CALL_FRAMES
     from variants.serving.inference import EncoderDecoder
 
     plan = ShapePlan(tuple(chosen["buckets_s"]), chosen["max_batch"], tuple(pieces_s), progress=progress)
@@ -113,7 +114,9 @@ def _parts(
     progress(f"decoder {decoder['name']}")
     tokens = _made("decoder", decoder, model, family=model.family, plan=plan)
     stages = registry.on_device(frontend["name"], _beside_name(frontend), model)
-    inference: Inference = model.hearing(EncoderDecoder(model, states, tokens, plan, stages))
+    call_frames = CPU_CALL_FRAMES if model.device.type == "cpu" else None
+    parts = EncoderDecoder(model, states, tokens, plan, stages, call_frames)
+    inference: Inference = model.hearing(parts)
     return inference
 
 

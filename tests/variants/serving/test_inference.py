@@ -67,6 +67,26 @@ def test_segments_keep_their_order_whatever_the_batching(model: TdtModel, speech
     assert together.text
 
 
+def test_rows_of_unlike_lengths_are_encoded_apart_and_decoded_together(
+    model: TdtModel, speech: np.ndarray
+) -> None:
+    segments = segments_of(speech, speech[:16_000], speech[:15_000])
+    parts = dataclasses.replace(make_engine(model), call_frames=180)
+    spans = SpanRecorder()
+    together = transcribe(parts, segments, spans)
+    alone = [transcribe(make_engine(model), [segment]) for segment in segments]
+    assert [one.hypotheses[0] for one in alone] == list(together.hypotheses)
+    assert [span.name for span in spans.spans] == [*["features", "encoder"] * 2, "decoder", "text"]
+    assert parts.evidence()["padding"]["share"] < padding_at_once(model, segments) / 4
+
+
+def padding_at_once(model: TdtModel, segments: list[Segment]) -> float:
+    """The share of padding where all are encoded at once."""
+    parts = make_engine(model)
+    transcribe(parts, segments)
+    return float(parts.evidence()["padding"]["share"])
+
+
 def test_no_speech_is_an_empty_transcript(model: TdtModel) -> None:
     transcript = transcribe(make_engine(model), [])
     assert (transcript.text, transcript.hypotheses) == ("", ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from variants.models.host_memory import keep_freed_memory
 from variants.models.options import ModelOptions, resolve_device, resolve_dtype
 from variants.models.whisper.architecture import WhisperArchitecture, keep_layers, openai_whisper
 from variants.models.whisper.model import AttentionModel
@@ -27,6 +28,8 @@ def assemble(architecture: WhisperArchitecture, options: ModelOptions) -> Attent
     Raises ``UsageError`` or ``UnavailableError`` naming the file or key.
     """
     device = resolve_device(options)  # first: a missing GPU should not cost a minute of loading
+    if device.type == "cpu":
+        keep_freed_memory()
     asked: WhisperOptions = options.options
     weights = _weights(architecture, options)
     tokenizer = WhisperTokenizer(weights.size, asked)  # a wrong language, before anything is placed
