@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -32,10 +33,11 @@ def kill_the_decoder() -> None:
     """Once it works, as a defect of it would."""
     while True:
         for process in psutil.Process().children(recursive=True):
-            works = process.status() == "running" and process.cpu_times().user > 0.3
-            if works and "decoder_process" in " ".join(process.cmdline()):
-                process.kill()
-                return
+            with contextlib.suppress(psutil.Error):  # it has ended since it was listed
+                works = process.status() == "running" and process.cpu_times().user > 0.3
+                if works and "decoder_process" in " ".join(process.cmdline()):
+                    process.kill()
+                    return
         time.sleep(0.01)
 
 
