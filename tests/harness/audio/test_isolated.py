@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import pickle
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,14 +39,14 @@ def begun_since(before: list[psutil.Process]) -> list[psutil.Process]:
     return [process for process in decoders() if process not in before]
 
 
-def end_soon(before: list[psutil.Process]) -> None:
-    """Kill the decoder that is not among ``before`` once it works, as a defect of it would."""
-    while True:
+def kill_decoders(before: list[psutil.Process], until: threading.Event) -> None:
+    """Those that are not among ``before``, once they work, as a defect of them would. One that had just
+    finished costs nothing: the next, too."""
+    while not until.wait(0.01):
         for process in begun_since(before):
-            if process.status() == "running" and process.cpu_times().user > 0.3:
-                process.kill()
-                return
-        time.sleep(0.01)
+            with contextlib.suppress(psutil.Error):  # it has ended since it was listed
+                if process.status() == "running" and process.cpu_times().user > 0.3:
+                    process.kill()
 
 
 @pytest.mark.parametrize(
@@ -72,11 +71,13 @@ def test_the_same_damage_is_the_same_error() -> None:
 
 def test_a_death_costs_one_recording() -> None:
     pool, before = DecoderPool(), decoders()
-    killer = threading.Thread(target=end_soon, args=(before,))
+    died = threading.Event()
+    killer = threading.Thread(target=kill_decoders, args=(before, died))
     killer.start()
     with pytest.raises(RequestError, match=r"the decoder died of this recording \(SIGKILL\): it is damaged"):
         while True:
             decode(LONG, pool=pool)
+    died.set()
     killer.join()
     assert decode(encode(tone(1.0), FLAC), pool=pool).duration_s == 1.0
 
