@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import hydra
@@ -51,7 +52,19 @@ def main() -> int:
         return INTERRUPTED
     except SystemExit as end:  # of a sweep
         return int(end.code or ExitCode.DONE)
+    except Exception as error:
+        # Whatever measures is guarded: what comes here from a sweep is its launcher's.
+        if (launcher := _launcher(sys.argv)) is None:
+            raise
+        print(f"error: hydra/launcher={launcher} cannot launch here: {one_line(error)}", file=sys.stderr)
+        return int(ExitCode.UNAVAILABLE)
     return codes[-1] if codes else int(ExitCode.DONE)
+
+
+def _launcher(words: Sequence[str]) -> str | None:
+    """The launcher that the command line names, if it does."""
+    stated = (word.partition("=")[2] for word in words if word.startswith("hydra/launcher="))
+    return next(stated, None)
 
 
 def _measure(node: DictConfig) -> int:

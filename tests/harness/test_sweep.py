@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from harness import sweep
 from harness.errors import HarnessError
+from harness.paths import conf_dir
 from tests.harness.test_cli import FAST, Harness
 
 
@@ -31,6 +35,42 @@ def test_a_job_that_its_launcher_lost_is_named(tmp_path: Path) -> None:
     told(tmp_path, 1, None)
     with pytest.raises(HarnessError, match=r"1/job\.json: is missing: the launcher has lost this job"):
         sweep.ended(tmp_path)
+
+
+LAUNCHER = """
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.launcher import Launcher
+
+
+class Nowhere(Launcher):
+    def setup(self, **_):
+        pass
+
+    def launch(self, job_overrides, initial_job_idx):
+        raise RuntimeError("Could not detect srun")
+
+
+node = {"_target_": "hydra_plugins.nowhere.Nowhere"}
+ConfigStore.instance().store(group="hydra/launcher", name="nowhere", node=node)
+"""
+
+
+def test_a_launcher_that_cannot_launch_here_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "hydra_plugins").mkdir()
+    (tmp_path / "hydra_plugins" / "nowhere.py").write_text(LAUNCHER)
+    command = [sys.executable, "-m", "harness", "-m", "hydra/launcher=nowhere", "model=fixed_cost"]
+    path = os.pathsep.join([str(tmp_path), str(conf_dir().parent)])
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 3
+    assert "error: hydra/launcher=nowhere cannot launch here: Could not detect srun" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
