@@ -140,9 +140,7 @@ class HttpConnection:
             answer = self._read(response.iter_stream())
         return Exchange(
             status=response.status,
-            headers={
-                name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers
-            },
+            headers=_text(response.headers),
             body=answer,
             asked_ns=asked_ns,
             resolved_ns=watch.resolved_ns if _OPENED in done_ns else asked_ns,

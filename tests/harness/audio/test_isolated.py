@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from harness.audio.isolated import DecoderPool
 from harness.audio.limits import Limits
 from harness.audio.target import Target
 from harness.errors import RequestError
+from tests.harness.audio.killing import decoders_killed
 from tests.harness.audio.recordings import RATE, VORBIS, Encoding, encode, noise, tone, wav
 
 CASES = Path(__file__).parent / "cases"
@@ -37,16 +37,6 @@ def decoders() -> list[psutil.Process]:
 
 def begun_since(before: list[psutil.Process]) -> list[psutil.Process]:
     return [process for process in decoders() if process not in before]
-
-
-def kill_decoders(before: list[psutil.Process], until: threading.Event) -> None:
-    """Those that are not among ``before``, once they work, as a defect of them would. One that had just
-    finished costs nothing: the next, too."""
-    while not until.wait(0.01):
-        for process in begun_since(before):
-            with contextlib.suppress(psutil.Error):  # it has ended since it was listed
-                if process.status() == "running" and process.cpu_times().user > 0.3:
-                    process.kill()
 
 
 @pytest.mark.parametrize(
@@ -71,14 +61,12 @@ def test_the_same_damage_is_the_same_error() -> None:
 
 def test_a_death_costs_one_recording() -> None:
     pool, before = DecoderPool(), decoders()
-    died = threading.Event()
-    killer = threading.Thread(target=kill_decoders, args=(before, died))
-    killer.start()
-    with pytest.raises(RequestError, match=r"the decoder died of this recording \(SIGKILL\): it is damaged"):
+    with (
+        decoders_killed(lambda: begun_since(before)),
+        pytest.raises(RequestError, match=r"the decoder died of this recording \(SIGKILL\): it is damaged"),
+    ):
         while True:
             decode(LONG, pool=pool)
-    died.set()
-    killer.join()
     assert decode(encode(tone(1.0), FLAC), pool=pool).duration_s == 1.0
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
-import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +10,7 @@ import psutil
 import pytest
 
 from harness.protocols import Request
+from tests.harness.audio.killing import decoders_killed
 from tests.harness.audio.recordings import RATE, Encoding, encode
 from tests.variants.topology import parts
 from variants.topology.types import Backend, CommitStream, Completion, OpenStream, PushAudio
@@ -28,25 +27,11 @@ def service(request: pytest.FixtureRequest) -> Iterator[Backend]:
     backend.close()
 
 
-def kill_decoders(until: threading.Event) -> None:
-    """Once they work, as a defect of them would. One that had just finished costs nothing: the next, too."""
-    while not until.wait(0.01):
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):  # it has ended since it was listed
-                works = process.status() == "running" and process.cpu_times().user > 0.3
-                if works and "decoder_process" in " ".join(process.cmdline()):
-                    process.kill()
-
-
 def test_a_decoder_that_dies_costs_one_row(service: Backend) -> None:
-    died = threading.Event()
-    killer = threading.Thread(target=kill_decoders, args=(died,))
-    killer.start()
     error = None
-    while error is None:
-        error = service.handle(Request("a", LONG)).error
-    died.set()
-    killer.join()
+    with decoders_killed(lambda: psutil.Process().children(recursive=True)):
+        while error is None:
+            error = service.handle(Request("a", LONG)).error
     assert "the decoder died of this recording" in error
     short = encode(np.zeros(8000, np.float32), FLAC)
     assert service.handle(Request("b", short)).error is None
